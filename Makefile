@@ -1,0 +1,37 @@
+# demo   builds Segue and tells its whole story in two minutes
+# test   installs what the tests need, and passes all of them; CI runs this and nothing else
+# soak   the tests of the traffic, 20 times over
+# bench  figures: start, pods, rollouts, memory, idle CPU
+
+.PHONY: demo test soak bench prerequisites check machines programs
+
+# Each test has a machine of its own; more of them at a time than cores would measure the waiting for the cores.
+MACHINES := 2
+SOAK := 20
+
+demo:
+	cargo build --package segue
+	target/debug/segue demo
+
+test: prerequisites check machines
+
+soak: prerequisites programs
+	for round in $$(seq $(SOAK)); do \
+		echo "== soak: round $$round of $(SOAK)" && \
+		cargo test --workspace --test machines -- --test-threads=$(MACHINES) traffic:: || exit 1; \
+	done
+
+bench: prerequisites programs
+	cargo run --package bench
+
+prerequisites:
+	tests/prerequisites
+
+check:
+	cargo xtask check
+
+machines: programs
+	cargo test --workspace --test machines -- --test-threads=$(MACHINES)
+
+programs:
+	cargo build --workspace --bins

@@ -1,0 +1,179 @@
+//! What happens to a request to the API: who asks, what for, may they, and the answer.
+//! Every client, ours too, comes through [`ApiServer::answer`]. Knows nothing of sockets, controllers or nodes.
+
+mod addresses;
+mod answer;
+mod create;
+mod delete;
+mod discovery;
+mod list;
+mod logs;
+mod objects_in;
+mod patch;
+mod refusals;
+mod request;
+mod scale;
+mod update;
+mod watch;
+mod write;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Method, Request, Response};
+use objects::kind::Subresource;
+use objects::status::Failure;
+
+use self::addresses::ClusterAddresses;
+use self::request::{Place, Query, Target, Verb};
+use crate::store::Store;
+
+pub use self::addresses::AddressRange;
+pub use self::answer::Body;
+pub(crate) use self::answer::failure;
+pub use self::logs::{LogOptions, LogStream, PodLogs};
+
+/// The Kubernetes API over a store.
+#[derive(Clone)]
+pub struct ApiServer {
+    store: Store,
+    addresses: Arc<ClusterAddresses>,
+    logs: Arc<dyn PodLogs>,
+}
+
+/// Who asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// Holds a client certificate of ours, or is the engine itself.
+    Known { user: String, groups: Vec<String> },
+    /// Showed nothing.
+    Anonymous,
+    /// Showed something that is not ours.
+    Refused,
+}
+
+/// The group whose members may do everything.
+pub const ADMINISTRATORS: &str = "system:masters";
+
+/// A request that has been read: what the handlers work on.
+struct Asked {
+    method: Method,
+    path: String,
+    headers: http::HeaderMap,
+    query: Query,
+    body: Bytes,
+}
+
+type Answer = Result<Response<Body>, Failure>;
+
+impl ApiServer {
+    /// An API over `store`, giving Services addresses of `service_range` and reading logs through `logs`.
+    #[must_use]
+    pub fn new(store: Store, service_range: AddressRange, logs: Arc<dyn PodLogs>) -> Self {
+        let addresses = Arc::new(ClusterAddresses::new(service_range, &store));
+        Self { store, addresses, logs }
+    }
+
+    /// The store behind this API.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Answers one request, always; a failure is a `Status` object.
+    pub async fn answer(&self, caller: &Caller, request: Request<Bytes>) -> Response<Body> {
+        let (parts, body) = request.into_parts();
+        let target = Target::of(parts.uri.path());
+        let query = Query::parse(parts.uri.query());
+        let path = parts.uri.path().to_owned();
+        let asked = Asked { method: parts.method, path, headers: parts.headers, query, body };
+        match self.dispatch(caller, target, &asked).await {
+            Ok(answer) => answer,
+            Err(failure) => answer::failure(&failure),
+        }
+    }
+
+    async fn dispatch(&self, caller: &Caller, target: Target, asked: &Asked) -> Answer {
+        match target {
+            _ if *caller == Caller::Refused => Err(Failure::unauthorized()),
+            Target::Health => Ok(answer::text("ok")),
+            Target::Version => Ok(discovery::version()),
+            Target::Objects(place) => {
+                let verb = place.verb(&asked.method, &asked.query).ok_or_else(Failure::method_not_allowed)?;
+                authorize_objects(caller, &place, verb)?;
+                self.objects(place, verb, asked).await
+            }
+            other => {
+                authorize_path(caller, asked)?;
+                discovery::answer(&other, asked)
+            }
+        }
+    }
+
+    async fn objects(&self, place: Place, verb: Verb, asked: &Asked) -> Answer {
+        match (verb, place.subresource) {
+            (Verb::Get, Some(Subresource::Log)) => self.read_log(&place, asked).await,
+            (Verb::Get, Some(Subresource::Scale)) => self.get_scale(&place),
+            (Verb::Get, _) => self.get(&place, asked).await,
+            (Verb::List, _) => self.list(&place, asked).await,
+            (Verb::Watch, _) => self.watch(place, asked).await,
+            (Verb::Create, Some(Subresource::Binding)) => self.bind(&place, asked).await,
+            (Verb::Create, _) => self.create(&place, asked).await,
+            (Verb::Update, Some(Subresource::Scale)) => self.put_scale(&place, asked).await,
+            (Verb::Update, _) => self.update(&place, asked).await,
+            (Verb::Patch, Some(Subresource::Scale)) => self.patch_scale(&place, asked).await,
+            (Verb::Patch, _) => self.patch(&place, asked).await,
+            (Verb::Delete, _) => self.delete(&place, asked).await,
+            (Verb::DeleteCollection, _) => self.delete_collection(&place, asked).await,
+        }
+    }
+}
+
+impl Caller {
+    /// The engine's own controllers.
+    #[must_use]
+    pub fn engine() -> Self {
+        Self::Known { user: "system:segue".to_owned(), groups: vec![ADMINISTRATORS.to_owned()] }
+    }
+
+    fn is_administrator(&self) -> bool {
+        match self {
+            Self::Known { groups, .. } => groups.iter().any(|group| group == ADMINISTRATORS),
+            Self::Anonymous | Self::Refused => false,
+        }
+    }
+
+    fn user(&self) -> &str {
+        match self {
+            Self::Known { user, .. } => user,
+            Self::Anonymous | Self::Refused => "system:anonymous",
+        }
+    }
+}
+
+fn authorize_objects(caller: &Caller, place: &Place, verb: Verb) -> Result<(), Failure> {
+    if caller.is_administrator() {
+        return Ok(());
+    }
+    let kind = place.kind;
+    let below = place.subresource.map_or_else(String::new, |below| format!("/{}", below.path()));
+    let within = match &place.namespace {
+        Some(namespace) => format!("in the namespace \"{namespace}\""),
+        None => "at the cluster scope".to_owned(),
+    };
+    let sentence = format!(
+        "User \"{}\" cannot {} resource \"{}{below}\" in API group \"{}\" {within}",
+        caller.user(),
+        verb.word(),
+        kind.plural,
+        kind.group,
+    );
+    Err(Failure::forbidden(kind.group, kind.plural, place.name(), &sentence))
+}
+
+fn authorize_path(caller: &Caller, asked: &Asked) -> Result<(), Failure> {
+    match caller.is_administrator() {
+        true => Ok(()),
+        false => Err(refusals::forbidden_path(caller.user(), &asked.method.as_str().to_ascii_lowercase(), &asked.path)),
+    }
+}

@@ -1,0 +1,8 @@
+//! The API server, its store, and the controllers' loops.
+
+pub mod apiserver;
+pub mod controllers;
+mod events;
+pub mod pki;
+pub mod serve;
+pub mod store;

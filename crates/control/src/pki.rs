@@ -1,0 +1,182 @@
+//! The engine's own certificate authority, the certificates it gives, and the kubeconfig that carries one.
+
+use std::fs;
+use std::io::Write;
+use std::net::IpAddr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use jiff::{SignedDuration, Timestamp};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
+use std::sync::Arc;
+
+use crate::apiserver::ADMINISTRATORS;
+
+/// How long the authority lasts: longer than the machine.
+const AUTHORITY_DAYS: i64 = 3_650;
+
+/// How long a certificate lasts; new ones are made at each start.
+const CERTIFICATE_DAYS: i64 = 365;
+
+/// Clocks of clients may be behind by this much.
+const CLOCK_SKEW: SignedDuration = SignedDuration::from_mins(5);
+
+/// The user name in the kubeconfig's certificate.
+const ADMINISTRATOR: &str = "segue-admin";
+
+/// What the engine needs to serve TLS and to write a kubeconfig.
+pub struct Pki {
+    authority_pem: String,
+    server: (String, String),
+    client: (String, String),
+}
+
+/// Why certificates could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum PkiError {
+    #[error("could not read or write {path}")]
+    File { path: PathBuf, #[source] source: std::io::Error },
+    #[error("could not make a certificate")]
+    Certificate(#[from] rcgen::Error),
+    #[error("could not set up TLS")]
+    Tls(#[from] rustls::Error),
+    #[error("could not read a certificate that was just made")]
+    Pem(#[from] rustls::pki_types::pem::Error),
+    #[error("could not set up the check of client certificates")]
+    Verifier(#[from] rustls::server::VerifierBuilderError),
+    #[error("the clock is beyond what a certificate can say")]
+    Clock,
+}
+
+impl Pki {
+    /// Reads the authority kept in `directory`, or makes it, and gives new certificates for a server at `addresses`
+    /// and for an administrator.
+    ///
+    /// # Errors
+    /// When a file can't be read or written, or holds something else.
+    pub fn open(directory: &Path, addresses: &[IpAddr]) -> Result<Self, PkiError> {
+        fs::create_dir_all(directory).map_err(|source| PkiError::File { path: directory.to_owned(), source })?;
+        let (certificate, key) = (directory.join("ca.crt"), directory.join("ca.key"));
+        if !certificate.exists() || !key.exists() {
+            let (certificate_pem, key_pem) = make_authority()?;
+            // The key first: a certificate is only looked for beside its key.
+            write_private(&key, &key_pem)?;
+            write_private(&certificate, &certificate_pem)?;
+        }
+        let authority_pem = read(&certificate)?;
+        let issuer = Issuer::from_ca_cert_pem(&authority_pem, KeyPair::from_pem(&read(&key)?)?)?;
+        let server = issue(server_params(addresses)?, &issuer)?;
+        let client = issue(client_params()?, &issuer)?;
+        Ok(Self { authority_pem, server, client })
+    }
+
+    /// TLS for the API: our certificate, and client certificates of our authority where a client shows one.
+    ///
+    /// # Errors
+    /// When the certificates don't fit together, which would be a bug.
+    pub fn server_config(&self) -> Result<ServerConfig, PkiError> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.authority_pem.as_bytes())?)?;
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).allow_unauthenticated().build()?;
+        let chain = vec![CertificateDer::from_pem_slice(self.server.0.as_bytes())?];
+        let key = PrivateKeyDer::from_pem_slice(self.server.1.as_bytes())?;
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(chain, key)?;
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(config)
+    }
+
+    /// The authority's certificate, PEM.
+    #[must_use]
+    pub fn authority_pem(&self) -> &str {
+        &self.authority_pem
+    }
+
+    /// Writes a kubeconfig for the administrator, readable by its owner only.
+    ///
+    /// # Errors
+    /// When the file can't be written.
+    pub fn write_kubeconfig(&self, path: &Path, server: &str) -> Result<(), PkiError> {
+        let encode = |pem: &str| BASE64_STANDARD.encode(pem);
+        let text = format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: segue\n\
+             clusters:\n- name: segue\n  cluster:\n    server: {server}\n    certificate-authority-data: {}\n\
+             users:\n- name: {ADMINISTRATOR}\n  user:\n    client-certificate-data: {}\n    client-key-data: {}\n\
+             contexts:\n- name: segue\n  context:\n    cluster: segue\n    user: {ADMINISTRATOR}\n",
+            encode(&self.authority_pem),
+            encode(&self.client.0),
+            encode(&self.client.1),
+        );
+        let beside = path.with_extension("new");
+        write_private(&beside, &text)?;
+        fs::rename(&beside, path).map_err(|source| PkiError::File { path: path.to_owned(), source })
+    }
+}
+
+fn make_authority() -> Result<(String, String), PkiError> {
+    let mut params = CertificateParams::new(Vec::new())?;
+    params.distinguished_name.push(DnType::CommonName, "segue-ca");
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+    set_validity(&mut params, AUTHORITY_DAYS)?;
+    let key = KeyPair::generate()?;
+    Ok((params.self_signed(&key)?.pem(), key.serialize_pem()))
+}
+
+fn server_params(addresses: &[IpAddr]) -> Result<CertificateParams, PkiError> {
+    let names = ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"];
+    let mut params = CertificateParams::new(names.map(str::to_owned))?;
+    params.subject_alt_names.extend(addresses.iter().copied().map(SanType::IpAddress));
+    params.distinguished_name.push(DnType::CommonName, "segue");
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    set_validity(&mut params, CERTIFICATE_DAYS)?;
+    Ok(params)
+}
+
+fn client_params() -> Result<CertificateParams, PkiError> {
+    let mut params = CertificateParams::new(Vec::new())?;
+    params.distinguished_name.push(DnType::CommonName, ADMINISTRATOR);
+    params.distinguished_name.push(DnType::OrganizationName, ADMINISTRATORS);
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    set_validity(&mut params, CERTIFICATE_DAYS)?;
+    Ok(params)
+}
+
+fn set_validity(params: &mut CertificateParams, days: i64) -> Result<(), PkiError> {
+    let now = Timestamp::now();
+    let at = |time: Timestamp| time::OffsetDateTime::from_unix_timestamp(time.as_second()).map_err(|_| PkiError::Clock);
+    let end = now.checked_add(SignedDuration::from_hours(24 * days)).map_err(|_| PkiError::Clock)?;
+    let start = now.checked_sub(CLOCK_SKEW).map_err(|_| PkiError::Clock)?;
+    params.not_before = at(start)?;
+    params.not_after = at(end)?;
+    Ok(())
+}
+
+fn issue(params: CertificateParams, issuer: &Issuer<'_, KeyPair>) -> Result<(String, String), PkiError> {
+    let key = KeyPair::generate()?;
+    Ok((params.signed_by(&key, issuer)?.pem(), key.serialize_pem()))
+}
+
+fn read(path: &Path) -> Result<String, PkiError> {
+    fs::read_to_string(path).map_err(|source| PkiError::File { path: path.to_owned(), source })
+}
+
+fn write_private(path: &Path, text: &str) -> Result<(), PkiError> {
+    let write = || {
+        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()
+    };
+    write().map_err(|source| PkiError::File { path: path.to_owned(), source })
+}

@@ -1,0 +1,123 @@
+//! The API's two entrances: TLS connections from outside, and calls from within the engine.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::AUTHORIZATION;
+use http::{Request, Response};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use objects::status::Failure;
+use rustls::ServerConfig;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use crate::apiserver::{ApiServer, Body, Caller, failure};
+
+/// The largest body that is read: Kubernetes' own limit for a request.
+const BODY_BYTES_MAX: usize = 3 * 1024 * 1024;
+
+/// How long a client may take for its TLS handshake or its request's head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Serves TLS connections until the future is dropped.
+pub async fn serve(api: ApiServer, listener: TcpListener, tls: ServerConfig) {
+    let acceptor = TlsAcceptor::from(Arc::new(tls));
+    loop {
+        match listener.accept().await {
+            Ok((connection, _)) => {
+                tokio::spawn(serve_connection(api.clone(), acceptor.clone(), connection));
+            }
+            // Out of file descriptors, most likely: connections that end give some back.
+            Err(error) => {
+                tracing::warn!(%error, "could not accept a connection to the API");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+async fn serve_connection(api: ApiServer, acceptor: TlsAcceptor, connection: TcpStream) {
+    let _ = connection.set_nodelay(true);
+    let stream = match tokio::time::timeout(HEAD_TIMEOUT, acceptor.accept(connection)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return tracing::trace!(%error, "a TLS handshake with the API failed"),
+        Err(_) => return tracing::trace!("a TLS handshake with the API took too long"),
+    };
+    let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).and_then(|leaf| known(leaf));
+    let service = service_fn(move |request: Request<hyper::body::Incoming>| {
+        let (api, caller) = (api.clone(), caller(shown.as_ref(), &request));
+        async move { Ok::<_, Infallible>(answer(&api, &caller, request).await) }
+    });
+    let mut server = auto::Builder::new(TokioExecutor::new());
+    server.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+    server.http2().timer(TokioTimer::new());
+    if let Err(error) = server.serve_connection(TokioIo::new(stream), service).await {
+        tracing::trace!(%error, "a connection to the API ended");
+    }
+}
+
+/// Who a verified client certificate says the caller is.
+fn known(certificate: &[u8]) -> Option<Caller> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    let subject = certificate.subject();
+    let user = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
+    let groups = subject.iter_organization().filter_map(|group| group.as_str().ok()).map(str::to_owned).collect();
+    Some(Caller::Known { user, groups })
+}
+
+fn caller<B>(shown: Option<&Caller>, request: &Request<B>) -> Caller {
+    match shown {
+        Some(known) => known.clone(),
+        // No token is ever given out, so none can be right.
+        None if request.headers().contains_key(AUTHORIZATION) => Caller::Refused,
+        None => Caller::Anonymous,
+    }
+}
+
+async fn answer<B>(api: &ApiServer, caller: &Caller, request: Request<B>) -> Response<Body>
+where
+    B: hyper::body::Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let (head, body) = request.into_parts();
+    match Limited::new(body, BODY_BYTES_MAX).collect().await {
+        Ok(body) => api.answer(caller, Request::from_parts(head, body.to_bytes())).await,
+        Err(error) if error.is::<LengthLimitError>() => failure(&Failure::request_entity_too_large(BODY_BYTES_MAX)),
+        Err(error) => failure(&Failure::bad_request(format!("the body of the request could not be read: {error}"))),
+    }
+}
+
+/// A client of this API within the process, with the engine's own rights.
+#[must_use]
+pub fn client(api: &ApiServer) -> kube::Client {
+    kube::Client::new(InProcess { api: api.clone() }, "default")
+}
+
+#[derive(Clone)]
+struct InProcess {
+    api: ApiServer,
+}
+
+impl tower::Service<Request<kube::client::Body>> for InProcess {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<kube::client::Body>) -> Self::Future {
+        let api = self.api.clone();
+        Box::pin(async move { Ok(answer(&api, &Caller::engine(), request).await) })
+    }
+}

@@ -1,0 +1,105 @@
+use serde_json::json;
+
+use super::*;
+
+fn named(name: &str) -> Name {
+    ("default".to_owned(), name.to_owned())
+}
+
+fn object(name: &str, text: &str) -> Value {
+    json!({"metadata": {"namespace": "default", "name": name}, "data": {"text": text}})
+}
+
+fn open(folder: &tempfile::TempDir) -> Store {
+    Store::open(&folder.path().join("store.db")).unwrap()
+}
+
+#[tokio::test]
+async fn acknowledged_writes_are_there_after_opening_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder);
+    let first = store.write("configmaps", named("a"), Expected::Absent, object("a", "1")).await.unwrap();
+    store.write("configmaps", named("a"), Expected::Revision(first.revision), object("a", "2")).await.unwrap();
+    store.write("configmaps", named("b"), Expected::Absent, object("b", "1")).await.unwrap();
+    let last = store.get("configmaps", "default", "b").unwrap();
+    store.remove("configmaps", named("b"), last.revision).await.unwrap();
+
+    let again = open(&folder);
+    assert_eq!(again.get("configmaps", "default", "a").unwrap().value["data"]["text"], "2");
+    assert!(again.get("configmaps", "default", "b").is_none());
+    assert_eq!(again.revision(), 4, "revisions go on where they were, also after a removal");
+}
+
+#[tokio::test]
+async fn a_write_that_expects_something_else_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder);
+    let first = store.write("configmaps", named("a"), Expected::Absent, object("a", "1")).await.unwrap();
+    for expected in [Expected::Absent, Expected::Revision(first.revision + 7)] {
+        let refused = store.write("configmaps", named("a"), expected, object("a", "2")).await;
+        assert!(matches!(refused, Err(WriteError::Changed(Some(found))) if found.revision == first.revision));
+    }
+    assert!(matches!(store.remove("configmaps", named("b"), 1).await, Err(WriteError::Changed(None))));
+    assert_eq!(store.revision(), first.revision);
+}
+
+#[tokio::test]
+async fn of_many_writers_exactly_one_wins_each_revision() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder);
+    let first = store.write("configmaps", named("a"), Expected::Absent, object("a", "0")).await.unwrap();
+    let writers = (0..50).map(|number| {
+        let store = store.clone();
+        let expected = Expected::Revision(first.revision);
+        async move { store.write("configmaps", named("a"), expected, object("a", &number.to_string())).await.is_ok() }
+    });
+    let won = futures::future::join_all(writers).await.into_iter().filter(|won| *won).count();
+    assert_eq!(won, 1);
+}
+
+#[tokio::test]
+async fn a_watch_tells_every_change_once_and_in_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder);
+    let mut watch = store.watch("configmaps", 0).unwrap();
+    let first = store.write("configmaps", named("a"), Expected::Absent, object("a", "1")).await.unwrap();
+    store.write("secrets", named("s"), Expected::Absent, object("s", "1")).await.unwrap();
+    let second = store.write("configmaps", named("a"), Expected::Revision(first.revision), object("a", "2")).await.unwrap();
+    store.remove("configmaps", named("a"), second.revision).await.unwrap();
+    let mut kinds = Vec::new();
+    while kinds.len() < 3 {
+        kinds.extend(watch.next().await.unwrap().into_iter().map(|change| change.kind));
+    }
+    assert_eq!(kinds, [ChangeKind::Added, ChangeKind::Modified, ChangeKind::Deleted]);
+}
+
+#[tokio::test]
+async fn a_watch_from_before_the_history_is_too_old() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder);
+    store.write("configmaps", named("a"), Expected::Absent, object("a", "1")).await.unwrap();
+    let again = open(&folder);
+    assert!(again.watch("configmaps", 0).is_err());
+    assert!(again.watch("configmaps", again.revision()).is_ok());
+}
+
+#[tokio::test]
+async fn a_list_can_show_an_earlier_revision() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder);
+    let first = store.write("configmaps", named("a"), Expected::Absent, object("a", "1")).await.unwrap();
+    store.write("configmaps", named("a"), Expected::Revision(first.revision), object("a", "2")).await.unwrap();
+    store.write("configmaps", named("b"), Expected::Absent, object("b", "1")).await.unwrap();
+    let earlier = store.list_at("configmaps", Some("default"), first.revision).unwrap();
+    let texts: Vec<_> = earlier.objects.iter().map(|object| object.value["data"]["text"].clone()).collect();
+    assert_eq!(texts, ["1"]);
+}
+
+#[tokio::test]
+async fn a_store_of_a_newer_version_is_refused_and_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(open(&folder));
+    let path = folder.path().join("store.db");
+    rusqlite::Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
+    assert!(matches!(Store::open(&path), Err(OpenError::Newer { found: 99, .. })));
+}

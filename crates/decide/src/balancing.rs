@@ -1,0 +1,97 @@
+//! Which endpoint gets this request? Never asks who the client is, and never learns what an endpoint serves.
+
+use serde::{Deserialize, Serialize};
+
+/// What the data plane may do with an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum EndpointState {
+    /// Gets no new work, ever again.
+    Withdrawn,
+    /// Gets new work only while nothing is ready.
+    Deprioritised,
+    /// Gets new work.
+    Ready,
+}
+
+/// Picks the index of the endpoint that gets the next request or connection: of two chosen at random, the one with
+/// less outstanding work. Ready endpoints come before deprioritised ones; withdrawn ones are never picked.
+///
+/// `outstanding` gives the work in flight at an index. None when there is nothing that may be picked.
+#[must_use]
+pub fn pick(states: &[EndpointState], outstanding: &dyn Fn(usize) -> u32, random: [u32; 2]) -> Option<usize> {
+    let (tier, size) = best_tier(states)?;
+    let first_rank = scaled(random[0], size);
+    // The second choice is drawn from the others, so that two candidates are always compared with two.
+    let second_rank = match size {
+        1 => first_rank,
+        more => (first_rank + 1 + scaled(random[1], more - 1)) % more,
+    };
+    let (first, second) = (nth(states, tier, first_rank)?, nth(states, tier, second_rank)?);
+    if outstanding(second) < outstanding(first) { Some(second) } else { Some(first) }
+}
+
+fn best_tier(states: &[EndpointState]) -> Option<(EndpointState, usize)> {
+    [EndpointState::Ready, EndpointState::Deprioritised]
+        .into_iter()
+        .map(|tier| (tier, states.iter().filter(|state| **state == tier).count()))
+        .find(|(_, size)| *size > 0)
+}
+
+/// Maps 32 random bits to `0..size` without a division.
+fn scaled(random: u32, size: usize) -> usize {
+    ((u64::from(random) * size as u64) >> 32) as usize
+}
+
+fn nth(states: &[EndpointState], tier: EndpointState, rank: usize) -> Option<usize> {
+    states.iter().enumerate().filter(|(_, state)| **state == tier).nth(rank).map(|(index, _)| index)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::EndpointState::{Deprioritised, Ready, Withdrawn};
+    use super::*;
+
+    const LOW: u32 = 0;
+    const HIGH: u32 = u32::MAX;
+
+    fn check(states: &[EndpointState], outstanding: &[u32], random: [u32; 2], expected: Option<usize>) {
+        let picked = pick(states, &|index| outstanding[index], random);
+        assert_eq!(picked, expected, "{states:?} {outstanding:?} {random:?}");
+    }
+
+    #[test]
+    fn ready_comes_before_deprioritised_and_withdrawn_never() {
+        check(&[], &[], [LOW, LOW], None);
+        check(&[Withdrawn], &[0], [LOW, LOW], None);
+        check(&[Withdrawn, Withdrawn], &[0, 0], [HIGH, HIGH], None);
+        check(&[Deprioritised], &[9], [HIGH, LOW], Some(0));
+        check(&[Withdrawn, Deprioritised], &[0, 9], [LOW, LOW], Some(1));
+        check(&[Deprioritised, Ready], &[0, 99], [LOW, LOW], Some(1));
+        check(&[Ready, Deprioritised, Withdrawn], &[99, 0, 0], [HIGH, HIGH], Some(0));
+    }
+
+    #[test]
+    fn of_two_choices_the_one_with_less_outstanding_work_is_picked() {
+        check(&[Ready, Ready], &[1, 0], [LOW, LOW], Some(1));
+        check(&[Ready, Ready], &[0, 1], [HIGH, HIGH], Some(0));
+        check(&[Ready, Ready, Ready], &[5, 4, 0], [LOW, LOW], Some(1));
+        check(&[Ready, Ready, Ready], &[5, 9, 0], [LOW, HIGH], Some(2));
+        check(&[Ready, Withdrawn, Ready], &[5, 0, 4], [LOW, LOW], Some(2));
+    }
+
+    #[test]
+    fn equal_work_follows_the_first_random_number() {
+        check(&[Ready, Ready], &[3, 3], [LOW, LOW], Some(0));
+        check(&[Ready, Ready], &[3, 3], [HIGH, LOW], Some(1));
+    }
+
+    #[test]
+    fn every_ready_endpoint_is_picked_for_some_random_number() {
+        let states = [Ready, Withdrawn, Ready, Deprioritised, Ready, Ready];
+        let picked: std::collections::BTreeSet<usize> = (0..64)
+            .flat_map(|step| (0..64).map(move |other| [step << 26, other << 26]))
+            .filter_map(|random| pick(&states, &|_| 0, random))
+            .collect();
+        assert_eq!(picked.into_iter().collect::<Vec<_>>(), [0, 2, 4, 5]);
+    }
+}

@@ -1,0 +1,284 @@
+//! What happens to the traffic of a pod that is going away? Steps 1 to 3 of the Drain contract; signalling the pod
+//! is not decided here.
+
+use std::fmt;
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::Decision;
+use crate::balancing::EndpointState;
+
+/// What is known of a terminating pod's traffic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DrainSnapshot {
+    /// When its deletion began.
+    pub deleted_at: Timestamp,
+    /// How long it may drain, already capped by an explicit grace period.
+    pub budget: SignedDuration,
+    /// Whether its readiness probe still passes. Old news costs retried connections, no more.
+    pub serving: Serving,
+    /// The most that a configuration, which the data plane may be using now, lets it do with the pod.
+    pub reach: Reach,
+    /// The furthest step that was asked for before, also by an earlier engine. Steps are never taken back.
+    pub asked: Option<DrainStep>,
+    /// Services that use the pod and for which nobody else was acknowledged as ready.
+    pub without_another: Vec<String>,
+    /// Work in flight, counted after `reach` was acknowledged; None until that count arrives.
+    pub in_flight: Option<InFlight>,
+}
+
+/// Whether a pod answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Serving {
+    Ready,
+    NotReady,
+}
+
+/// What the data plane may be doing with a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// This engine has no acknowledgement yet.
+    Unknown,
+    /// No configuration in use names the pod.
+    Absent,
+    /// The configurations in use name it with, at most, this state.
+    Named(EndpointState),
+}
+
+/// Work that the data plane counts for one pod.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct InFlight {
+    /// Requests whose response is not wholly received.
+    pub requests: u32,
+    /// Connections whose end nobody can predict: opaque TCP, upgraded HTTP.
+    pub long: u32,
+}
+
+/// What to do with a terminating pod's traffic, in the order of its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DrainStep {
+    /// Give it new work only while nothing is ready.
+    Deprioritise,
+    /// Give it no new work.
+    Withdraw,
+    /// It may be signalled.
+    Drained(DrainedReason),
+}
+
+/// Why a pod may be signalled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DrainedReason {
+    /// No Service gives it work.
+    NotRouted,
+    /// Nothing is in flight.
+    Idle,
+    /// The drain deadline passed.
+    DeadlinePassed,
+}
+
+/// Why a pod is not drained yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WaitingOn {
+    /// The data plane has not said that the step is in force.
+    Acknowledgement,
+    /// This Service has no other acknowledged ready endpoint.
+    ReadyEndpoint { service: String },
+    /// Work is in flight.
+    InFlight(InFlight),
+}
+
+impl fmt::Display for WaitingOn {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Acknowledgement => write!(out, "the data plane has not acknowledged the change yet"),
+            Self::ReadyEndpoint { service } => write!(out, "Service {service} has no other ready endpoint yet"),
+            Self::InFlight(InFlight { requests, long }) => {
+                write!(out, "{requests} requests and {long} long connections are in flight")
+            }
+        }
+    }
+}
+
+/// The one step that is due for a terminating pod. A step that is in force already is given again: applying it twice
+/// changes nothing.
+#[must_use]
+pub fn next(drain: &DrainSnapshot, now: Timestamp) -> Decision<DrainStep, WaitingOn> {
+    let deadline = after(drain.deleted_at, drain.budget);
+    if now >= deadline {
+        return done(DrainedReason::DeadlinePassed);
+    }
+    match drain.reach {
+        Reach::Unknown => unknown(drain, now, deadline),
+        Reach::Absent => absent(drain, deadline),
+        Reach::Named(EndpointState::Withdrawn) => withdrawn(drain, deadline),
+        Reach::Named(EndpointState::Ready | EndpointState::Deprioritised) => used(drain, now, deadline),
+    }
+}
+
+fn unknown(drain: &DrainSnapshot, now: Timestamp, deadline: Timestamp) -> Decision<DrainStep, WaitingOn> {
+    let step = withdraw_or_deprioritise(drain, now);
+    let until = if step == DrainStep::Deprioritise { half_of_the_budget(drain) } else { deadline };
+    wait(step, vec![WaitingOn::Acknowledgement], until)
+}
+
+fn absent(drain: &DrainSnapshot, deadline: Timestamp) -> Decision<DrainStep, WaitingOn> {
+    match drain.in_flight {
+        Some(InFlight { requests: 0, long: 0 }) if drain.asked < Some(DrainStep::Withdraw) => {
+            done(DrainedReason::NotRouted)
+        }
+        Some(_) | None => withdrawn(drain, deadline),
+    }
+}
+
+fn withdrawn(drain: &DrainSnapshot, deadline: Timestamp) -> Decision<DrainStep, WaitingOn> {
+    match drain.in_flight {
+        Some(InFlight { requests: 0, long: 0 }) => done(DrainedReason::Idle),
+        Some(counted) => wait(DrainStep::Withdraw, vec![WaitingOn::InFlight(counted)], deadline),
+        None => wait(DrainStep::Withdraw, vec![WaitingOn::Acknowledgement], deadline),
+    }
+}
+
+fn used(drain: &DrainSnapshot, now: Timestamp, deadline: Timestamp) -> Decision<DrainStep, WaitingOn> {
+    match withdraw_or_deprioritise(drain, now) {
+        DrainStep::Deprioritise => {
+            let waiting_on =
+                drain.without_another.iter().map(|service| WaitingOn::ReadyEndpoint { service: service.clone() });
+            wait(DrainStep::Deprioritise, waiting_on.collect(), half_of_the_budget(drain))
+        }
+        step @ (DrainStep::Withdraw | DrainStep::Drained(_)) => wait(step, vec![WaitingOn::Acknowledgement], deadline),
+    }
+}
+
+fn withdraw_or_deprioritise(drain: &DrainSnapshot, now: Timestamp) -> DrainStep {
+    let replaced = drain.without_another.is_empty() && drain.reach != Reach::Unknown;
+    let useless = drain.serving == Serving::NotReady;
+    if replaced || useless || drain.asked >= Some(DrainStep::Withdraw) || now >= half_of_the_budget(drain) {
+        DrainStep::Withdraw
+    } else {
+        DrainStep::Deprioritise
+    }
+}
+
+fn half_of_the_budget(drain: &DrainSnapshot) -> Timestamp {
+    after(drain.deleted_at, drain.budget / 2)
+}
+
+/// `start + duration`, or the end of time when that can't be written.
+fn after(start: Timestamp, duration: SignedDuration) -> Timestamp {
+    start.checked_add(duration).unwrap_or(Timestamp::MAX)
+}
+
+fn done(reason: DrainedReason) -> Decision<DrainStep, WaitingOn> {
+    Decision { steps: vec![DrainStep::Drained(reason)], waiting_on: Vec::new(), look_again_at: None }
+}
+
+fn wait(step: DrainStep, waiting_on: Vec<WaitingOn>, until: Timestamp) -> Decision<DrainStep, WaitingOn> {
+    Decision { steps: vec![step], waiting_on, look_again_at: Some(until) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::DrainStep::{Deprioritise, Drained, Withdraw};
+    use super::DrainedReason::{DeadlinePassed, Idle, NotRouted};
+    use super::*;
+
+    const NOTHING: Option<InFlight> = Some(InFlight { requests: 0, long: 0 });
+    const BUSY: Option<InFlight> = Some(InFlight { requests: 2, long: 0 });
+    const LONG: Option<InFlight> = Some(InFlight { requests: 0, long: 1 });
+    const READY: Reach = Reach::Named(EndpointState::Ready);
+    const DEPRIORITISED: Reach = Reach::Named(EndpointState::Deprioritised);
+    const WITHDRAWN: Reach = Reach::Named(EndpointState::Withdrawn);
+
+    fn pod(reach: Reach, in_flight: Option<InFlight>) -> DrainSnapshot {
+        DrainSnapshot {
+            deleted_at: at(0),
+            budget: SignedDuration::from_secs(30),
+            serving: Serving::Ready,
+            reach,
+            asked: None,
+            without_another: Vec::new(),
+            in_flight,
+        }
+    }
+
+    fn alone(reach: Reach, in_flight: Option<InFlight>) -> DrainSnapshot {
+        DrainSnapshot { without_another: vec!["production/demo-app".to_owned()], ..pod(reach, in_flight) }
+    }
+
+    fn asked(step: DrainStep, snapshot: DrainSnapshot) -> DrainSnapshot {
+        DrainSnapshot { asked: Some(step), ..snapshot }
+    }
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + second).unwrap()
+    }
+
+    fn check(snapshot: &DrainSnapshot, second: i64, step: DrainStep, look_again_at: Option<i64>) {
+        let decision = next(snapshot, at(second));
+        assert_eq!(decision.steps, [step], "at {second} s: {snapshot:?}");
+        assert_eq!(decision.look_again_at, look_again_at.map(at), "at {second} s: {snapshot:?}");
+        assert_eq!(decision.waiting_on.is_empty(), matches!(step, Drained(_)), "says what is awaited, or is done");
+    }
+
+    #[test]
+    fn replaced_pods_are_withdrawn_at_once() {
+        check(&pod(READY, None), 0, Withdraw, Some(30));
+        check(&pod(DEPRIORITISED, BUSY), 1, Withdraw, Some(30));
+    }
+
+    #[test]
+    fn the_only_ready_pod_is_deprioritised_until_half_the_budget_is_gone() {
+        check(&alone(READY, None), 0, Deprioritise, Some(15));
+        check(&alone(DEPRIORITISED, NOTHING), 14, Deprioritise, Some(15));
+        check(&alone(DEPRIORITISED, NOTHING), 15, Withdraw, Some(30));
+    }
+
+    #[test]
+    fn a_pod_that_does_not_answer_is_withdrawn_even_when_it_is_the_only_one() {
+        check(&DrainSnapshot { serving: Serving::NotReady, ..alone(READY, None) }, 0, Withdraw, Some(30));
+    }
+
+    #[test]
+    fn withdrawal_is_never_taken_back() {
+        check(&asked(Withdraw, alone(DEPRIORITISED, NOTHING)), 1, Withdraw, Some(30));
+        check(&asked(Withdraw, alone(Reach::Unknown, None)), 1, Withdraw, Some(30));
+    }
+
+    #[test]
+    fn a_withdrawn_pod_is_drained_when_nothing_is_in_flight() {
+        check(&asked(Withdraw, pod(WITHDRAWN, None)), 1, Withdraw, Some(30));
+        check(&asked(Withdraw, pod(WITHDRAWN, BUSY)), 1, Withdraw, Some(30));
+        check(&asked(Withdraw, pod(WITHDRAWN, LONG)), 1, Withdraw, Some(30));
+        check(&asked(Withdraw, pod(WITHDRAWN, NOTHING)), 1, Drained(Idle), None);
+    }
+
+    #[test]
+    fn the_deadline_ends_every_drain() {
+        for reach in [Reach::Unknown, Reach::Absent, READY, DEPRIORITISED, WITHDRAWN] {
+            check(&alone(reach, BUSY), 30, Drained(DeadlinePassed), None);
+        }
+    }
+
+    #[test]
+    fn pods_without_work_are_drained_at_once() {
+        check(&pod(Reach::Absent, NOTHING), 0, Drained(NotRouted), None);
+        check(&asked(Withdraw, pod(Reach::Absent, NOTHING)), 0, Drained(Idle), None);
+    }
+
+    #[test]
+    fn a_pod_that_left_every_configuration_still_finishes_its_requests() {
+        check(&pod(Reach::Absent, BUSY), 0, Withdraw, Some(30));
+        check(&pod(Reach::Absent, None), 0, Withdraw, Some(30));
+    }
+
+    #[test]
+    fn nothing_is_drained_before_the_first_acknowledgement() {
+        check(&pod(Reach::Unknown, None), 0, Deprioritise, Some(15));
+        check(&pod(Reach::Unknown, NOTHING), 16, Withdraw, Some(30));
+    }
+
+    #[test]
+    fn a_budget_of_nothing_is_over_at_once() {
+        check(&DrainSnapshot { budget: SignedDuration::ZERO, ..pod(READY, BUSY) }, 0, Drained(DeadlinePassed), None);
+    }
+}

@@ -1,0 +1,4 @@
+//! Whole rollouts: decide, pretend it happened, decide again.
+
+mod properties;
+mod stories;

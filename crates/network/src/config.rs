@@ -1,0 +1,137 @@
+//! What the data plane is told: a whole configuration, never a difference. The engine computes it; the keeper reads
+//! only `version` and `listen`; the proxy puts it in force.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use decide::balancing::EndpointState;
+use serde::{Deserialize, Serialize};
+
+/// Everything the data plane does, from the moment it acknowledges `version`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataPlaneConfig {
+    /// Only grows, also over restarts of the engine.
+    pub version: u64,
+    /// Every socket to listen on.
+    pub listen: BTreeSet<Listener>,
+    pub services: Vec<Service>,
+    pub dns: Dns,
+}
+
+/// A socket the keeper opens and the proxy serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Listener {
+    pub transport: Transport,
+    pub address: SocketAddr,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Transport {
+    Tcp,
+    Udp,
+}
+
+impl fmt::Display for Listener {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let transport = match self.transport {
+            Transport::Tcp => "TCP",
+            Transport::Udp => "UDP",
+        };
+        write!(out, "{transport} {}", self.address)
+    }
+}
+
+/// A Service, as far as traffic goes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Service {
+    pub namespace: String,
+    pub name: String,
+    /// Addresses at which the data plane takes connections for it; none for a headless Service.
+    pub addresses: Vec<IpAddr>,
+    /// Addresses that its DNS name stands for: its own, or its pods' when it is headless.
+    pub answers: Vec<IpAddr>,
+    pub ports: Vec<ServicePort>,
+}
+
+/// A TCP port of a Service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServicePort {
+    pub port: u16,
+    /// Empty when the Service's only port has no name.
+    pub name: String,
+    pub speaks: Speaks,
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// What the Service says its port speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Speaks {
+    /// Nothing: the first bytes of each connection tell.
+    #[default]
+    FindOut,
+    /// Something whose bytes are to pass untouched.
+    Opaque,
+}
+
+/// One port of one pod.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    pub ip: IpAddr,
+    pub port: u16,
+    pub pod: PodUid,
+    pub pod_name: String,
+    /// The pod's `pod-template-hash`; empty when it has none.
+    pub pod_version: String,
+    pub state: EndpointState,
+}
+
+/// A pod's `metadata.uid`; for an endpoint without a pod, its address.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct PodUid(pub String);
+
+impl fmt::Display for PodUid {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.0)
+    }
+}
+
+/// How names are answered.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dns {
+    /// Where DNS is served, over UDP and TCP.
+    pub listen: Vec<SocketAddr>,
+    /// The domain that is answered here, e.g. `cluster.local`.
+    pub domain: String,
+    /// Resolvers that are asked for every other name, in this order.
+    pub forward_to: Vec<SocketAddr>,
+}
+
+impl DataPlaneConfig {
+    /// The sockets that `services` and `dns` need.
+    #[must_use]
+    pub fn wanted_listeners(services: &[Service], dns: &Dns) -> BTreeSet<Listener> {
+        let of_services = services.iter().flat_map(Service::listeners);
+        let of_dns = dns.listen.iter().flat_map(|address| {
+            [Transport::Tcp, Transport::Udp].map(|transport| Listener { transport, address: *address })
+        });
+        of_services.chain(of_dns).collect()
+    }
+}
+
+impl Service {
+    /// The sockets at which it takes connections.
+    pub fn listeners(&self) -> impl Iterator<Item = Listener> {
+        self.ports.iter().flat_map(|port| {
+            self.addresses
+                .iter()
+                .map(|ip| Listener { transport: Transport::Tcp, address: SocketAddr::new(*ip, port.port) })
+        })
+    }
+
+    /// `namespace/name`.
+    #[must_use]
+    pub fn key(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+}

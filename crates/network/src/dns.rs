@@ -1,0 +1,97 @@
+//! DNS for pods, served by the proxy process so that it outlives the engine: names of Services from the
+//! configuration in force, every other name from the host's resolvers.
+
+mod answer;
+mod forward;
+mod names;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpStream, UdpSocket};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use crate::proxy::Balancer;
+use answer::{Reply, Via, answer, failure};
+use forward::{ask, read_message, write_message};
+pub(crate) use names::Names;
+
+/// Queries that wait for other resolvers at one time, each with a socket and at most 64 KiB.
+const MOST_FORWARDED: usize = 256;
+/// How long a stream may stay open without a query.
+const LONGEST_STREAM_PAUSE: Duration = Duration::from_secs(10);
+/// Longest query over UDP that is read; EDNS clients send no more.
+const LONGEST_QUERY: usize = 4096;
+
+/// Answers queries.
+pub(crate) struct Server {
+    balancer: Arc<Balancer>,
+    forwarded: Semaphore,
+}
+
+impl Server {
+    pub(crate) fn new(balancer: Arc<Balancer>) -> Self {
+        Self { balancer, forwarded: Semaphore::new(MOST_FORWARDED) }
+    }
+
+    /// Whether DNS is served at this address.
+    pub(crate) fn is_at(&self, address: SocketAddr) -> bool {
+        self.balancer.names().dns.listen.contains(&address)
+    }
+
+    /// Answers datagrams until it is aborted.
+    pub(crate) async fn serve_datagrams(self: Arc<Self>, socket: UdpSocket) {
+        let socket = Arc::new(socket);
+        let mut query = vec![0; LONGEST_QUERY];
+        loop {
+            let Ok((length, client)) = socket.recv_from(&mut query).await else { continue };
+            match answer(&self.balancer.names(), &query[..length], Via::Datagram) {
+                Reply::Answer(bytes) => send(&socket, &bytes, client).await,
+                Reply::Ignore => {}
+                Reply::AskOthers => {
+                    let (server, socket, query) = (self.clone(), socket.clone(), query[..length].to_vec());
+                    tokio::spawn(async move {
+                        if let Some(bytes) = server.ask_others(&query, Via::Datagram).await {
+                            send(&socket, &bytes, client).await;
+                        }
+                    });
+                }
+            }
+        }
+    }
+
+    /// Answers the queries of one connection until it ends.
+    pub(crate) async fn serve_stream(self: Arc<Self>, mut stream: TcpStream) {
+        while let Ok(Ok(query)) = timeout(LONGEST_STREAM_PAUSE, read_message(&mut stream)).await {
+            let bytes = match answer(&self.balancer.names(), &query, Via::Stream) {
+                Reply::Answer(bytes) => Some(bytes),
+                Reply::AskOthers => self.ask_others(&query, Via::Stream).await,
+                Reply::Ignore => None,
+            };
+            let Some(bytes) = bytes else { return };
+            if write_message(&mut stream, &bytes).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn ask_others(&self, query: &[u8], via: Via) -> Option<Vec<u8>> {
+        if let Ok(_permit) = self.forwarded.try_acquire()
+            && let Some(bytes) = ask(&self.balancer.names().dns.forward_to, query, via).await
+        {
+            return Some(bytes);
+        }
+        match failure(query, via) {
+            Reply::Answer(bytes) => Some(bytes),
+            Reply::AskOthers | Reply::Ignore => None,
+        }
+    }
+}
+
+async fn send(socket: &UdpSocket, bytes: &[u8], client: SocketAddr) {
+    if let Err(error) = socket.send_to(bytes, client).await {
+        tracing::debug!("an answer to {client} was not sent: {error}");
+    }
+}

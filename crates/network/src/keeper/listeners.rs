@@ -1,0 +1,120 @@
+//! Every socket that clients reach: opened when a configuration asks for it, closed when none does any more.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
+
+use crate::config::{Listener, Transport};
+use crate::frames::Refused;
+
+/// Connections that wait in the kernel while the proxy is restarted; Linux' own default limit.
+const BACKLOG: i32 = 4096;
+
+/// A client that said nothing for so long is asked whether it is still there.
+const SILENT_CLIENT: Duration = Duration::from_secs(60);
+
+/// The open sockets.
+#[derive(Debug, Default)]
+pub(super) struct Listeners {
+    open: BTreeMap<Listener, OwnedFd>,
+    refused: Vec<Refused>,
+}
+
+impl Listeners {
+    /// Takes a socket that a living proxy handed over.
+    pub(super) fn insert(&mut self, listener: Listener, socket: OwnedFd) {
+        self.open.insert(listener, socket);
+    }
+
+    /// Opens what is wanted and missing, closes what is not wanted. Gives what was opened.
+    pub(super) fn open_and_close(&mut self, wanted: &BTreeSet<Listener>) -> Vec<Listener> {
+        self.open.retain(|listener, _| wanted.contains(listener));
+        self.refused.clear();
+        let missing: Vec<Listener> = wanted.iter().filter(|it| !self.open.contains_key(it)).copied().collect();
+        missing.into_iter().filter(|listener| self.open_one(*listener)).collect()
+    }
+
+    /// Copies of the sockets of `listeners`, to be passed on.
+    pub(super) fn copies(&self, listeners: &[Listener]) -> io::Result<Vec<OwnedFd>> {
+        listeners.iter().filter_map(|listener| self.open.get(listener)).map(OwnedFd::try_clone).collect()
+    }
+
+    pub(super) fn all(&self) -> Vec<Listener> {
+        self.open.keys().copied().collect()
+    }
+
+    /// What the last configuration asked for and could not be opened.
+    pub(super) fn refused(&self) -> &[Refused] {
+        &self.refused
+    }
+
+    fn open_one(&mut self, listener: Listener) -> bool {
+        match open(listener) {
+            Ok(socket) => {
+                self.open.insert(listener, socket);
+                true
+            }
+            Err(error) => {
+                tracing::warn!("can't listen on {listener}: {error}");
+                self.refused.push(Refused { listener, reason: error.to_string() });
+                false
+            }
+        }
+    }
+}
+
+fn open(listener: Listener) -> io::Result<OwnedFd> {
+    let family = match listener.address {
+        std::net::SocketAddr::V4(_) => AddressFamily::INET,
+        std::net::SocketAddr::V6(_) => AddressFamily::INET6,
+    };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    match listener.transport {
+        Transport::Tcp => {
+            let socket = socket_with(family, SocketType::STREAM, flags, None)?;
+            sockopt::set_socket_reuseaddr(&socket, true)?;
+            // Every accepted connection inherits these.
+            sockopt::set_tcp_nodelay(&socket, true)?;
+            sockopt::set_socket_keepalive(&socket, true)?;
+            sockopt::set_tcp_keepidle(&socket, SILENT_CLIENT)?;
+            bind(&socket, &listener.address)?;
+            listen(&socket, BACKLOG)?;
+            Ok(socket)
+        }
+        Transport::Udp => {
+            let socket = socket_with(family, SocketType::DGRAM, flags, None)?;
+            bind(&socket, &listener.address)?;
+            Ok(socket)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+
+    fn tcp(port: u16) -> Listener {
+        Listener { transport: Transport::Tcp, address: SocketAddr::from(([127, 77, 0, 1], port)) }
+    }
+
+    #[test]
+    fn sockets_follow_the_configuration_and_an_address_in_use_is_named() {
+        let taken = std::net::TcpListener::bind("127.77.0.1:0").unwrap();
+        let (free, in_use) = (tcp(18_080), tcp(taken.local_addr().unwrap().port()));
+        let mut listeners = Listeners::default();
+
+        assert_eq!(listeners.open_and_close(&[free, in_use].into()), [free]);
+        assert_eq!(listeners.refused().iter().map(|it| it.listener).collect::<Vec<_>>(), [in_use]);
+        drop(taken);
+        assert_eq!(listeners.open_and_close(&[free, in_use].into()), [in_use]);
+        assert!(listeners.refused().is_empty());
+        assert!(listeners.open_and_close(&[in_use].into()).is_empty());
+        assert_eq!(listeners.all(), [in_use]);
+        std::net::TcpListener::bind(free.address).unwrap();
+    }
+}

@@ -1,0 +1,141 @@
+//! The proxy as a process: started under its own user, or found alive and adopted.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Signal, pidfd_send_signal};
+
+use super::KeeperError;
+use crate::channel::Channel;
+use crate::config::Listener;
+use crate::frames::{Handover, Passed, decode};
+
+/// How long a living proxy may take to hand its sockets over. It needs milliseconds; one that needs more is stuck.
+const LONGEST_HANDOVER: Duration = Duration::from_secs(5);
+
+/// User and group of the proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProxyUser {
+    pub uid: u32,
+    pub gid: u32,
+}
+
+/// A proxy that lives, as far as is known.
+#[derive(Debug)]
+pub(super) struct Proxy {
+    pub(super) channel: Channel,
+    pub(super) started: Instant,
+    process: Process,
+}
+
+#[derive(Debug)]
+enum Process {
+    Child(Child),
+    Adopted(OwnedFd),
+}
+
+/// What a living proxy gave.
+#[derive(Debug)]
+pub(super) struct Adopted {
+    pub(super) proxy: Proxy,
+    /// The socket at which the proxy is asked for a handover.
+    pub(super) adoption: OwnedFd,
+    pub(super) listeners: Vec<(Listener, OwnedFd)>,
+    /// The payload of the `Configure` frame in force, and its version.
+    pub(super) configured: Option<(Vec<u8>, u64)>,
+}
+
+impl Proxy {
+    /// Starts this executable again, as `proxy`, with its end of a channel as standard input.
+    pub(super) fn start(user: Option<ProxyUser>) -> io::Result<Self> {
+        let (channel, theirs) = Channel::pair()?;
+        let mut command = Command::new("/proc/self/exe");
+        command.arg0("segue").arg("proxy").stdin(theirs).stdout(Stdio::null());
+        if let Some(ProxyUser { uid, gid }) = user {
+            // As root, setting the user also drops every supplementary group.
+            command.gid(gid).uid(uid);
+        }
+        let child = command.spawn()?;
+        Ok(Self { channel, started: Instant::now(), process: Process::Child(child) })
+    }
+
+    /// Makes sure that it is gone.
+    pub(super) fn end(mut self) {
+        let ended = match &mut self.process {
+            Process::Child(child) => child.kill().and_then(|()| child.wait()).map(drop),
+            Process::Adopted(pidfd) => end_adopted(pidfd).map_err(io::Error::from),
+        };
+        if let Err(error) = ended {
+            tracing::warn!("can't end the proxy: {error}");
+        }
+    }
+}
+
+fn end_adopted(pidfd: &OwnedFd) -> rustix::io::Result<()> {
+    match pidfd_send_signal(pidfd, Signal::KILL) {
+        Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+        Err(error) => return Err(error),
+    }
+    poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&Timespec { tv_sec: 1, tv_nsec: 0 })).map(drop)
+}
+
+/// Asks the proxy that listens on `path` for everything it has; None when there is no such proxy.
+pub(super) fn adopt(path: &Path) -> Result<Option<Adopted>, KeeperError> {
+    let Ok(stream) = UnixStream::connect(path) else { return Ok(None) };
+    let mut channel = Channel::new(stream).map_err(|source| KeeperError::Adopt { source })?;
+    let deadline = Instant::now() + LONGEST_HANDOVER;
+    let (mut listeners, mut adoption, mut process) = (Vec::new(), None, None);
+    loop {
+        let Some(payload) = next_payload(&mut channel, deadline)? else { return Ok(None) };
+        let configured = match decode::<Handover>(&payload).map_err(|error| KeeperError::Channel(error.into()))? {
+            Handover::Take(names) => {
+                let descriptors = channel.take_descriptors(names.len());
+                for (name, descriptor) in names.into_iter().zip(descriptors) {
+                    match name {
+                        Passed::Listener(listener) => listeners.push((listener, descriptor)),
+                        Passed::Adoption => adoption = Some(descriptor),
+                        Passed::Process => process = Some(descriptor),
+                    }
+                }
+                continue;
+            }
+            Handover::Configure(view) => Some((payload, view.version)),
+            Handover::Unconfigured => None,
+        };
+        let (Some(adoption), Some(process)) = (adoption, process) else { return Err(KeeperError::HalfAHandover) };
+        let proxy = Proxy { channel, started: Instant::now(), process: Process::Adopted(process) };
+        return Ok(Some(Adopted { proxy, adoption, listeners, configured }));
+    }
+}
+
+/// None when the proxy ended meanwhile.
+fn next_payload(channel: &mut Channel, deadline: Instant) -> Result<Option<Vec<u8>>, KeeperError> {
+    loop {
+        if let Some(payload) = channel.next_payload()? {
+            return Ok(Some(payload));
+        }
+        if channel.is_closed() {
+            return Ok(None);
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(KeeperError::StuckProxy);
+        }
+        wait_for_input(channel, left).map_err(|source| KeeperError::Poll { source })?;
+        channel.fill()?;
+    }
+}
+
+pub(super) fn wait_for_input(channel: &Channel, longest: Duration) -> io::Result<()> {
+    let timeout = Timespec { tv_sec: longest.as_secs() as i64, tv_nsec: longest.subsec_nanos().into() };
+    match poll(&mut [PollFd::new(channel, PollFlags::IN)], Some(&timeout)) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,15 @@
+//! Connections: proxy, balancing, draining, DNS, service rules. Knows nothing of containers, images or the store;
+//! of the API it knows Services, EndpointSlices and Pods, in `routing` alone.
+
+pub mod config;
+pub mod frames;
+pub mod keeper;
+pub mod link;
+pub mod preflight;
+pub mod proxy;
+pub mod ranges;
+pub mod routing;
+pub mod rules;
+
+mod channel;
+mod dns;

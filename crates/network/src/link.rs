@@ -1,0 +1,163 @@
+//! The engine's end of the data plane: finds the keeper or starts one, and talks to it. The keeper outlives the
+//! engine, so nothing here ends it but `shut_down`.
+
+use std::ffi::OsString;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::net::UnixStream;
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use crate::channel::{AsyncChannel, Channel, ChannelError};
+use crate::config::DataPlaneConfig;
+use crate::frames::{self, FrameError, Report, decode, encode};
+use crate::keeper::{KeeperSettings, proxy_socket_path, socket_path};
+
+/// A keeper that was started may first have to take over a living proxy, which it gives 5 seconds.
+const LONGEST_START: Duration = Duration::from_secs(10);
+/// The keeper gives the proxy 2 seconds to end.
+const LONGEST_SHUTDOWN: Duration = Duration::from_secs(10);
+
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    #[error("can't open the data plane's log {path:?}")]
+    Log {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("can't start the keeper with {executable:?}")]
+    Start {
+        executable: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("can't connect to {path:?}")]
+    Connect {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the keeper ended before it could be used; its log says why")]
+    Ended,
+    #[error("the keeper did not answer for {} seconds", LONGEST_START.as_secs())]
+    Silent,
+    #[error("the data plane did not end for {} seconds", LONGEST_SHUTDOWN.as_secs())]
+    GoesOn,
+    #[error(transparent)]
+    Channel(#[from] ChannelError),
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+}
+
+/// How to start the data plane.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DataPlaneCommand {
+    /// The executable of which `keeper` and `proxy` are subcommands, usually `/proc/self/exe`.
+    pub executable: PathBuf,
+    pub keeper: KeeperSettings,
+    /// Where keeper and proxy write their logs.
+    pub log: PathBuf,
+}
+
+/// A connection to the keeper.
+#[derive(Debug)]
+pub struct Link {
+    channel: AsyncChannel,
+}
+
+impl Link {
+    /// Connects to the keeper, or starts one where there is none. Also gives the last configured version.
+    ///
+    /// # Errors
+    /// When neither works.
+    pub async fn open(command: &DataPlaneCommand) -> Result<(Self, u64), LinkError> {
+        let channel = match UnixStream::connect(socket_path(&command.keeper.run_dir)).await {
+            Ok(stream) => stream.into_std().and_then(Channel::new),
+            Err(_) => Ok(start(command)?),
+        };
+        let path = || socket_path(&command.keeper.run_dir);
+        let channel =
+            channel.and_then(AsyncChannel::new).map_err(|source| LinkError::Connect { path: path(), source })?;
+        let mut link = Self { channel };
+        match timeout(LONGEST_START, link.receive()).await.map_err(|_| LinkError::Silent)?? {
+            Some(Report::Hello { version }) => Ok((link, version)),
+            Some(Report::Acknowledged { .. } | Report::Drains { .. } | Report::Trouble { .. }) | None => {
+                Err(LinkError::Ended)
+            }
+        }
+    }
+
+    /// Sends a configuration. Its version must be higher than any before.
+    ///
+    /// # Errors
+    /// When the keeper is gone.
+    pub async fn configure(&mut self, config: &DataPlaneConfig) -> Result<(), LinkError> {
+        // Written as `Command::Configure` is, without a copy of the configuration.
+        let frame = encode(&frames::Command::Configure(config));
+        Ok(self.channel.send(frame, Vec::new()).await?)
+    }
+
+    /// The next report; None when the keeper is gone. Safe to cancel.
+    ///
+    /// # Errors
+    /// When the keeper says what this engine does not understand.
+    pub async fn receive(&mut self) -> Result<Option<Report>, LinkError> {
+        match self.channel.receive().await? {
+            Some(payload) => Ok(Some(decode(&payload)?)),
+            None => Ok(None),
+        }
+    }
+}
+
+/// Ends the keeper and the proxy of a run directory, and every socket with them. Nothing to do where there are none.
+///
+/// # Errors
+/// When something is there that does not end.
+pub async fn shut_down(run_dir: &Path) -> Result<(), LinkError> {
+    for path in [socket_path(run_dir), proxy_socket_path(run_dir)] {
+        if let Ok(stream) = UnixStream::connect(&path).await {
+            timeout(LONGEST_SHUTDOWN, end(stream, path)).await.map_err(|_| LinkError::GoesOn)??;
+        }
+    }
+    Ok(())
+}
+
+async fn end(stream: UnixStream, path: PathBuf) -> Result<(), LinkError> {
+    let channel = stream.into_std().and_then(Channel::new).and_then(AsyncChannel::new);
+    let mut channel = channel.map_err(|source| LinkError::Connect { path, source })?;
+    channel.send(encode(&frames::Command::<DataPlaneConfig>::ShutDown), Vec::new()).await?;
+    // What it says on its way out does not matter, only that it goes.
+    while let Ok(Some(_)) = channel.receive().await {}
+    Ok(())
+}
+
+fn start(command: &DataPlaneCommand) -> Result<Channel, LinkError> {
+    let executable = || command.executable.clone();
+    let log = open_log(&command.log)?;
+    let (ours, theirs) = Channel::pair().map_err(|source| LinkError::Start { executable: executable(), source })?;
+    let arguments = [OsString::from("keeper")].into_iter().chain(command.keeper.to_arguments());
+    // Not ended with this process, and reaped by tokio if it ends earlier.
+    Command::new(&command.executable)
+        .args(arguments)
+        .stdin(Stdio::from(theirs))
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .map_err(|source| LinkError::Start { executable: executable(), source })?;
+    Ok(ours)
+}
+
+fn open_log(path: &Path) -> Result<File, LinkError> {
+    OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(|source| LinkError::Log { path: path.to_owned(), source })
+}

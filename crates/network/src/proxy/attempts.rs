@@ -1,0 +1,100 @@
+//! Finding an endpoint that takes a piece of work: another one after a failure, a later one when there is none now.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use super::balancer::{Balancer, InFlight, NoPick, Work};
+
+/// How long a request or connection waits for an endpoint that takes it.
+pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(10);
+/// The pause before endpoints that refused a connection are tried again; no event tells when they listen again.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// The attempts for one piece of work.
+pub(crate) struct Attempts<'a> {
+    balancer: &'a Balancer,
+    at: SocketAddr,
+    /// Set at the first failure, so that work that succeeds at once never reads the clock.
+    deadline: Option<Instant>,
+    tried: Vec<SocketAddr>,
+    last_failure: Option<io::Error>,
+}
+
+/// Nothing took the work in time.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotTaken {
+    #[error("no pod of the Service was ready for {} seconds", LONGEST_WAIT.as_secs())]
+    NothingReady,
+    #[error("no pod of the Service accepted a connection for {} seconds: {source}", LONGEST_WAIT.as_secs())]
+    NothingAccepts {
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl<'a> Attempts<'a> {
+    pub(crate) fn new(balancer: &'a Balancer, at: SocketAddr) -> Self {
+        Self { balancer, at, deadline: None, tried: Vec::new(), last_failure: None }
+    }
+
+    /// The endpoint to try next, with the work counted.
+    pub(crate) async fn next(&mut self, work: Work) -> Result<InFlight, NotTaken> {
+        match self.balancer.pick(self.at, work, &self.tried) {
+            Ok(picked) => Ok(picked),
+            Err(_) => self.wait_for_an_endpoint(work).await,
+        }
+    }
+
+    /// Notes that an endpoint does not accept connections.
+    pub(crate) fn failed(&mut self, address: SocketAddr, error: io::Error) {
+        tracing::debug!("{address} does not accept a connection: {error}");
+        self.tried.push(address);
+        self.last_failure = Some(error);
+    }
+
+    async fn wait_for_an_endpoint(&mut self, work: Work) -> Result<InFlight, NotTaken> {
+        let deadline = *self.deadline.get_or_insert_with(|| Instant::now() + LONGEST_WAIT);
+        // Subscribed before the pick that finds nothing: a configuration in between is not missed.
+        let mut changes = self.balancer.changes();
+        loop {
+            let retry_at = match self.balancer.pick(self.at, work, &self.tried) {
+                Ok(picked) => return Ok(picked),
+                Err(NoPick::NothingReady) => deadline,
+                Err(NoPick::AllTried) => deadline.min(Instant::now() + PAUSE),
+            };
+            if Instant::now() >= deadline {
+                return Err(self.give_up());
+            }
+            let _ = tokio::time::timeout_at(retry_at, changes.changed()).await;
+            self.tried.clear();
+        }
+    }
+
+    fn give_up(&mut self) -> NotTaken {
+        match self.last_failure.take() {
+            Some(source) => NotTaken::NothingAccepts { source },
+            None => NotTaken::NothingReady,
+        }
+    }
+}
+
+/// A new connection to an endpoint that takes `work`, tried until one accepts.
+pub(crate) async fn connect(
+    balancer: &Balancer,
+    at: SocketAddr,
+    work: Work,
+) -> Result<(TcpStream, InFlight), NotTaken> {
+    let mut attempts = Attempts::new(balancer, at);
+    loop {
+        let in_flight = attempts.next(work).await?;
+        match in_flight.upstream.connect().await {
+            Ok(stream) if in_flight.upstream.pod.may_be_sent_to() => return Ok((stream, in_flight)),
+            Ok(_) => {}
+            Err(error) => attempts.failed(in_flight.upstream.address, error),
+        }
+    }
+}

@@ -1,0 +1,376 @@
+//! The configuration in force, and what is in flight under it. Every pick is made and counted under the lock that a
+//! new configuration takes to come into force. So once `apply` has returned, no pick of an older configuration can
+//! follow, and every earlier one is either counted as in flight or over.
+
+use std::cell::Cell;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::hash::{BuildHasher, RandomState};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use decide::balancing::{EndpointState, pick};
+use tokio::sync::{Notify, watch};
+
+use super::upstream::Upstream;
+use crate::config::{DataPlaneConfig, Endpoint, PodUid, ServicePort, Speaks};
+use crate::dns::Names;
+use crate::frames::Drain;
+
+/// Uids of withdrawn pods that are remembered after they left the configuration: a day of one replaced pod every
+/// five seconds, in about 2 MB.
+const REMEMBERED_WITHDRAWALS: usize = 17_280;
+
+/// The configuration in force.
+#[derive(Default)]
+pub(crate) struct Balancer {
+    table: RwLock<Table>,
+    memory: Mutex<Memory>,
+    version: watch::Sender<u64>,
+    counts_changed: Arc<Notify>,
+}
+
+#[derive(Default)]
+struct Table {
+    version: u64,
+    ports: HashMap<SocketAddr, Port>,
+    /// Pods whose work is reported: not ready, or gone from the configuration with work in flight.
+    drains: Vec<Arc<Pod>>,
+    names: Arc<Names>,
+}
+
+struct Port {
+    speaks: Speaks,
+    service: Arc<str>,
+    states: Vec<EndpointState>,
+    upstreams: Vec<Arc<Upstream>>,
+}
+
+/// What outlives a configuration.
+#[derive(Default)]
+struct Memory {
+    pods: HashMap<PodUid, Arc<Pod>>,
+    upstreams: HashMap<(PodUid, SocketAddr), Arc<Upstream>>,
+    withdrawn: HashSet<PodUid>,
+    withdrawn_in_order: VecDeque<PodUid>,
+}
+
+/// A pod, and what is in flight to it.
+#[derive(Debug)]
+pub(crate) struct Pod {
+    uid: PodUid,
+    standing: AtomicU8,
+    requests: AtomicU32,
+    long: AtomicU32,
+    counts_changed: Arc<Notify>,
+}
+
+/// A pod's place in the configuration, as it stands in `Pod::standing`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Ready = 0,
+    Deprioritised = 1,
+    Withdrawn = 2,
+    Gone = 3,
+}
+
+/// How work is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Work {
+    /// An HTTP request, until its response has been received.
+    Request,
+    /// A connection whose end nobody can predict.
+    Long,
+}
+
+/// A piece of work, counted for as long as this lives.
+#[derive(Debug)]
+pub(crate) struct InFlight {
+    pub(crate) upstream: Arc<Upstream>,
+    work: Work,
+}
+
+/// Why nothing was picked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoPick {
+    /// No endpoint may be given work.
+    NothingReady,
+    /// Every endpoint that may be given work was tried.
+    AllTried,
+}
+
+impl Balancer {
+    /// Picks an endpoint for work that came in at `at`, leaving out those in `tried`, and counts the work.
+    pub(crate) fn pick(&self, at: SocketAddr, work: Work, tried: &[SocketAddr]) -> Result<InFlight, NoPick> {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        let port = table.ports.get(&at).ok_or(NoPick::NothingReady)?;
+        let outstanding = |index: usize| port.upstreams[index].pod.outstanding();
+        let picked = if tried.is_empty() {
+            pick(&port.states, &outstanding, random()).ok_or(NoPick::NothingReady)?
+        } else {
+            pick(&port.states_without(tried), &outstanding, random()).ok_or(NoPick::AllTried)?
+        };
+        Ok(InFlight::count(port.upstreams[picked].clone(), work))
+    }
+
+    /// Counts work for an endpoint that was chosen earlier, if it may still be given work.
+    pub(crate) fn claim(&self, at: SocketAddr, upstream: &Arc<Upstream>, work: Work) -> Option<InFlight> {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        let port = table.ports.get(&at)?;
+        let index = port.upstreams.iter().position(|it| Arc::ptr_eq(it, upstream))?;
+        (port.states[index] != EndpointState::Withdrawn).then(|| InFlight::count(upstream.clone(), work))
+    }
+
+    /// What the Service says about the port at `at`.
+    pub(crate) fn speaks(&self, at: SocketAddr) -> Speaks {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        table.ports.get(&at).map_or(Speaks::FindOut, |port| port.speaks)
+    }
+
+    /// `namespace/name` of the Service whose port is at `at`.
+    pub(crate) fn service(&self, at: SocketAddr) -> Option<Arc<str>> {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        table.ports.get(&at).map(|port| port.service.clone())
+    }
+
+    /// The names that DNS answers.
+    pub(crate) fn names(&self) -> Arc<Names> {
+        self.table.read().unwrap_or_else(PoisonError::into_inner).names.clone()
+    }
+
+    /// Tells every change of the configuration from now on.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.version.subscribe()
+    }
+
+    /// Puts a configuration in force. When this returns it holds for every later pick.
+    pub(crate) fn apply(&self, config: &DataPlaneConfig) {
+        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        memory.remember_withdrawals(config);
+        let mut table = memory.table(config, &self.counts_changed);
+        let standings = memory.standings(&table);
+        {
+            let mut in_force = self.table.write().unwrap_or_else(PoisonError::into_inner);
+            for (pod, standing) in &standings {
+                pod.standing.store(*standing as u8, Ordering::SeqCst);
+            }
+            std::mem::swap(&mut *in_force, &mut table);
+            in_force.drains = memory.drains();
+        }
+        drop(table);
+        memory.forget_what_is_gone();
+        self.version.send_replace(config.version);
+    }
+
+    /// The version in force, and the work of every pod that is not ready in it.
+    pub(crate) fn drains(&self) -> (u64, Vec<Drain>) {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        (table.version, table.drains.iter().map(|pod| pod.drain()).collect())
+    }
+
+    /// Waits until a count that [`Balancer::drains`] gives may have changed.
+    pub(crate) async fn counts_changed(&self) {
+        self.counts_changed.notified().await;
+    }
+
+    /// Closes pooled connections that have been idle for long.
+    pub(crate) fn close_idle(&self) {
+        let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        memory.upstreams.values().for_each(|upstream| upstream.close_idle());
+    }
+}
+
+impl Port {
+    fn states_without(&self, tried: &[SocketAddr]) -> Vec<EndpointState> {
+        let left =
+            self.upstreams.iter().zip(&self.states).map(|(upstream, state)| {
+                if tried.contains(&upstream.address) { EndpointState::Withdrawn } else { *state }
+            });
+        left.collect()
+    }
+}
+
+impl Memory {
+    fn remember_withdrawals(&mut self, config: &DataPlaneConfig) {
+        let endpoints = config.services.iter().flat_map(|service| &service.ports).flat_map(|port| &port.endpoints);
+        for endpoint in endpoints.filter(|endpoint| endpoint.state == EndpointState::Withdrawn) {
+            if self.withdrawn.insert(endpoint.pod.clone()) {
+                self.withdrawn_in_order.push_back(endpoint.pod.clone());
+            }
+        }
+        let too_many = self.withdrawn_in_order.len().saturating_sub(REMEMBERED_WITHDRAWALS);
+        for oldest in self.withdrawn_in_order.drain(..too_many) {
+            self.withdrawn.remove(&oldest);
+        }
+    }
+
+    fn table(&mut self, config: &DataPlaneConfig, counts_changed: &Arc<Notify>) -> Table {
+        let mut ports = HashMap::new();
+        for service in &config.services {
+            let key: Arc<str> = service.key().into();
+            for port in &service.ports {
+                for ip in &service.addresses {
+                    let built = self.port(port, key.clone(), counts_changed);
+                    ports.insert(SocketAddr::new(*ip, port.port), built);
+                }
+            }
+        }
+        Table { version: config.version, ports, drains: Vec::new(), names: Arc::new(Names::new(config)) }
+    }
+
+    fn port(&mut self, port: &ServicePort, service: Arc<str>, counts_changed: &Arc<Notify>) -> Port {
+        let states = port.endpoints.iter().map(|endpoint| self.state(endpoint)).collect();
+        let upstreams = port.endpoints.iter().map(|endpoint| self.upstream(endpoint, counts_changed)).collect();
+        Port { speaks: port.speaks, service, states, upstreams }
+    }
+
+    /// A pod once withdrawn stays withdrawn.
+    fn state(&self, endpoint: &Endpoint) -> EndpointState {
+        if self.withdrawn.contains(&endpoint.pod) { EndpointState::Withdrawn } else { endpoint.state }
+    }
+
+    fn upstream(&mut self, endpoint: &Endpoint, counts_changed: &Arc<Notify>) -> Arc<Upstream> {
+        let pod = self.pods.entry(endpoint.pod.clone()).or_insert_with(|| Arc::new(Pod::new(endpoint, counts_changed)));
+        let address = SocketAddr::new(endpoint.ip, endpoint.port);
+        let upstream = self.upstreams.entry((endpoint.pod.clone(), address));
+        upstream.or_insert_with(|| Arc::new(Upstream::new(address, pod.clone()))).clone()
+    }
+
+    /// Where every known pod stands in `table`.
+    fn standings(&self, table: &Table) -> Vec<(Arc<Pod>, Standing)> {
+        let mut best: HashMap<&PodUid, EndpointState> = HashMap::new();
+        for port in table.ports.values() {
+            for (upstream, state) in port.upstreams.iter().zip(&port.states) {
+                let known = best.entry(&upstream.pod.uid).or_insert(*state);
+                *known = (*known).max(*state);
+            }
+        }
+        let standing = |pod: &Arc<Pod>| match best.get(&pod.uid) {
+            Some(EndpointState::Ready) => Standing::Ready,
+            Some(EndpointState::Deprioritised) => Standing::Deprioritised,
+            Some(EndpointState::Withdrawn) => Standing::Withdrawn,
+            None => Standing::Gone,
+        };
+        self.pods.values().map(|pod| (pod.clone(), standing(pod))).collect()
+    }
+
+    fn drains(&self) -> Vec<Arc<Pod>> {
+        let reported = |pod: &&Arc<Pod>| match pod.standing() {
+            Standing::Ready => false,
+            Standing::Deprioritised | Standing::Withdrawn => true,
+            Standing::Gone => pod.outstanding() > 0,
+        };
+        self.pods.values().filter(reported).cloned().collect()
+    }
+
+    fn forget_what_is_gone(&mut self) {
+        for upstream in self.upstreams.values() {
+            match upstream.pod.standing() {
+                Standing::Ready | Standing::Deprioritised => upstream.open_pool(),
+                Standing::Withdrawn | Standing::Gone => upstream.close_pool(),
+            }
+        }
+        // What nothing but this memory holds is a port that left the configuration; its idle connections close.
+        self.upstreams
+            .retain(|_, upstream| upstream.pod.standing() != Standing::Gone && Arc::strong_count(upstream) > 1);
+        self.pods.retain(|_, pod| pod.standing() != Standing::Gone || pod.outstanding() > 0);
+    }
+}
+
+impl Pod {
+    fn new(endpoint: &Endpoint, counts_changed: &Arc<Notify>) -> Self {
+        Self {
+            uid: endpoint.pod.clone(),
+            standing: AtomicU8::new(Standing::Gone as u8),
+            requests: AtomicU32::new(0),
+            long: AtomicU32::new(0),
+            counts_changed: counts_changed.clone(),
+        }
+    }
+
+    /// Whether it may still be sent what was picked for it.
+    pub(crate) fn may_be_sent_to(&self) -> bool {
+        match self.standing() {
+            Standing::Ready | Standing::Deprioritised => true,
+            Standing::Withdrawn | Standing::Gone => false,
+        }
+    }
+
+    fn standing(&self) -> Standing {
+        match self.standing.load(Ordering::SeqCst) {
+            0 => Standing::Ready,
+            1 => Standing::Deprioritised,
+            2 => Standing::Withdrawn,
+            _ => Standing::Gone,
+        }
+    }
+
+    fn outstanding(&self) -> u32 {
+        let Drain { requests, long, .. } = self.drain_counts();
+        requests + long
+    }
+
+    fn drain(&self) -> Drain {
+        Drain { uid: self.uid.clone(), ..self.drain_counts() }
+    }
+
+    /// Requests first: work that becomes long is counted as long before it stops being a request.
+    fn drain_counts(&self) -> Drain {
+        let requests = self.requests.load(Ordering::SeqCst);
+        let long = self.long.load(Ordering::SeqCst);
+        Drain { uid: PodUid(String::new()), requests, long }
+    }
+
+    fn counter(&self, work: Work) -> &AtomicU32 {
+        match work {
+            Work::Request => &self.requests,
+            Work::Long => &self.long,
+        }
+    }
+
+    fn tell_change(&self) {
+        if self.standing() != Standing::Ready {
+            self.counts_changed.notify_one();
+        }
+    }
+}
+
+impl InFlight {
+    fn count(upstream: Arc<Upstream>, work: Work) -> Self {
+        upstream.pod.counter(work).fetch_add(1, Ordering::SeqCst);
+        upstream.pod.tell_change();
+        Self { upstream, work }
+    }
+
+    /// Goes on as a long connection.
+    pub(crate) fn become_long(&mut self) {
+        if self.work == Work::Request {
+            self.upstream.pod.long.fetch_add(1, Ordering::SeqCst);
+            self.upstream.pod.requests.fetch_sub(1, Ordering::SeqCst);
+            self.work = Work::Long;
+            self.upstream.pod.tell_change();
+        }
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.upstream.pod.counter(self.work).fetch_sub(1, Ordering::SeqCst);
+        self.upstream.pod.tell_change();
+    }
+}
+
+/// Two random numbers, good enough to spread load.
+fn random() -> [u32; 2] {
+    thread_local! {
+        static STATE: Cell<u64> = Cell::new(RandomState::new().hash_one(0) | 1);
+    }
+    STATE.with(|state| {
+        let mut bits = state.get();
+        bits ^= bits << 13;
+        bits ^= bits >> 7;
+        bits ^= bits << 17;
+        state.set(bits);
+        [(bits >> 32) as u32, bits as u32]
+    })
+}

@@ -1,0 +1,172 @@
+//! One connection of a client, from its acceptance to its end: finds out what it speaks, then passes it on.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use super::attempts::{NotTaken, connect};
+use super::balancer::{Balancer, InFlight, Work};
+use super::detect::{Spoken, spoken};
+use super::headers::Origin;
+use super::http;
+use super::prefixed::Prefixed;
+use super::upstream::Upstream;
+use crate::config::Speaks;
+
+/// A client that says nothing for so long may be waiting for the server to speak first.
+const SILENCE: Duration = Duration::from_millis(50);
+/// A client that began what looks like a request line may take so long to finish it, as HTTP.
+const LONGEST_UNCLEAR: Duration = Duration::from_secs(10);
+/// Servers in a row that may hang up on a silent client before it is hung up on too.
+const MOST_HANG_UPS: u32 = 3;
+
+/// More than most request heads have.
+const FIRST_READ: usize = 1024;
+
+/// Why a connection ended before it was known what it speaks.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error("the connection failed")]
+    Io(#[from] std::io::Error),
+    #[error("nothing took the connection")]
+    NotTaken(#[from] NotTaken),
+    #[error("the client left without a word")]
+    Silent,
+}
+
+/// Whom the connection turned out to be for.
+enum Turn {
+    Http(Bytes),
+    /// Opaque; some server may be connected already.
+    Opaque(Bytes, Option<(TcpStream, InFlight)>),
+}
+
+/// Serves a connection that came in at `at`.
+pub(crate) async fn serve(stream: TcpStream, client: SocketAddr, at: SocketAddr, balancer: Arc<Balancer>) {
+    if let Err(error) = find_out_and_pass(stream, client, at, balancer).await {
+        tracing::trace!("a connection from {client} to {at} ended: {error}");
+    }
+}
+
+async fn find_out_and_pass(
+    mut stream: TcpStream,
+    client: SocketAddr,
+    at: SocketAddr,
+    balancer: Arc<Balancer>,
+) -> Result<(), Ended> {
+    let turn = match balancer.speaks(at) {
+        Speaks::Opaque => Turn::Opaque(Bytes::new(), None),
+        Speaks::FindOut => find_out(&mut stream, at, &balancer).await?,
+    };
+    match turn {
+        Turn::Http(read_already) => {
+            let origin = Origin::new(client.ip(), at);
+            http::serve(Prefixed::new(read_already, stream), http::Client { balancer, at, origin }).await;
+        }
+        Turn::Opaque(read_already, connected) => {
+            let (mut server, in_flight) = match connected {
+                Some(connected) => connected,
+                None => connect(&balancer, at, Work::Long).await?,
+            };
+            let mut stream = Prefixed::new(read_already, stream);
+            let passed = tokio::io::copy_bidirectional(&mut stream, &mut server).await;
+            drop(in_flight);
+            passed?;
+        }
+    }
+    Ok(())
+}
+
+async fn find_out(stream: &mut TcpStream, at: SocketAddr, balancer: &Balancer) -> Result<Turn, Ended> {
+    let mut read = BytesMut::with_capacity(FIRST_READ);
+    match tokio::time::timeout(SILENCE, stream.read_buf(&mut read)).await {
+        Ok(Ok(0)) => Err(Ended::Silent),
+        Ok(Ok(_)) => read_until_clear(stream, read).await,
+        Ok(Err(error)) => Err(error.into()),
+        Err(_) => let_either_speak(stream, at, balancer).await,
+    }
+}
+
+async fn read_until_clear(stream: &mut TcpStream, mut read: BytesMut) -> Result<Turn, Ended> {
+    let deadline = Instant::now() + LONGEST_UNCLEAR;
+    loop {
+        let patience = match spoken(&read) {
+            Spoken::Http1 => return Ok(Turn::Http(read.freeze())),
+            Spoken::Opaque => break,
+            Spoken::Unclear => deadline.min(Instant::now() + SILENCE),
+            Spoken::Http1Begun => deadline,
+        };
+        match tokio::time::timeout_at(patience, stream.read_buf(&mut read)).await {
+            Ok(Ok(1..)) => {}
+            Ok(Ok(0)) | Err(_) => break,
+            Ok(Err(error)) => return Err(error.into()),
+        }
+    }
+    Ok(Turn::Opaque(read.freeze(), None))
+}
+
+/// Connects a silent client to a server and watches both. The connection counts as work from the first byte of
+/// either, so that idle ones hold no drain up.
+async fn let_either_speak(stream: &mut TcpStream, at: SocketAddr, balancer: &Balancer) -> Result<Turn, Ended> {
+    for _ in 0..MOST_HANG_UPS {
+        let (server, in_flight) = connect(balancer, at, Work::Long).await?;
+        let upstream = in_flight.upstream.clone();
+        drop(in_flight);
+        match first_to_speak(stream, &server).await? {
+            First::Client => return the_client_spoke(stream, server, &upstream, at, balancer).await,
+            First::Server => {
+                if let Some(in_flight) = balancer.claim(at, &upstream, Work::Long) {
+                    return Ok(Turn::Opaque(Bytes::new(), Some((server, in_flight))));
+                }
+            }
+            First::HangUp => {}
+        }
+    }
+    Err(Ended::Silent)
+}
+
+async fn the_client_spoke(
+    stream: &mut TcpStream,
+    server: TcpStream,
+    upstream: &Arc<Upstream>,
+    at: SocketAddr,
+    balancer: &Balancer,
+) -> Result<Turn, Ended> {
+    let mut read = BytesMut::with_capacity(FIRST_READ);
+    if stream.read_buf(&mut read).await? == 0 {
+        return Err(Ended::Silent);
+    }
+    match read_until_clear(stream, read).await? {
+        Turn::Opaque(read, None) => {
+            let claimed = balancer.claim(at, upstream, Work::Long);
+            Ok(Turn::Opaque(read, claimed.map(|in_flight| (server, in_flight))))
+        }
+        turn @ (Turn::Http(_) | Turn::Opaque(_, Some(_))) => Ok(turn),
+    }
+}
+
+enum First {
+    Client,
+    Server,
+    /// The server closed the connection without a word.
+    HangUp,
+}
+
+async fn first_to_speak(client: &TcpStream, server: &TcpStream) -> std::io::Result<First> {
+    tokio::select! {
+        readable = client.readable() => readable.map(|()| First::Client),
+        peeked = peek(server) => Ok(match peeked {
+            Ok(1..) => First::Server,
+            Ok(0) | Err(_) => First::HangUp,
+        }),
+    }
+}
+
+async fn peek(server: &TcpStream) -> std::io::Result<usize> {
+    server.peek(&mut [0]).await
+}

@@ -1,0 +1,284 @@
+//! What the keeper tells the proxy, and what it is told: sockets and configurations in, acknowledgements and counts
+//! out. A proxy without a keeper goes on serving, and hands everything to the next keeper that asks.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::process::{PidfdFlags, getpid, pidfd_open};
+use tokio::net::{TcpListener, UdpSocket, UnixListener, UnixStream};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+
+use super::ProxyError;
+use super::balancer::Balancer;
+use super::connection;
+use crate::channel::{AsyncChannel, Channel, ChannelError, DESCRIPTORS_PER_FRAME};
+use crate::config::{DataPlaneConfig, Listener, Transport};
+use crate::dns;
+use crate::frames::{Command, Drain, Handover, Passed, Report, decode, encode, encode_payload};
+
+/// The shortest time between two reports of counts, so that a busy pod's drain costs 100 messages a second at most.
+const REPORT_EVERY: Duration = Duration::from_millis(10);
+/// How often idle connections are looked through.
+const CLOSE_IDLE_EVERY: Duration = Duration::from_secs(5);
+/// The pause after an accept that failed for want of descriptors or memory; nothing tells when there are some again.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+
+pub(super) struct Control {
+    keeper: Option<AsyncChannel>,
+    adoption: Option<UnixListener>,
+    served: BTreeMap<Listener, Served>,
+    balancer: Arc<Balancer>,
+    dns: Arc<dns::Server>,
+    /// The payload of the `Configure` frame in force.
+    configured: Option<Vec<u8>>,
+    reported: (u64, Vec<Drain>),
+}
+
+/// A socket that clients reach.
+struct Served {
+    /// Kept for the next keeper.
+    socket: OwnedFd,
+    /// None until the first configuration after it was taken.
+    task: Option<JoinHandle<()>>,
+}
+
+#[derive(PartialEq, Eq)]
+enum Life {
+    GoOn,
+    End,
+}
+
+impl Control {
+    pub(super) fn new(keeper: AsyncChannel) -> Self {
+        let balancer = Arc::new(Balancer::default());
+        Self {
+            keeper: Some(keeper),
+            adoption: None,
+            served: BTreeMap::new(),
+            dns: Arc::new(dns::Server::new(balancer.clone())),
+            balancer,
+            configured: None,
+            reported: (0, Vec::new()),
+        }
+    }
+
+    /// Runs until a keeper says that it is over.
+    pub(super) async fn run(mut self) {
+        let mut close_idle = interval(CLOSE_IDLE_EVERY);
+        close_idle.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let balancer = self.balancer.clone();
+        let mut next_report = Instant::now();
+        loop {
+            tokio::select! {
+                received = receive(&mut self.keeper) => {
+                    if self.hear(received).await == Life::End {
+                        return;
+                    }
+                }
+                accepted = accept(self.adoption.as_ref()) => match accepted {
+                    Ok(stream) => self.hand_over(stream).await,
+                    Err(error) => tracing::warn!("can't take a keeper's connection: {error}"),
+                },
+                () = async { sleep_until(next_report).await; balancer.counts_changed().await } => {
+                    next_report = Instant::now() + REPORT_EVERY;
+                    self.report_drains().await;
+                }
+                _ = close_idle.tick() => balancer.close_idle(),
+            }
+        }
+    }
+
+    async fn hear(&mut self, received: Result<Option<Vec<u8>>, ChannelError>) -> Life {
+        match received {
+            Ok(Some(payload)) => match self.obey(payload).await {
+                Ok(life) => return life,
+                Err(error) => self.report(&Report::Trouble { sentence: error.to_string() }).await,
+            },
+            Ok(None) => {
+                tracing::info!("the keeper is gone; serving goes on");
+                self.keeper = None;
+            }
+            Err(error) => {
+                tracing::warn!("the keeper's channel broke: {error}");
+                self.keeper = None;
+            }
+        }
+        Life::GoOn
+    }
+
+    async fn obey(&mut self, payload: Vec<u8>) -> Result<Life, ProxyError> {
+        match decode::<Command>(&payload).map_err(ChannelError::from)? {
+            Command::Take(names) => {
+                let descriptors = self.keeper.as_mut().map(|keeper| keeper.take_descriptors(names.len()));
+                for (name, descriptor) in names.into_iter().zip(descriptors.unwrap_or_default()) {
+                    self.take(name, descriptor)?;
+                }
+            }
+            Command::Configure(config) => {
+                self.configured = Some(payload);
+                self.configure(&config).await;
+            }
+            Command::ShutDown => return Ok(Life::End),
+        }
+        Ok(Life::GoOn)
+    }
+
+    fn take(&mut self, name: Passed, descriptor: OwnedFd) -> Result<(), ProxyError> {
+        let taken = match name {
+            Passed::Listener(listener) => {
+                self.served.insert(listener, Served { socket: descriptor, task: None });
+                Ok(())
+            }
+            Passed::Adoption => take_adoption(descriptor).map(|adoption| self.adoption = Some(adoption)),
+            Passed::Process => Ok(()),
+        };
+        taken.map_err(|source| ProxyError::Take { name: format!("{name:?}"), source })
+    }
+
+    async fn stop_serving_others(&mut self, listen: &BTreeSet<Listener>) {
+        let others: Vec<_> = self.served.extract_if(.., |listener, _| !listen.contains(listener)).collect();
+        for task in others.into_iter().filter_map(|(_, served)| served.task) {
+            task.abort();
+            // The task holds the socket: awaited, so that it is closed when the configuration is acknowledged.
+            let _ = task.await;
+        }
+    }
+
+    /// Sockets are served only under a configuration that knows them; until then clients wait in the kernel.
+    async fn serve_what_was_taken(&mut self) {
+        let (balancer, dns) = (&self.balancer, &self.dns);
+        let mut failures = Vec::new();
+        for (listener, served) in self.served.iter_mut().filter(|(_, served)| served.task.is_none()) {
+            match start_serving(*listener, &served.socket, balancer, dns) {
+                Ok(task) => served.task = Some(task),
+                Err(error) => failures.push(format!("{listener} can't be served: {error}")),
+            }
+        }
+        for sentence in failures {
+            self.report(&Report::Trouble { sentence }).await;
+        }
+    }
+
+    async fn configure(&mut self, config: &DataPlaneConfig) {
+        self.balancer.apply(config);
+        self.stop_serving_others(&config.listen).await;
+        self.serve_what_was_taken().await;
+        self.report(&Report::Acknowledged { version: config.version, refused: Vec::new() }).await;
+        self.reported = self.balancer.drains();
+        self.report_all_drains().await;
+    }
+
+    async fn report_drains(&mut self) {
+        let drains = self.balancer.drains();
+        if drains != self.reported {
+            self.reported = drains;
+            self.report_all_drains().await;
+        }
+    }
+
+    async fn report_all_drains(&mut self) {
+        let (version, pods) = self.reported.clone();
+        self.report(&Report::Drains { version, pods }).await;
+    }
+
+    async fn report(&mut self, report: &Report) {
+        let Some(keeper) = &mut self.keeper else { return };
+        if let Err(error) = keeper.send(encode(report), Vec::new()).await {
+            tracing::warn!("the keeper's channel broke: {error}");
+            self.keeper = None;
+        }
+    }
+
+    /// Gives a keeper that was started anew everything, and obeys it from now on.
+    async fn hand_over(&mut self, stream: UnixStream) {
+        match self.try_hand_over(stream).await {
+            Ok(keeper) => self.keeper = Some(keeper),
+            Err(error) => tracing::warn!("the handover to a new keeper failed: {error}"),
+        }
+    }
+
+    async fn try_hand_over(&mut self, stream: UnixStream) -> Result<AsyncChannel, ProxyError> {
+        let keeper = Channel::new(stream.into_std().map_err(|source| ProxyError::HandOver { source })?);
+        let mut keeper = keeper.and_then(AsyncChannel::new).map_err(|source| ProxyError::HandOver { source })?;
+        for (names, descriptors) in self.belongings().map_err(|source| ProxyError::HandOver { source })? {
+            keeper.send(encode(&Handover::Take(names)), descriptors).await?;
+        }
+        let last = match &self.configured {
+            Some(payload) => encode_payload(payload),
+            None => encode(&Handover::Unconfigured),
+        };
+        keeper.send(last, Vec::new()).await?;
+        Ok(keeper)
+    }
+
+    fn belongings(&self) -> io::Result<Vec<(Vec<Passed>, Vec<OwnedFd>)>> {
+        let adoption = self.adoption.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+        let process = pidfd_open(getpid(), PidfdFlags::empty())?;
+        let ours = (vec![Passed::Adoption, Passed::Process], vec![copy(adoption)?, process]);
+        let mut belongings = vec![ours];
+        let served: Vec<_> = self.served.iter().collect();
+        for some in served.chunks(DESCRIPTORS_PER_FRAME) {
+            let names = some.iter().map(|(listener, _)| Passed::Listener(**listener)).collect();
+            let sockets = some.iter().map(|(_, served)| served.socket.try_clone()).collect::<io::Result<_>>()?;
+            belongings.push((names, sockets));
+        }
+        Ok(belongings)
+    }
+}
+
+fn copy(descriptor: &impl std::os::fd::AsFd) -> io::Result<OwnedFd> {
+    descriptor.as_fd().try_clone_to_owned()
+}
+
+fn take_adoption(descriptor: OwnedFd) -> io::Result<UnixListener> {
+    UnixListener::from_std(descriptor.into())
+}
+
+async fn receive(keeper: &mut Option<AsyncChannel>) -> Result<Option<Vec<u8>>, ChannelError> {
+    match keeper {
+        Some(keeper) => keeper.receive().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn accept(adoption: Option<&UnixListener>) -> io::Result<UnixStream> {
+    match adoption {
+        Some(adoption) => adoption.accept().await.map(|(stream, _)| stream),
+        None => std::future::pending().await,
+    }
+}
+
+fn start_serving(
+    listener: Listener,
+    socket: &OwnedFd,
+    balancer: &Arc<Balancer>,
+    dns: &Arc<dns::Server>,
+) -> io::Result<JoinHandle<()>> {
+    let socket = socket.try_clone()?;
+    Ok(match listener.transport {
+        Transport::Tcp => {
+            let sockets = TcpListener::from_std(socket.into())?;
+            tokio::spawn(accept_connections(sockets, listener, balancer.clone(), dns.clone()))
+        }
+        Transport::Udp => tokio::spawn(dns.clone().serve_datagrams(UdpSocket::from_std(socket.into())?)),
+    })
+}
+
+async fn accept_connections(listener: TcpListener, name: Listener, balancer: Arc<Balancer>, dns: Arc<dns::Server>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) if dns.is_at(name.address) => drop(tokio::spawn(dns.clone().serve_stream(stream))),
+            Ok((stream, client)) => {
+                drop(tokio::spawn(connection::serve(stream, client, name.address, balancer.clone())));
+            }
+            Err(error) => {
+                tracing::warn!("can't accept a connection at {name}: {error}");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! What changes in the head of a message on its way through the proxy: what concerns one connection only is taken
+//! out, who the client is is written in, everything else passes. Pure.
+
+use std::net::{IpAddr, SocketAddr};
+
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
+    TRANSFER_ENCODING, UPGRADE,
+};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// What a pod is told about who asks. Written once a connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Origin {
+    forwarded_for: HeaderValue,
+    forwarded: HeaderValue,
+    /// Stands in for a missing `Host`, as in HTTP/1.0.
+    host: HeaderValue,
+}
+
+/// Why a request is refused before it reaches a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refusal {
+    #[error("the request has several Host headers")]
+    SeveralHosts,
+    #[error("CONNECT is not served here")]
+    Connect,
+}
+
+impl Origin {
+    pub(crate) fn new(client: IpAddr, service: SocketAddr) -> Self {
+        let client = client.to_canonical();
+        let forwarded = match client {
+            IpAddr::V4(ip) => format!("for={ip};proto=http"),
+            IpAddr::V6(ip) => format!("for=\"[{ip}]\";proto=http"),
+        };
+        Self {
+            forwarded_for: written(&client.to_string()),
+            forwarded: written(&forwarded),
+            host: written(&service.to_string()),
+        }
+    }
+}
+
+fn written(text: &str) -> HeaderValue {
+    let value = HeaderValue::from_str(text);
+    assert!(value.is_ok(), "addresses are ASCII");
+    value.unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+/// Whether the client asks to go on in another protocol.
+pub(crate) fn asks_for_upgrade(headers: &HeaderMap) -> bool {
+    headers.contains_key(UPGRADE) && names_in_connection(headers).any(|name| name.eq_ignore_ascii_case("upgrade"))
+}
+
+/// Brings a request's head into the form in which a pod gets it.
+pub(crate) fn to_pod(method: &Method, uri: &mut Uri, headers: &mut HeaderMap, origin: &Origin) -> Result<(), Refusal> {
+    refuse_what_is_ambiguous(method, headers)?;
+    let upgrade = asks_for_upgrade(headers).then(|| headers.get(UPGRADE).cloned()).flatten();
+    let takes_trailers = headers.get_all(TE).iter().any(|te| lists(te, "trailers"));
+    remove_hop_by_hop(headers);
+    // Answered by the proxy, which has the client's body sent as soon as the pod takes it.
+    headers.remove(EXPECT);
+    if takes_trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    if let Some(protocol) = upgrade {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, protocol);
+    }
+    use_origin_form(uri, headers, origin);
+    headers.insert(X_FORWARDED_FOR, origin.forwarded_for.clone());
+    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+    headers.insert(FORWARDED, origin.forwarded.clone());
+    Ok(())
+}
+
+/// Brings a response's head into the form in which a client gets it.
+pub(crate) fn to_client(headers: &mut HeaderMap) {
+    remove_hop_by_hop(headers);
+    headers.remove(TRANSFER_ENCODING);
+}
+
+/// The same for the answer that switches protocols.
+pub(crate) fn switching_to_client(headers: &mut HeaderMap) {
+    let upgrade = headers.get(UPGRADE).cloned();
+    to_client(headers);
+    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    if let Some(protocol) = upgrade {
+        headers.insert(UPGRADE, protocol);
+    }
+}
+
+fn refuse_what_is_ambiguous(method: &Method, headers: &HeaderMap) -> Result<(), Refusal> {
+    if method == Method::CONNECT {
+        return Err(Refusal::Connect);
+    }
+    if headers.get_all(HOST).iter().nth(1).is_some() {
+        return Err(Refusal::SeveralHosts);
+    }
+    Ok(())
+}
+
+fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(CONNECTION) {
+        let named: Vec<HeaderName> = names_in_connection(headers)
+            .filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok())
+            .filter(|name| *name != HOST && *name != CONTENT_LENGTH && *name != TRANSFER_ENCODING)
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+        headers.remove(CONNECTION);
+    }
+    for name in [KEEP_ALIVE, PROXY_CONNECTION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, UPGRADE] {
+        headers.remove(name);
+    }
+}
+
+fn names_in_connection(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let values = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).map(str::trim)
+}
+
+fn lists(value: &HeaderValue, name: &str) -> bool {
+    value.to_str().is_ok_and(|value| value.split(',').any(|part| part.trim().eq_ignore_ascii_case(name)))
+}
+
+fn use_origin_form(uri: &mut Uri, headers: &mut HeaderMap, origin: &Origin) {
+    if let Some(authority) = uri.authority() {
+        if let Ok(host) = HeaderValue::from_str(authority.as_str()) {
+            headers.insert(HOST, host);
+        }
+        let path = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+        *uri = Uri::from(path);
+    }
+    if !headers.contains_key(HOST) {
+        headers.insert(HOST, origin.host.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn origin() -> Origin {
+        Origin::new([10, 44, 0, 9].into(), ([10, 45, 0, 1], 80).into())
+    }
+
+    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        lines.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
+    }
+
+    fn check(target: &str, sent: &[(&'static str, &'static str)], expected: (&str, &[(&'static str, &'static str)])) {
+        let (mut uri, mut got) = (target.parse().unwrap(), headers(sent));
+        to_pod(&Method::GET, &mut uri, &mut got, &origin()).unwrap();
+        let always = [
+            ("x-forwarded-for", "10.44.0.9"),
+            ("x-forwarded-proto", "http"),
+            ("forwarded", "for=10.44.0.9;proto=http"),
+        ];
+        assert_eq!(uri.to_string(), expected.0);
+        assert_eq!(got, headers(&[expected.1, &always].concat()), "{sent:?}");
+    }
+
+    #[test]
+    fn what_concerns_one_connection_does_not_pass() {
+        let host = ("host", "demo");
+        check("/", &[host, ("connection", "close")], ("/", &[host]));
+        check(
+            "/",
+            &[host, ("connection", "keep-alive, X-Mine"), ("x-mine", "1"), ("x-yours", "2")],
+            ("/", &[host, ("x-yours", "2")]),
+        );
+        check(
+            "/",
+            &[host, ("keep-alive", "timeout=5"), ("proxy-connection", "close"), ("upgrade", "h2c")],
+            ("/", &[host]),
+        );
+        check("/", &[host, ("te", "trailers, deflate")], ("/", &[host, ("te", "trailers")]));
+        check("/", &[host, ("expect", "100-continue")], ("/", &[host]));
+    }
+
+    #[test]
+    fn a_host_header_can_not_be_named_away() {
+        check("/", &[("host", "demo"), ("connection", "host, content-length")], ("/", &[("host", "demo")]));
+    }
+
+    #[test]
+    fn upgrades_pass() {
+        let sent = [("host", "demo"), ("connection", "Upgrade"), ("upgrade", "websocket")];
+        check("/chat", &sent, ("/chat", &[sent[0], ("connection", "upgrade"), sent[2]]));
+        check("/", &[sent[0], sent[2]], ("/", &[sent[0]]));
+    }
+
+    #[test]
+    fn what_a_client_says_of_itself_is_dropped() {
+        let spoofed = [("x-forwarded-for", "1.2.3.4"), ("forwarded", "for=1.2.3.4"), ("x-forwarded-proto", "https")];
+        check("/", &[&[("host", "demo")], &spoofed[..]].concat(), ("/", &[("host", "demo")]));
+    }
+
+    #[test]
+    fn an_absolute_target_becomes_a_path_and_its_host_wins() {
+        check("http://a.example:8080/x?y=1", &[("host", "b.example")], ("/x?y=1", &[("host", "a.example:8080")]));
+        check("http://a.example", &[("host", "b.example")], ("/", &[("host", "a.example")]));
+    }
+
+    #[test]
+    fn a_request_without_a_host_gets_the_services_address() {
+        check("/", &[], ("/", &[("host", "10.45.0.1:80")]));
+    }
+
+    #[test]
+    fn requests_that_can_be_read_in_two_ways_are_refused() {
+        let refused = |method: &Method, lines: &[(&'static str, &'static str)]| {
+            to_pod(method, &mut Uri::from_static("/"), &mut headers(lines), &origin()).unwrap_err()
+        };
+        assert_eq!(refused(&Method::GET, &[("host", "a"), ("host", "b")]), Refusal::SeveralHosts);
+        assert_eq!(refused(&Method::CONNECT, &[]), Refusal::Connect);
+    }
+
+    #[test]
+    fn responses_lose_what_concerned_the_pods_connection() {
+        let mut response = headers(&[("connection", "close"), ("transfer-encoding", "chunked"), ("x-app", "1")]);
+        to_client(&mut response);
+        assert_eq!(response, headers(&[("x-app", "1")]));
+        let mut switching = headers(&[("connection", "Upgrade"), ("upgrade", "websocket")]);
+        switching_to_client(&mut switching);
+        assert_eq!(switching, headers(&[("connection", "upgrade"), ("upgrade", "websocket")]));
+    }
+
+    #[test]
+    fn version_six_addresses_are_quoted() {
+        let origin = Origin::new("fd00::9".parse().unwrap(), ([10, 45, 0, 1], 80).into());
+        assert_eq!(origin.forwarded, "for=\"[fd00::9]\";proto=http");
+        assert_eq!(origin.forwarded_for, "fd00::9");
+    }
+}

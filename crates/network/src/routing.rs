@@ -1,0 +1,269 @@
+//! The engine's side of traffic: watches Services, EndpointSlices and Pods, tells the data plane what to do, and
+//! writes on pods what the data plane has acknowledged. It carries no traffic itself, so it may stop at any time.
+
+mod book;
+mod plan;
+mod watch;
+mod writes;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::{Api, Client};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::config::{Dns, Listener, PodUid};
+use crate::frames::{Refused, Report};
+use crate::link::{DataPlaneCommand, Link, LinkError};
+use book::{Book, Condition, Round};
+use plan::Snapshot;
+use watch::Cache;
+use writes::{Written, write_condition, write_refused};
+
+/// The pause before a keeper that could not be reached or started is tried again.
+const LINK_PAUSE: Duration = Duration::from_millis(500);
+/// How often sockets that could not be opened are tried again.
+const REFUSED_PAUSE: Duration = Duration::from_secs(10);
+/// The pause before a write that failed for another reason than a change of the pod.
+const WRITE_PAUSE: Duration = Duration::from_secs(1);
+/// Writes at one time. More only wait in the API server for the same commit.
+const MOST_WRITES: usize = 32;
+
+/// Events that are heard before anything is done about them.
+const MOST_HEARD: usize = 64;
+
+/// What routing has to know.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How to start the data plane where there is none.
+    pub data_plane: DataPlaneCommand,
+    pub dns: Dns,
+}
+
+/// Routes until `stop` is over. The data plane goes on as it was told last.
+pub async fn run(client: Client, settings: Settings, stop: impl Future<Output = ()> + Send) {
+    let mut stop = std::pin::pin!(stop);
+    let mut routing = Routing::new(client, settings);
+    loop {
+        tokio::select! {
+            () = &mut stop => return,
+            event = routing.wait() => routing.hear(event).await,
+        }
+        // What has arrived meanwhile is heard first: an acknowledgement and the counts after it make one write.
+        for _ in 0..MOST_HEARD {
+            let Some(event) = routing.wait().now_or_never() else { break };
+            routing.hear(event).await;
+        }
+        routing.act().await;
+    }
+}
+
+struct Routing {
+    client: Client,
+    settings: Settings,
+    caches: Caches,
+    book: Book,
+    link: Option<Link>,
+    open_link_at: Instant,
+    look_again_at: Option<Instant>,
+    try_refused_at: Option<Instant>,
+    refused: BTreeSet<Listener>,
+    writes: JoinSet<(Condition, Written)>,
+    /// The version of each pod that a write was based on; the same version is not written to twice.
+    written: BTreeMap<PodUid, String>,
+}
+
+enum Event {
+    /// The API or the time has changed.
+    Changed,
+    LinkIsDue,
+    RefusedAreDue,
+    Reported(Result<Option<Report>, LinkError>),
+    Written(Condition, Written),
+}
+
+impl Routing {
+    fn new(client: Client, settings: Settings) -> Self {
+        Self {
+            caches: Caches::follow(&client),
+            client,
+            settings,
+            book: Book::default(),
+            link: None,
+            open_link_at: Instant::now(),
+            look_again_at: None,
+            try_refused_at: None,
+            refused: BTreeSet::new(),
+            writes: JoinSet::new(),
+            written: BTreeMap::new(),
+        }
+    }
+
+    async fn wait(&mut self) -> Event {
+        tokio::select! {
+            () = self.caches.changed.notified() => Event::Changed,
+            () = sleep_until(self.look_again_at) => Event::Changed,
+            () = sleep_until(self.try_refused_at) => Event::RefusedAreDue,
+            () = sleep_until(self.link.is_none().then_some(self.open_link_at)) => Event::LinkIsDue,
+            reported = receive(&mut self.link) => Event::Reported(reported),
+            Some(Ok((condition, written))) = self.writes.join_next() => Event::Written(condition, written),
+        }
+    }
+
+    async fn hear(&mut self, event: Event) {
+        match event {
+            Event::Changed => self.look_again_at = None,
+            Event::LinkIsDue => self.open_link().await,
+            Event::RefusedAreDue => {
+                self.try_refused_at = None;
+                self.book.try_again();
+            }
+            Event::Reported(Ok(Some(report))) => self.hear_report(report),
+            Event::Reported(Ok(None)) => self.lose_link("the keeper is gone"),
+            Event::Reported(Err(error)) => self.lose_link(&chain(&error)),
+            Event::Written(_, Written::Done | Written::Stale) => {}
+            Event::Written(condition, Written::Failed) => {
+                self.written.remove(&condition.uid);
+                self.look_again_in(WRITE_PAUSE);
+            }
+        }
+    }
+
+    fn hear_report(&mut self, report: Report) {
+        match report {
+            Report::Hello { version } => self.book.connected(version),
+            Report::Acknowledged { version, refused } => {
+                self.book.acknowledge(version);
+                self.tell_refused(refused);
+            }
+            Report::Drains { version, pods } => self.book.count(version, pods),
+            Report::Trouble { sentence } => tracing::warn!("the data plane: {sentence}"),
+        }
+    }
+
+    async fn open_link(&mut self) {
+        match Link::open(&self.settings.data_plane).await {
+            Ok((link, version)) => {
+                self.book.connected(version);
+                self.link = Some(link);
+            }
+            Err(error) => {
+                tracing::warn!("the data plane can't be reached: {}", chain(&error));
+                self.open_link_at = Instant::now() + LINK_PAUSE;
+            }
+        }
+    }
+
+    fn lose_link(&mut self, reason: &str) {
+        tracing::warn!("the data plane's keeper is replaced: {reason}");
+        self.link = None;
+        self.book.disconnected();
+        self.open_link_at = Instant::now();
+    }
+
+    /// Does what follows from everything known. Nothing follows before everything was listed once: the first
+    /// configuration of a restarted engine is as complete as the last of its predecessor.
+    async fn act(&mut self) {
+        let Some(snapshot) = self.caches.snapshot() else { return };
+        let now = Timestamp::now();
+        let Round { send, write, look_again_at } = self.book.round(&snapshot, &self.settings.dns, now);
+        if let (Some(config), Some(link)) = (send, &mut self.link)
+            && let Err(error) = link.configure(&config).await
+        {
+            self.lose_link(&chain(&error));
+        }
+        self.write(write);
+        if let Some(time) = look_again_at {
+            self.look_again_in(Duration::try_from(time.duration_since(now)).unwrap_or_default());
+        }
+        self.written.retain(|uid, _| snapshot.pods.values().any(|pod| plan::uid_of(pod) == *uid));
+    }
+
+    fn write(&mut self, conditions: Vec<Condition>) {
+        for condition in conditions {
+            if self.writes.len() >= MOST_WRITES {
+                return;
+            }
+            let is_written = self.written.get(&condition.uid) == Some(&condition.resource_version);
+            if !is_written {
+                self.written.insert(condition.uid.clone(), condition.resource_version.clone());
+                self.writes.spawn(write_condition(self.client.clone(), condition));
+            }
+        }
+    }
+
+    fn tell_refused(&mut self, refused: Vec<Refused>) {
+        let listeners: BTreeSet<Listener> = refused.iter().map(|refused| refused.listener).collect();
+        for refused in refused.into_iter().filter(|refused| !self.refused.contains(&refused.listener)) {
+            match self.book.service_at(&refused.listener) {
+                Some(service) => drop(tokio::spawn(write_refused(self.client.clone(), service, refused))),
+                None => tracing::warn!("can't listen on {}: {}", refused.listener, refused.reason),
+            }
+        }
+        self.try_refused_at = (!listeners.is_empty()).then(|| Instant::now() + REFUSED_PAUSE);
+        self.refused = listeners;
+    }
+
+    fn look_again_in(&mut self, pause: Duration) {
+        let time = Instant::now() + pause;
+        self.look_again_at = Some(self.look_again_at.map_or(time, |earlier| earlier.min(time)));
+    }
+}
+
+/// Everything that is followed.
+struct Caches {
+    changed: Arc<Notify>,
+    services: Arc<Cache<Service>>,
+    slices: Arc<Cache<EndpointSlice>>,
+    pods: Arc<Cache<Pod>>,
+    /// Ends the following when dropped.
+    _following: JoinSet<()>,
+}
+
+impl Caches {
+    fn follow(client: &Client) -> Self {
+        let changed = Arc::new(Notify::new());
+        let (services, slices) = (Arc::new(Cache::new(changed.clone())), Arc::new(Cache::new(changed.clone())));
+        let pods = Arc::new(Cache::new(changed.clone()));
+        let mut following = JoinSet::new();
+        following.spawn(services.clone().follow(Api::all(client.clone())));
+        following.spawn(slices.clone().follow(Api::all(client.clone())));
+        following.spawn(pods.clone().follow(Api::all(client.clone())));
+        Self { changed, services, slices, pods, _following: following }
+    }
+
+    fn snapshot(&self) -> Option<Snapshot> {
+        Some(Snapshot {
+            services: self.services.objects()?,
+            slices: self.slices.objects()?,
+            pods: self.pods.objects()?,
+        })
+    }
+}
+
+async fn sleep_until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn receive(link: &mut Option<Link>) -> Result<Option<Report>, LinkError> {
+    match link {
+        Some(link) => link.receive().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// An error with everything that caused it.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}

@@ -1,0 +1,266 @@
+//! What was sent to the data plane, what it acknowledged, and what follows for pods. Pure: `round` is asked after
+//! every event, with everything that is known, and says what to send and what to write.
+
+use std::collections::BTreeMap;
+
+use decide::balancing::EndpointState;
+use decide::draining::{self, DrainSnapshot, DrainStep, DrainedReason, InFlight, Reach, Serving};
+use decide::safe_to_stop::drain_deadline;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use objects::names;
+use objects::pods::{condition, deleted_at, is_ready, is_terminating, is_true};
+
+use super::plan::{Plan, Snapshot, plan, selecting, uid_of};
+use crate::config::{DataPlaneConfig, Dns, Listener, PodUid, Service};
+use crate::frames::Drain;
+
+/// What the engine remembers of the data plane.
+#[derive(Debug, Default)]
+pub(super) struct Book {
+    /// Plans that may be in use: the acknowledged one, if any, then those sent since, oldest first.
+    sent: Vec<Sent>,
+    /// Whether the first of `sent` is acknowledged.
+    acknowledged: Option<u64>,
+    /// The last counts, and the version that they were counted under.
+    drains: Option<(u64, BTreeMap<PodUid, InFlight>)>,
+    /// How far each terminating pod was taken, by this engine.
+    steps: BTreeMap<PodUid, DrainStep>,
+    /// The last version that any engine sent.
+    last_version: u64,
+    link: LinkState,
+}
+
+/// Whether a configuration can be sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum LinkState {
+    #[default]
+    Lost,
+    /// What was sent may not have arrived, or is to be tried again.
+    SendAnyway,
+    UpToDate,
+}
+
+#[derive(Debug)]
+struct Sent {
+    version: u64,
+    plan: Plan,
+    dns: Dns,
+}
+
+/// What to do now.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Round {
+    pub(super) send: Option<DataPlaneConfig>,
+    pub(super) write: Vec<Condition>,
+    pub(super) look_again_at: Option<Timestamp>,
+}
+
+/// A condition to be written to a pod, if the pod is still as it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Condition {
+    pub(super) namespace: String,
+    pub(super) pod: String,
+    pub(super) uid: PodUid,
+    pub(super) resource_version: String,
+    pub(super) type_: &'static str,
+    pub(super) status: &'static str,
+    pub(super) reason: &'static str,
+    pub(super) message: String,
+    /// Whether the status differs from what stands there.
+    pub(super) transition: Transition,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Transition {
+    NewStatus,
+    SameStatus,
+}
+
+impl Book {
+    /// A keeper was connected; it was last told `version`.
+    pub(super) fn connected(&mut self, version: u64) {
+        self.last_version = self.last_version.max(version);
+        self.link = LinkState::SendAnyway;
+    }
+
+    /// The keeper is gone. What was sent may be in use all the same.
+    pub(super) fn disconnected(&mut self) {
+        self.link = LinkState::Lost;
+    }
+
+    /// A version is in force.
+    pub(super) fn acknowledge(&mut self, version: u64) {
+        // An older engine's version says nothing about this one's plans.
+        if self.sent.iter().any(|sent| sent.version == version) {
+            self.sent.retain(|sent| sent.version >= version);
+            self.acknowledged = Some(version);
+        }
+    }
+
+    /// Counts have come.
+    pub(super) fn count(&mut self, version: u64, pods: Vec<Drain>) {
+        let counts = pods.into_iter().map(|Drain { uid, requests, long }| (uid, InFlight { requests, long }));
+        self.drains = Some((version, counts.collect()));
+    }
+
+    /// The Service that is reached at a listener.
+    pub(super) fn service_at(&self, listener: &Listener) -> Option<Service> {
+        let services = self.sent.last()?.plan.services.iter();
+        services.into_iter().find(|service| service.listeners().any(|it| it == *listener)).cloned()
+    }
+
+    /// Send a configuration again even if nothing changed, so that refused sockets are tried once more.
+    pub(super) fn try_again(&mut self) {
+        if self.link == LinkState::UpToDate {
+            self.link = LinkState::SendAnyway;
+        }
+    }
+
+    /// What follows from everything that is known.
+    pub(super) fn round(&mut self, snapshot: &Snapshot, dns: &Dns, now: Timestamp) -> Round {
+        let mut round = Round::default();
+        self.steps.retain(|uid, _| snapshot.pods.values().any(|pod| uid_of(pod) == *uid));
+        for pod in snapshot.pods.values() {
+            if is_terminating(pod) {
+                self.drain(pod, now, &mut round);
+            } else {
+                round.write.extend(self.routed(snapshot, pod));
+            }
+        }
+        round.send = self.next_configuration(plan(snapshot, &self.steps), dns);
+        round
+    }
+
+    /// The configuration to send, unless one is on its way: the newest wins once that is acknowledged.
+    fn next_configuration(&mut self, plan: Plan, dns: &Dns) -> Option<DataPlaneConfig> {
+        let last = self.sent.last();
+        let is_on_its_way = last.is_some_and(|last| self.acknowledged != Some(last.version));
+        let is_new = last.is_none_or(|last| last.plan.services != plan.services || last.dns != *dns);
+        let is_due = match self.link {
+            LinkState::Lost => false,
+            LinkState::SendAnyway => true,
+            LinkState::UpToDate => is_new && !is_on_its_way,
+        };
+        if !is_due {
+            self.renew_what_is_routed(plan);
+            return None;
+        }
+        self.link = LinkState::UpToDate;
+        self.last_version += 1;
+        let config = plan.config(self.last_version, dns);
+        self.sent.push(Sent { version: self.last_version, plan, dns: dns.clone() });
+        Some(config)
+    }
+
+    /// A Service without ports changes what is routed and nothing that is sent.
+    fn renew_what_is_routed(&mut self, plan: Plan) {
+        if let Some(last) = self.sent.last_mut().filter(|last| last.plan.services == plan.services) {
+            last.plan = plan;
+        }
+    }
+
+    /// `Routed`, once every configuration that may be in use has the pod ready for every Service that selects it.
+    fn routed(&self, snapshot: &Snapshot, pod: &Pod) -> Option<Condition> {
+        self.acknowledged?;
+        if !is_ready(pod) || is_true(pod, names::ROUTED) {
+            return None;
+        }
+        let (uid, services) = (uid_of(pod), selecting(&snapshot.services, pod));
+        let holds = |sent: &Sent| sent.plan.routed.get(&uid).is_some_and(|held| services.is_subset(held));
+        let is_routed = !services.is_empty() && self.sent.iter().all(holds);
+        is_routed.then(|| written(pod, names::ROUTED, "True", "Acknowledged", String::new()))
+    }
+
+    fn drain(&mut self, pod: &Pod, now: Timestamp, round: &mut Round) {
+        let uid = uid_of(pod);
+        if is_true(pod, names::DRAINED) {
+            self.steps.insert(uid, DrainStep::Withdraw);
+            return;
+        }
+        let (Some(deleted_at), Some(deadline)) = (deleted_at(pod), drain_deadline(pod)) else { return };
+        let snapshot = DrainSnapshot {
+            deleted_at,
+            budget: deadline.duration_since(deleted_at),
+            serving: if is_ready(pod) { Serving::Ready } else { Serving::NotReady },
+            reach: self.reach(&uid),
+            asked: self.steps.get(&uid).copied().or_else(|| asked_before(pod)),
+            without_another: self.without_another(&uid),
+            in_flight: self.in_flight(&uid),
+        };
+        let decision = draining::next(&snapshot, now);
+        let message = decision.waiting_on.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        for step in decision.steps {
+            let step = snapshot.asked.map_or(step, |asked| asked.max(step));
+            self.steps.insert(uid.clone(), step);
+            round.write.extend(drained_condition(pod, step, snapshot.reach, &message));
+        }
+        round.look_again_at = [round.look_again_at, decision.look_again_at].into_iter().flatten().min();
+    }
+
+    fn reach(&self, uid: &PodUid) -> Reach {
+        if self.acknowledged.is_none() {
+            return Reach::Unknown;
+        }
+        let most = self.sent.iter().filter_map(|sent| sent.plan.states.get(uid)).max();
+        most.map_or(Reach::Absent, |state| Reach::Named(*state))
+    }
+
+    fn without_another(&self, uid: &PodUid) -> Vec<String> {
+        let mut services: Vec<String> = self.sent.iter().flat_map(|sent| sent.plan.without_another(uid)).collect();
+        services.sort();
+        services.dedup();
+        services
+    }
+
+    /// Counts that include everything picked under configurations before the acknowledged one.
+    fn in_flight(&self, uid: &PodUid) -> Option<InFlight> {
+        let (version, counts) = self.drains.as_ref()?;
+        (*version >= self.acknowledged?).then(|| counts.get(uid).copied().unwrap_or_default())
+    }
+}
+
+/// How far an earlier engine took the pod.
+fn asked_before(pod: &Pod) -> Option<DrainStep> {
+    match condition(pod, names::DRAINED)?.reason.as_deref() {
+        Some(names::WITHDRAWN) => Some(DrainStep::Withdraw),
+        Some(names::DEPRIORITISED) => Some(DrainStep::Deprioritise),
+        Some(_) | None => None,
+    }
+}
+
+/// What the pod's object should say, if it says something else: a step counts once it is in force.
+fn drained_condition(pod: &Pod, step: DrainStep, reach: Reach, message: &str) -> Option<Condition> {
+    let (status, reason) = match (step, reach) {
+        (DrainStep::Drained(DrainedReason::NotRouted), _) => ("True", names::NOT_ROUTED),
+        (DrainStep::Drained(DrainedReason::Idle), _) => ("True", names::IDLE),
+        (DrainStep::Drained(DrainedReason::DeadlinePassed), _) => ("True", names::DEADLINE_PASSED),
+        (DrainStep::Withdraw, Reach::Absent | Reach::Named(EndpointState::Withdrawn)) => ("False", names::WITHDRAWN),
+        (_, Reach::Named(EndpointState::Deprioritised)) => ("False", names::DEPRIORITISED),
+        (DrainStep::Deprioritise | DrainStep::Withdraw, Reach::Unknown | Reach::Absent | Reach::Named(_)) => {
+            return None;
+        }
+    };
+    let said = condition(pod, names::DRAINED).and_then(|condition| condition.reason.as_deref());
+    (said != Some(reason)).then(|| written(pod, names::DRAINED, status, reason, message.to_owned()))
+}
+
+fn written(pod: &Pod, type_: &'static str, status: &'static str, reason: &'static str, message: String) -> Condition {
+    let metadata = &pod.metadata;
+    let is_same = condition(pod, type_).is_some_and(|condition| condition.status == status);
+    Condition {
+        namespace: metadata.namespace.clone().unwrap_or_default(),
+        pod: metadata.name.clone().unwrap_or_default(),
+        uid: uid_of(pod),
+        resource_version: metadata.resource_version.clone().unwrap_or_default(),
+        type_,
+        status,
+        reason,
+        message,
+        transition: if is_same { Transition::SameStatus } else { Transition::NewStatus },
+    }
+}
+
+#[cfg(test)]
+#[path = "book_tests.rs"]
+mod tests;

@@ -1,0 +1,246 @@
+use serde_json::{Value, json};
+
+use super::*;
+use crate::routing::plan::tests::{Cluster, pod, service, slice, uid};
+
+/// A cluster with one Service, and the book of the engine that routes it.
+struct Story {
+    pods: Vec<Value>,
+    book: Book,
+    dns: Dns,
+}
+
+/// A round in short: the version sent, and `pod type status reason` of each write.
+type Told = (Option<u64>, Vec<String>);
+
+impl Story {
+    fn new(pods: Vec<Value>) -> Self {
+        let mut book = Book::default();
+        book.connected(0);
+        Self { pods, book, dns: Dns::default() }
+    }
+
+    fn round(&mut self, second: i64) -> Round {
+        let cluster = Cluster {
+            services: vec![service("demo", "10.45.0.7")],
+            slices: vec![slice(
+                "demo",
+                &self.pods.iter().filter(|pod| pod["metadata"]["labels"]["app"] == "demo").collect::<Vec<_>>(),
+            )],
+            pods: self.pods.clone(),
+        };
+        self.book.round(&cluster.snapshot(), &self.dns, at(second))
+    }
+
+    /// A round whose writes arrive.
+    fn tell(&mut self, second: i64) -> Told {
+        let round = self.round(second);
+        let mut told = Vec::new();
+        for write in round.write {
+            let pod = self.pods.iter_mut().find(|pod| pod["metadata"]["uid"] == json!(write.uid)).unwrap();
+            let conditions = pod["status"]["conditions"].as_array_mut().unwrap();
+            conditions.retain(|condition| condition["type"] != write.type_);
+            conditions.push(json!({"type": write.type_, "status": write.status, "reason": write.reason}));
+            told.push(format!("{} {} {} {}", write.pod, write.type_, write.status, write.reason));
+        }
+        (round.send.map(|config| config.version), told)
+    }
+
+    fn delete(&mut self, index: usize) {
+        self.pods[index]["metadata"]["deletionTimestamp"] = json!(at(30));
+        self.pods[index]["metadata"]["deletionGracePeriodSeconds"] = json!(30);
+    }
+
+    fn acknowledge(&mut self, version: u64, counts: &[(u8, u32, u32)]) {
+        self.book.acknowledge(version);
+        self.count(version, counts);
+    }
+
+    fn count(&mut self, version: u64, counts: &[(u8, u32, u32)]) {
+        let drain =
+            |(number, requests, long): &(u8, u32, u32)| Drain { uid: uid(*number), requests: *requests, long: *long };
+        self.book.count(version, counts.iter().map(drain).collect());
+    }
+}
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_800_000_000 + second).unwrap()
+}
+
+fn told(version: Option<u64>, writes: &[&str]) -> Told {
+    (version, writes.iter().map(|write| (*write).to_owned()).collect())
+}
+
+#[test]
+fn a_pod_is_routed_once_the_data_plane_has_acknowledged_it() {
+    let mut story = Story::new(vec![pod("demo", 1, "True"), pod("alone", 2, "True")]);
+    assert_eq!(story.tell(0), told(Some(1), &[]));
+    assert_eq!(story.tell(0), told(None, &[]));
+    story.acknowledge(1, &[]);
+    assert_eq!(story.tell(0), told(None, &["demo-1 segue.dev/Routed True Acknowledged"]));
+    assert_eq!(story.tell(0), told(None, &[]));
+}
+
+#[test]
+fn a_pod_that_was_unready_in_between_is_not_routed_by_an_old_acknowledgement() {
+    let mut story = Story::new(vec![pod("demo", 1, "True"), pod("demo", 2, "True")]);
+    assert_eq!(story.tell(0), told(Some(1), &[]));
+    story.pods[0] = pod("demo", 1, "False");
+    story.acknowledge(1, &[]);
+    assert_eq!(story.tell(0), told(Some(2), &["demo-2 segue.dev/Routed True Acknowledged"]));
+    story.pods[0] = pod("demo", 1, "True");
+    assert_eq!(story.tell(0), told(None, &[]), "version 2, which is on its way, is without it");
+    story.acknowledge(2, &[]);
+    assert_eq!(story.tell(0), told(Some(3), &[]));
+    story.acknowledge(3, &[]);
+    assert_eq!(story.tell(0), told(None, &["demo-1 segue.dev/Routed True Acknowledged"]));
+}
+
+#[test]
+fn one_configuration_is_on_its_way_and_the_newest_wins() {
+    let mut story = Story::new(vec![pod("demo", 1, "True")]);
+    assert_eq!(story.tell(0), told(Some(1), &[]));
+    for number in 2..9 {
+        story.pods.push(pod("demo", number, "True"));
+        assert_eq!(story.tell(0), told(None, &[]));
+    }
+    story.acknowledge(1, &[]);
+    let round = story.round(0);
+    let config = round.send.unwrap();
+    assert_eq!((config.version, config.services[0].ports[0].endpoints.len()), (2, 8));
+}
+
+#[test]
+fn a_replaced_pod_is_withdrawn_and_drained_when_idle() {
+    let mut story = Story::new(vec![pod("demo", 1, "True"), pod("demo", 2, "True")]);
+    story.tell(0);
+    story.acknowledge(1, &[]);
+    story.tell(0);
+    story.delete(0);
+    assert_eq!(story.tell(1), told(Some(2), &[]));
+    story.acknowledge(2, &[(1, 3, 0)]);
+    assert_eq!(story.tell(1), told(None, &["demo-1 segue.dev/Drained False Withdrawn"]));
+    story.count(2, &[(1, 1, 0)]);
+    assert_eq!(story.tell(2), told(None, &[]));
+    story.count(2, &[(1, 0, 0)]);
+    assert_eq!(story.tell(3), told(None, &["demo-1 segue.dev/Drained True Idle"]));
+    assert_eq!(story.tell(4), told(None, &[]), "it stays withdrawn until it is gone");
+    story.pods.remove(0);
+    assert_eq!(story.tell(5), told(Some(3), &[]));
+}
+
+#[test]
+fn counts_of_an_older_version_prove_nothing() {
+    let mut story = Story::new(vec![pod("demo", 1, "True"), pod("demo", 2, "True")]);
+    story.tell(0);
+    story.acknowledge(1, &[]);
+    story.tell(0);
+    story.delete(0);
+    story.tell(1);
+    story.book.acknowledge(2);
+    assert_eq!(story.tell(1), told(None, &["demo-1 segue.dev/Drained False Withdrawn"]));
+}
+
+#[test]
+fn the_only_pod_is_used_until_another_is_acknowledged() {
+    let mut story = Story::new(vec![pod("demo", 1, "True")]);
+    story.tell(0);
+    story.acknowledge(1, &[]);
+    story.tell(0);
+    story.delete(0);
+    assert_eq!(story.tell(1), told(Some(2), &[]));
+    story.acknowledge(2, &[(1, 0, 0)]);
+    assert_eq!(story.tell(2), told(None, &["demo-1 segue.dev/Drained False Deprioritised"]));
+    assert_eq!(story.round(3).look_again_at, Some(at(15)));
+
+    story.pods.push(pod("demo", 2, "True"));
+    assert_eq!(story.tell(4), told(Some(3), &[]), "the new one is told first");
+    story.acknowledge(3, &[(1, 0, 0)]);
+    assert_eq!(story.tell(5), told(Some(4), &["demo-2 segue.dev/Routed True Acknowledged"]));
+    story.acknowledge(4, &[(1, 0, 0)]);
+    assert_eq!(story.tell(6), told(None, &["demo-1 segue.dev/Drained True Idle"]));
+}
+
+#[test]
+fn the_only_pod_is_withdrawn_when_half_its_budget_is_gone() {
+    let mut story = Story::new(vec![pod("demo", 1, "True")]);
+    story.tell(0);
+    story.acknowledge(1, &[]);
+    story.delete(0);
+    story.tell(1);
+    story.acknowledge(2, &[(1, 1, 0)]);
+    story.tell(2);
+    assert_eq!(story.tell(15), told(Some(3), &[]));
+    story.acknowledge(3, &[(1, 1, 0)]);
+    assert_eq!(story.tell(16), told(None, &["demo-1 segue.dev/Drained False Withdrawn"]));
+    assert_eq!(story.tell(30), told(None, &["demo-1 segue.dev/Drained True DeadlinePassed"]));
+}
+
+#[test]
+fn a_pod_that_no_service_selects_or_that_never_was_ready_is_drained_at_once() {
+    let mut story = Story::new(vec![pod("alone", 1, "True"), pod("demo", 2, "False"), pod("demo", 3, "True")]);
+    story.tell(0);
+    story.acknowledge(1, &[]);
+    story.tell(0);
+    story.delete(0);
+    story.delete(1);
+    let (version, writes) = story.tell(1);
+    assert_eq!(writes, ["alone-1 segue.dev/Drained True NotRouted", "demo-2 segue.dev/Drained True NotRouted"]);
+    assert_eq!(version, Some(2), "as withdrawn, which it stays");
+}
+
+#[test]
+fn a_restarted_engine_goes_on_where_the_last_one_was() {
+    let mut story = Story::new(vec![pod("demo", 1, "True"), pod("demo", 2, "True")]);
+    story.tell(0);
+    story.acknowledge(1, &[]);
+    story.tell(0);
+    story.delete(0);
+    story.tell(1);
+    story.acknowledge(2, &[(1, 1, 0)]);
+    story.tell(1);
+
+    let mut restarted = Story::new(story.pods);
+    restarted.book.connected(2);
+    let round = restarted.round(2);
+    let config = round.send.unwrap();
+    assert_eq!((config.version, round.write), (3, Vec::new()), "nothing is written before the first acknowledgement");
+    assert_eq!(config.services[0].ports[0].endpoints[0].state, EndpointState::Withdrawn, "its object says so");
+    restarted.acknowledge(3, &[(1, 1, 0)]);
+    assert_eq!(restarted.tell(3), told(None, &[]));
+    restarted.count(3, &[(1, 0, 0)]);
+    assert_eq!(restarted.tell(3), told(None, &["demo-1 segue.dev/Drained True Idle"]));
+}
+
+#[test]
+fn without_a_data_plane_nothing_is_sent_and_deadlines_still_pass() {
+    let mut story = Story::new(vec![pod("demo", 1, "True")]);
+    story.book.disconnected();
+    assert_eq!(story.tell(0), told(None, &[]));
+    story.delete(0);
+    assert_eq!(story.tell(1), told(None, &[]));
+    assert_eq!(story.tell(30), told(None, &["demo-1 segue.dev/Drained True DeadlinePassed"]));
+}
+
+#[test]
+fn a_replaced_keeper_is_sent_everything_again() {
+    let mut story = Story::new(vec![pod("demo", 1, "True")]);
+    assert_eq!(story.tell(0), told(Some(1), &[]));
+    story.book.disconnected();
+    story.book.connected(7);
+    assert_eq!(story.tell(0), told(Some(8), &[]));
+    story.acknowledge(8, &[]);
+    assert_eq!(story.tell(0), told(None, &["demo-1 segue.dev/Routed True Acknowledged"]));
+}
+
+#[test]
+fn an_explicit_grace_period_caps_the_drain() {
+    let mut story = Story::new(vec![pod("demo", 1, "True")]);
+    story.tell(0);
+    story.acknowledge(1, &[]);
+    story.delete(0);
+    story.pods[0]["metadata"]["annotations"] = json!({names::EXPLICIT_GRACE: "8"});
+    story.tell(1);
+    assert_eq!(story.round(1).look_again_at, Some(at(2)));
+    assert_eq!(story.tell(4).1, ["demo-1 segue.dev/Drained True DeadlinePassed"]);
+}

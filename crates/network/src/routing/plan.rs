@@ -1,0 +1,251 @@
+//! What the data plane is to do, from what the API holds. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use decide::balancing::EndpointState;
+use decide::draining::DrainStep;
+use k8s_openapi::api::core::v1::{Pod, Service, ServicePort};
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
+use objects::pods::{is_ready, is_terminating};
+use objects::selector::matches_map;
+
+use super::watch::Objects;
+use crate::config::{self, DataPlaneConfig, Dns, PodUid, Speaks};
+
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+const TEMPLATE_HASH: &str = "pod-template-hash";
+
+/// What the API holds. Each kind may be older than the others; what does not fit together is left out until it does.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Snapshot {
+    pub(super) services: Objects<Service>,
+    pub(super) slices: Objects<EndpointSlice>,
+    pub(super) pods: Objects<Pod>,
+}
+
+/// A configuration without its version, and what follows from it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Plan {
+    pub(super) services: Vec<config::Service>,
+    /// The Services for which each pod is ready here.
+    pub(super) routed: BTreeMap<PodUid, BTreeSet<String>>,
+    /// The most that each pod is named with.
+    pub(super) states: BTreeMap<PodUid, EndpointState>,
+}
+
+impl Plan {
+    pub(super) fn config(&self, version: u64, dns: &Dns) -> DataPlaneConfig {
+        let listen = DataPlaneConfig::wanted_listeners(&self.services, dns);
+        DataPlaneConfig { version, listen, services: self.services.clone(), dns: dns.clone() }
+    }
+
+    /// Services that use a pod at a port where nobody else is ready.
+    pub(super) fn without_another(&self, uid: &PodUid) -> Vec<String> {
+        let is_alone = |port: &config::ServicePort| {
+            let others = port.endpoints.iter().filter(|endpoint| endpoint.pod != *uid);
+            let uses_it = port.endpoints.iter().any(|endpoint| endpoint.pod == *uid);
+            uses_it && !others.into_iter().any(|endpoint| endpoint.state == EndpointState::Ready)
+        };
+        let alone = self.services.iter().filter(|service| service.ports.iter().any(is_alone));
+        alone.map(config::Service::key).collect()
+    }
+}
+
+/// Everything that the data plane is to do. `leaving` has the step that each terminating pod is at.
+pub(super) fn plan(snapshot: &Snapshot, leaving: &BTreeMap<PodUid, DrainStep>) -> Plan {
+    let mut slices: BTreeMap<String, Vec<&EndpointSlice>> = BTreeMap::new();
+    for slice in snapshot.slices.values().filter(|slice| slice.address_type == "IPv4") {
+        if let Some(service) = service_of(slice) {
+            slices.entry(service).or_default().push(slice);
+        }
+    }
+    let mut plan = Plan::default();
+    for (key, service) in snapshot.services.iter().filter(|(_, service)| has_endpoints(service)) {
+        let of_service = slices.get(key).map(Vec::as_slice).unwrap_or_default();
+        let routes = Routes { pods: &snapshot.pods, leaving, service, slices: of_service };
+        plan.add(key, &routes);
+    }
+    plan
+}
+
+/// Keys of the Services that select a pod.
+pub(super) fn selecting(services: &Objects<Service>, pod: &Pod) -> BTreeSet<String> {
+    let labels = pod.metadata.labels.clone().unwrap_or_default();
+    let selects = |service: &Arc<Service>| {
+        service.metadata.namespace == pod.metadata.namespace
+            && has_endpoints(service)
+            && service.spec.as_ref().and_then(|spec| spec.selector.as_ref()).is_some_and(|it| matches_map(it, &labels))
+    };
+    services.iter().filter(|(_, service)| selects(service)).map(|(key, _)| key.clone()).collect()
+}
+
+/// A pod's uid; the empty one for an object that never was in the API.
+pub(super) fn uid_of(pod: &Pod) -> PodUid {
+    PodUid(pod.metadata.uid.clone().unwrap_or_default())
+}
+
+fn has_endpoints(service: &Service) -> bool {
+    service.spec.as_ref().is_some_and(|spec| spec.type_.as_deref() != Some("ExternalName"))
+}
+
+fn service_of(slice: &EndpointSlice) -> Option<String> {
+    let name = slice.metadata.labels.as_ref()?.get(SERVICE_NAME)?;
+    Some(format!("{}/{name}", slice.metadata.namespace.as_deref().unwrap_or_default()))
+}
+
+/// One Service with all that belongs to it.
+struct Routes<'a> {
+    pods: &'a Objects<Pod>,
+    leaving: &'a BTreeMap<PodUid, DrainStep>,
+    service: &'a Service,
+    slices: &'a [&'a EndpointSlice],
+}
+
+/// An endpoint of a slice that may be used.
+struct Usable<'a> {
+    ip: IpAddr,
+    uid: PodUid,
+    pod: Option<&'a Pod>,
+    state: EndpointState,
+}
+
+impl Plan {
+    fn add(&mut self, key: &str, routes: &Routes<'_>) {
+        let addresses = routes.addresses();
+        let ready: BTreeSet<(IpAddr, PodUid)> = routes
+            .slices
+            .iter()
+            .flat_map(|slice| routes.usable(slice))
+            .filter(|usable| usable.state == EndpointState::Ready)
+            .map(|usable| (usable.ip, usable.uid))
+            .collect();
+        for (_, uid) in &ready {
+            self.routed.entry(uid.clone()).or_default().insert(key.to_owned());
+        }
+        let answers = if addresses.is_empty() {
+            ready.iter().map(|(ip, _)| *ip).collect::<BTreeSet<_>>().into_iter().collect()
+        } else {
+            addresses.clone()
+        };
+        let ports = if addresses.is_empty() { Vec::new() } else { routes.ports() };
+        for endpoint in ports.iter().flat_map(|port| &port.endpoints) {
+            let known = self.states.entry(endpoint.pod.clone()).or_insert(endpoint.state);
+            *known = (*known).max(endpoint.state);
+        }
+        let metadata = &routes.service.metadata;
+        self.services.push(config::Service {
+            namespace: metadata.namespace.clone().unwrap_or_default(),
+            name: metadata.name.clone().unwrap_or_default(),
+            addresses,
+            answers,
+            ports,
+        });
+    }
+}
+
+impl Routes<'_> {
+    /// None for a headless Service.
+    fn addresses(&self) -> Vec<IpAddr> {
+        let Some(spec) = &self.service.spec else { return Vec::new() };
+        let all = spec.cluster_ips.iter().flatten().chain(spec.cluster_ip.iter());
+        let parsed: BTreeSet<IpAddr> = all.filter_map(|ip| ip.parse().ok()).collect();
+        parsed.into_iter().collect()
+    }
+
+    fn ports(&self) -> Vec<config::ServicePort> {
+        let ports = self.service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
+        let tcp = ports.filter(|port| port.protocol.as_deref().unwrap_or("TCP") == "TCP");
+        tcp.filter_map(|port| self.port(port)).collect()
+    }
+
+    fn port(&self, port: &ServicePort) -> Option<config::ServicePort> {
+        let name = port.name.clone().unwrap_or_default();
+        let mut endpoints: Vec<config::Endpoint> =
+            self.slices.iter().flat_map(|slice| self.endpoints(slice, &name)).collect();
+        endpoints.sort_by(|one, other| (one.ip, one.port, &one.pod).cmp(&(other.ip, other.port, &other.pod)));
+        endpoints.dedup_by(|one, other| (one.ip, one.port, &one.pod) == (other.ip, other.port, &other.pod));
+        let speaks = speaks(port);
+        Some(config::ServicePort { port: u16::try_from(port.port).ok()?, name, speaks, endpoints })
+    }
+
+    fn endpoints(&self, slice: &EndpointSlice, port_name: &str) -> Vec<config::Endpoint> {
+        let ports = slice.ports.iter().flatten();
+        let is_it = |port: &&k8s_openapi::api::discovery::v1::EndpointPort| {
+            port.name.as_deref().unwrap_or_default() == port_name && port.protocol.as_deref().unwrap_or("TCP") == "TCP"
+        };
+        let number = ports.filter(is_it).find_map(|port| u16::try_from(port.port?).ok());
+        let Some(number) = number else { return Vec::new() };
+        let endpoint = |usable: Usable<'_>| config::Endpoint {
+            ip: usable.ip,
+            port: number,
+            pod: usable.uid,
+            pod_name: usable.pod.and_then(|pod| pod.metadata.name.clone()).unwrap_or_default(),
+            pod_version: usable.pod.and_then(template_hash).unwrap_or_default(),
+            state: usable.state,
+        };
+        self.usable(slice).map(endpoint).collect()
+    }
+
+    fn usable<'s>(&'s self, slice: &'s EndpointSlice) -> impl Iterator<Item = Usable<'s>> {
+        slice.endpoints.iter().flatten().filter_map(|endpoint| self.usable_endpoint(endpoint))
+    }
+
+    fn usable_endpoint(&self, endpoint: &Endpoint) -> Option<Usable<'_>> {
+        let ip = endpoint.addresses.first()?.parse().ok()?;
+        let Some(target) = endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod")) else {
+            let uid = PodUid(format!("{ip}"));
+            return is_ready_endpoint(endpoint).then_some(Usable { ip, uid, pod: None, state: EndpointState::Ready });
+        };
+        let namespace = self.service.metadata.namespace.as_deref().unwrap_or_default();
+        let pod = self.pods.get(&format!("{namespace}/{}", target.name.as_deref()?))?;
+        let uid = uid_of(pod);
+        if target.uid.as_deref() != Some(uid.0.as_str()) {
+            return None;
+        }
+        let state = self.state(endpoint, pod, &uid)?;
+        Some(Usable { ip, uid, pod: Some(pod), state })
+    }
+
+    /// None for an endpoint that may have no work now and may have again. The slice may know before the pod does that
+    /// the pod is going away.
+    fn state(&self, endpoint: &Endpoint, pod: &Pod, uid: &PodUid) -> Option<EndpointState> {
+        if is_terminating(pod) || is_terminating_endpoint(endpoint) {
+            return match self.leaving.get(uid) {
+                Some(DrainStep::Deprioritise) => Some(EndpointState::Deprioritised),
+                Some(DrainStep::Withdraw | DrainStep::Drained(_)) => Some(EndpointState::Withdrawn),
+                None => is_ready(pod).then_some(EndpointState::Deprioritised),
+            };
+        }
+        let spec = self.service.spec.as_ref();
+        let is_published = spec.and_then(|spec| spec.publish_not_ready_addresses) == Some(true);
+        (is_ready_endpoint(endpoint) && (is_published || is_ready(pod))).then_some(EndpointState::Ready)
+    }
+}
+
+fn is_ready_endpoint(endpoint: &Endpoint) -> bool {
+    endpoint.conditions.as_ref().and_then(|conditions| conditions.ready) != Some(false)
+}
+
+fn is_terminating_endpoint(endpoint: &Endpoint) -> bool {
+    endpoint.conditions.as_ref().and_then(|conditions| conditions.terminating) == Some(true)
+}
+
+fn template_hash(pod: &Pod) -> Option<String> {
+    pod.metadata.labels.as_ref()?.get(TEMPLATE_HASH).cloned()
+}
+
+fn speaks(port: &ServicePort) -> Speaks {
+    let name = port.name.as_deref().unwrap_or_default();
+    match port.app_protocol.as_deref() {
+        Some("tcp") => Speaks::Opaque,
+        Some(_) => Speaks::FindOut,
+        None if name == "tcp" || name.starts_with("tcp-") => Speaks::Opaque,
+        None => Speaks::FindOut,
+    }
+}
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+pub(in crate::routing) mod tests;

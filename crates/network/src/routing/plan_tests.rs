@@ -1,0 +1,199 @@
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::*;
+
+/// Objects of a small cluster, as tests describe it.
+#[derive(Default)]
+pub(in crate::routing) struct Cluster {
+    pub(in crate::routing) services: Vec<Value>,
+    pub(in crate::routing) slices: Vec<Value>,
+    pub(in crate::routing) pods: Vec<Value>,
+}
+
+impl Cluster {
+    pub(in crate::routing) fn snapshot(&self) -> Snapshot {
+        Snapshot { services: read(&self.services), slices: read(&self.slices), pods: read(&self.pods) }
+    }
+}
+
+fn read<K: DeserializeOwned>(values: &[Value]) -> Objects<K> {
+    let key = |value: &Value| {
+        let metadata = &value["metadata"];
+        format!("{}/{}", metadata["namespace"].as_str().unwrap(), metadata["name"].as_str().unwrap())
+    };
+    Arc::new(
+        values.iter().map(|value| (key(value), Arc::new(serde_json::from_value(value.clone()).unwrap()))).collect(),
+    )
+}
+
+pub(in crate::routing) fn service(name: &str, ip: &str) -> Value {
+    json!({
+        "metadata": {"namespace": "production", "name": name},
+        "spec": {"clusterIP": ip, "clusterIPs": [ip], "selector": {"app": name},
+                 "ports": [{"name": "http", "port": 80, "targetPort": 8080}]},
+    })
+}
+
+/// A slice in which each pod has the conditions its object has.
+pub(in crate::routing) fn slice(service: &str, pods: &[&Value]) -> Value {
+    let endpoint = |pod: &&Value| {
+        let terminating = !pod["metadata"]["deletionTimestamp"].is_null();
+        let ready = pod["status"]["conditions"][0]["status"] == "True";
+        json!({
+            "addresses": [pod["status"]["podIP"]],
+            "conditions": {"ready": ready && !terminating, "serving": ready, "terminating": terminating},
+            "targetRef": {"kind": "Pod", "name": pod["metadata"]["name"], "uid": pod["metadata"]["uid"]},
+        })
+    };
+    json!({
+        "metadata": {"namespace": "production", "name": format!("{service}-1"), "labels": {SERVICE_NAME: service}},
+        "addressType": "IPv4",
+        "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
+        "endpoints": pods.iter().map(endpoint).collect::<Vec<_>>(),
+    })
+}
+
+pub(in crate::routing) fn pod(app: &str, number: u8, ready: &str) -> Value {
+    json!({
+        "metadata": {"namespace": "production", "name": format!("{app}-{number}"), "uid": format!("u{number}"),
+                     "resourceVersion": "1", "labels": {"app": app, "pod-template-hash": "v1"}},
+        "spec": {"containers": [], "terminationGracePeriodSeconds": 30},
+        "status": {"podIP": format!("10.44.0.{number}"), "conditions": [{"type": "Ready", "status": ready}]},
+    })
+}
+
+pub(in crate::routing) fn uid(number: u8) -> PodUid {
+    PodUid(format!("u{number}"))
+}
+
+fn terminating(mut pod: Value) -> Value {
+    pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:30Z");
+    pod["metadata"]["deletionGracePeriodSeconds"] = json!(30);
+    pod
+}
+
+/// Pods of `demo` with their states in the plan.
+fn check(pods: &[Value], leaving: &[(u8, DrainStep)], expected: &[(&str, EndpointState)]) {
+    let cluster = Cluster {
+        services: vec![service("demo", "10.45.0.7")],
+        slices: vec![slice("demo", &pods.iter().collect::<Vec<_>>())],
+        pods: pods.to_vec(),
+    };
+    let plan = plan(&cluster.snapshot(), &leaving.iter().map(|(number, step)| (uid(*number), *step)).collect());
+    let endpoints = &plan.services[0].ports[0].endpoints;
+    let states: Vec<_> = endpoints.iter().map(|it| (it.pod_name.as_str(), it.state)).collect();
+    assert_eq!(states, expected);
+}
+
+#[test]
+fn ready_pods_are_endpoints_and_others_are_not() {
+    check(
+        &[pod("demo", 1, "True"), pod("demo", 2, "False"), pod("demo", 3, "True")],
+        &[],
+        &[("demo-1", EndpointState::Ready), ("demo-3", EndpointState::Ready)],
+    );
+}
+
+#[test]
+fn a_terminating_pod_has_the_state_of_its_drain() {
+    let pods = [pod("demo", 1, "True"), terminating(pod("demo", 2, "True")), terminating(pod("demo", 3, "True"))];
+    check(
+        &pods,
+        &[(2, DrainStep::Deprioritise), (3, DrainStep::Withdraw)],
+        &[
+            ("demo-1", EndpointState::Ready),
+            ("demo-2", EndpointState::Deprioritised),
+            ("demo-3", EndpointState::Withdrawn),
+        ],
+    );
+}
+
+#[test]
+fn what_does_not_fit_together_is_left_out() {
+    let (old, mut new) = (pod("demo", 1, "True"), pod("demo", 1, "True"));
+    new["metadata"]["uid"] = json!("another");
+    let mut cluster =
+        Cluster { services: vec![service("demo", "10.45.0.7")], slices: vec![slice("demo", &[&old])], pods: vec![new] };
+    let endpoints =
+        |cluster: &Cluster| plan(&cluster.snapshot(), &BTreeMap::new()).services[0].ports[0].endpoints.len();
+    assert_eq!(endpoints(&cluster), 0, "the slice is about a pod that had the name before");
+    cluster.pods.clear();
+    assert_eq!(endpoints(&cluster), 0, "the slice is newer than the pods");
+    cluster.pods.push(pod("demo", 1, "False"));
+    assert_eq!(endpoints(&cluster), 0, "the slice is older than the pod's readiness");
+    cluster.pods[0] = old;
+    assert_eq!(endpoints(&cluster), 1);
+}
+
+#[test]
+fn a_pod_that_only_its_slice_knows_to_be_leaving_stays_as_a_last_resort() {
+    let (now, known) = (terminating(pod("demo", 1, "True")), pod("demo", 1, "True"));
+    let cluster = Cluster {
+        services: vec![service("demo", "10.45.0.7")],
+        slices: vec![slice("demo", &[&now])],
+        pods: vec![known],
+    };
+    let plan = plan(&cluster.snapshot(), &BTreeMap::new());
+    assert_eq!(plan.services[0].ports[0].endpoints[0].state, EndpointState::Deprioritised);
+}
+
+#[test]
+fn a_service_is_listened_for_at_each_tcp_port_and_named() {
+    let mut demo = service("demo", "10.45.0.7");
+    demo["spec"]["ports"] = json!([
+        {"name": "http", "port": 80}, {"name": "dns", "port": 53, "protocol": "UDP"}, {"name": "tcp-raw", "port": 90},
+    ]);
+    let mut external = service("external", "10.45.0.9");
+    external["spec"]["type"] = json!("ExternalName");
+    let cluster = Cluster { services: vec![demo, external], ..Cluster::default() };
+    let plan = plan(&cluster.snapshot(), &BTreeMap::new());
+    let config = plan.config(7, &Dns::default());
+    let listen: Vec<_> = config.listen.iter().map(ToString::to_string).collect();
+    assert_eq!(listen, ["TCP 10.45.0.7:80", "TCP 10.45.0.7:90"]);
+    assert_eq!((config.version, config.services.len()), (7, 1));
+    let speaks: Vec<_> = config.services[0].ports.iter().map(|port| port.speaks).collect();
+    assert_eq!(speaks, [Speaks::FindOut, Speaks::Opaque]);
+}
+
+#[test]
+fn a_headless_service_answers_with_its_ready_pods() {
+    let (one, two) = (pod("db", 1, "True"), pod("db", 2, "False"));
+    let mut db = service("db", "None");
+    db["spec"]["clusterIPs"] = json!(["None"]);
+    let mut cluster = Cluster { services: vec![db], slices: vec![slice("db", &[&one, &two])], pods: vec![one, two] };
+    let answers = |cluster: &Cluster| plan(&cluster.snapshot(), &BTreeMap::new()).services[0].answers.clone();
+    assert_eq!(answers(&cluster), ["10.44.0.1".parse::<IpAddr>().unwrap()]);
+    assert_eq!(plan(&cluster.snapshot(), &BTreeMap::new()).routed[&uid(1)].len(), 1, "that is routing too");
+    cluster.pods[0] = terminating(cluster.pods[0].clone());
+    assert_eq!(answers(&cluster), Vec::<IpAddr>::new());
+}
+
+#[test]
+fn endpoints_without_pods_are_used_as_they_are() {
+    let mut manual = slice("demo", &[]);
+    manual["endpoints"] = json!([
+        {"addresses": ["192.168.1.7"]}, {"addresses": ["192.168.1.8"], "conditions": {"ready": false}},
+    ]);
+    let cluster = Cluster { services: vec![service("demo", "10.45.0.7")], slices: vec![manual], ..Cluster::default() };
+    let plan = plan(&cluster.snapshot(), &BTreeMap::new());
+    let endpoints = &plan.services[0].ports[0].endpoints;
+    assert_eq!(endpoints.len(), 1);
+    assert_eq!((endpoints[0].ip, endpoints[0].port), ("192.168.1.7".parse().unwrap(), 8080));
+}
+
+#[test]
+fn a_pod_is_alone_where_nobody_else_is_ready() {
+    let pods = [pod("demo", 1, "True"), pod("demo", 2, "True"), terminating(pod("demo", 3, "True"))];
+    let alone = |some: &[Value], number: u8| {
+        let cluster = Cluster {
+            services: vec![service("demo", "10.45.0.7"), service("other", "10.45.0.8")],
+            slices: vec![slice("demo", &some.iter().collect::<Vec<_>>())],
+            pods: some.to_vec(),
+        };
+        plan(&cluster.snapshot(), &BTreeMap::new()).without_another(&uid(number))
+    };
+    assert_eq!(alone(&pods, 1), Vec::<String>::new());
+    assert_eq!(alone(&[pods[0].clone(), pods[2].clone()], 1), ["production/demo"], "a leaving pod is no other");
+    assert_eq!(alone(&pods[..1], 7), Vec::<String>::new(), "no Service uses this pod");
+}

@@ -1,0 +1,92 @@
+//! What the API holds of one kind, kept up to date by list and watch.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::TryStreamExt;
+use kube::api::{ListParams, WatchParams};
+use kube::core::WatchEvent;
+use kube::{Api, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use tokio::sync::Notify;
+
+/// The pause after a list or watch that failed; nothing tells when the API answers again.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Objects by `namespace/name`.
+pub(super) type Objects<K> = Arc<BTreeMap<String, Arc<K>>>;
+
+/// The latest known objects of one kind.
+pub(super) struct Cache<K> {
+    /// None until the first list has come.
+    objects: Mutex<Option<Objects<K>>>,
+    changed: Arc<Notify>,
+}
+
+impl<K> Cache<K>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+{
+    /// A cache that tells `changed` after each change.
+    pub(super) fn new(changed: Arc<Notify>) -> Self {
+        Self { objects: Mutex::new(None), changed }
+    }
+
+    /// What is known; None until everything was listed once.
+    pub(super) fn objects(&self) -> Option<Objects<K>> {
+        self.objects.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Follows the API until it is aborted.
+    pub(super) async fn follow(self: Arc<Self>, api: Api<K>) {
+        loop {
+            if let Err(error) = self.list_and_watch(&api).await {
+                tracing::debug!("watching {} is begun again: {error}", K::plural(&()));
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+
+    /// Comes back only with an error; an expired resourceVersion is one.
+    async fn list_and_watch(&self, api: &Api<K>) -> Result<(), kube::Error> {
+        let list = api.list(&ListParams::default()).await?;
+        let mut version = list.metadata.resource_version.unwrap_or_default();
+        let listed = list.items.into_iter().map(|object| (key(&object), Arc::new(object))).collect();
+        self.replace(listed);
+        loop {
+            let mut events = Box::pin(api.watch(&WatchParams::default(), &version).await?);
+            while let Some(event) = events.try_next().await? {
+                match event {
+                    WatchEvent::Added(object) | WatchEvent::Modified(object) => {
+                        version = object.resource_version().unwrap_or(version);
+                        self.change(|objects| drop(objects.insert(key(&object), Arc::new(object))));
+                    }
+                    WatchEvent::Deleted(object) => {
+                        version = object.resource_version().unwrap_or(version);
+                        self.change(|objects| drop(objects.remove(&key(&object))));
+                    }
+                    WatchEvent::Bookmark(bookmark) => version = bookmark.metadata.resource_version,
+                    WatchEvent::Error(status) => return Err(kube::Error::Api(status)),
+                }
+            }
+        }
+    }
+
+    fn replace(&self, objects: BTreeMap<String, Arc<K>>) {
+        *self.objects.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(objects));
+        self.changed.notify_one();
+    }
+
+    fn change(&self, change: impl FnOnce(&mut BTreeMap<String, Arc<K>>)) {
+        if let Some(objects) = &mut *self.objects.lock().unwrap_or_else(PoisonError::into_inner) {
+            change(Arc::make_mut(objects));
+        }
+        self.changed.notify_one();
+    }
+}
+
+fn key(object: &impl ResourceExt) -> String {
+    format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any())
+}

@@ -1,0 +1,116 @@
+//! Writing what follows: conditions of pods, and events on Services. Every write names the object it was decided
+//! for, so that a late one changes nothing.
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::{Api, Client};
+use serde_json::{Value, json};
+
+use super::book::{Condition, Transition};
+use crate::config::Service;
+use crate::frames::Refused;
+
+const COMPONENT: &str = "segue-routing";
+
+/// What became of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Written {
+    Done,
+    /// The pod has changed or is gone: its next version is looked at afresh.
+    Stale,
+    Failed,
+}
+
+/// Writes a condition to a pod that is still as it was.
+pub(super) async fn write_condition(client: Client, condition: Condition) -> (Condition, Written) {
+    let pods: Api<Pod> = Api::namespaced(client, &condition.namespace);
+    let patch = Patch::Strategic(patch(&condition, Timestamp::now()));
+    let written = match pods.patch_status(&condition.pod, &PatchParams::default(), &patch).await {
+        Ok(_) => Written::Done,
+        Err(kube::Error::Api(status)) if status.code == 409 || status.code == 404 => Written::Stale,
+        Err(error) => {
+            tracing::warn!("can't write {} of pod {}/{}: {error}", condition.type_, condition.namespace, condition.pod);
+            Written::Failed
+        }
+    };
+    (condition, written)
+}
+
+fn patch(condition: &Condition, now: Timestamp) -> Value {
+    let mut written = json!({
+        "type": condition.type_, "status": condition.status,
+        "reason": condition.reason, "message": condition.message,
+    });
+    if condition.transition == Transition::NewStatus {
+        written["lastTransitionTime"] = json!(Time(now));
+    }
+    json!({
+        "metadata": {"uid": condition.uid, "resourceVersion": condition.resource_version},
+        "status": {"conditions": [written]},
+    })
+}
+
+/// Tells on a Service that one of its addresses could not be listened on.
+pub(super) async fn write_refused(client: Client, service: Service, refused: Refused) {
+    let events: Api<Event> = Api::namespaced(client, &service.namespace);
+    let event = refused_event(&service, &refused, Timestamp::now());
+    if let Err(error) = events.create(&PostParams::default(), &event).await {
+        tracing::warn!("can't write an event on Service {}: {error}", service.key());
+    }
+}
+
+fn refused_event(service: &Service, refused: &Refused, now: Timestamp) -> Event {
+    let Refused { listener, reason } = refused;
+    let name = format!("{}.{:x}", service.name, now.as_nanosecond());
+    Event {
+        metadata: ObjectMeta { name: Some(name), namespace: Some(service.namespace.clone()), ..ObjectMeta::default() },
+        involved_object: ObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Service".to_owned()),
+            namespace: Some(service.namespace.clone()),
+            name: Some(service.name.clone()),
+            ..ObjectReference::default()
+        },
+        type_: Some("Warning".to_owned()),
+        reason: Some("ListenFailed".to_owned()),
+        message: Some(format!(
+            "No connections are taken at {listener}: {reason}. It is tried again every 10 seconds; \
+             `ss -lnp` shows what holds the port."
+        )),
+        first_timestamp: Some(Time(now)),
+        last_timestamp: Some(Time(now)),
+        count: Some(1),
+        source: Some(EventSource { component: Some(COMPONENT.to_owned()), host: None }),
+        reporting_component: Some(COMPONENT.to_owned()),
+        ..Event::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::PodUid;
+
+    #[test]
+    fn a_condition_is_written_only_to_the_pod_it_was_decided_for() {
+        let mut condition = Condition {
+            namespace: "production".to_owned(),
+            pod: "demo-app-1".to_owned(),
+            uid: PodUid("u1".to_owned()),
+            resource_version: "7".to_owned(),
+            type_: "segue.dev/Routed",
+            status: "True",
+            reason: "Acknowledged",
+            message: String::new(),
+            transition: Transition::NewStatus,
+        };
+        let now = "2026-01-01T00:00:00Z".parse().unwrap();
+        let written = patch(&condition, now);
+        assert_eq!(written["metadata"], json!({"uid": "u1", "resourceVersion": "7"}));
+        assert_eq!(written["status"]["conditions"][0]["lastTransitionTime"], "2026-01-01T00:00:00Z");
+        condition.transition = Transition::SameStatus;
+        assert_eq!(patch(&condition, now)["status"]["conditions"][0].get("lastTransitionTime"), None);
+    }
+}

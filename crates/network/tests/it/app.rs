@@ -1,0 +1,170 @@
+//! An app to be reached through the proxy. It can end as abruptly as a process that exits.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{StreamExt, stream};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+
+type Body = BoxBody<Bytes, Infallible>;
+
+pub(crate) struct App {
+    runtime: Option<Runtime>,
+    pub(crate) counts: Arc<Counts>,
+}
+
+#[derive(Default)]
+pub(crate) struct Counts {
+    /// Requests whose head arrived.
+    pub(crate) begun: AtomicUsize,
+    pub(crate) connections: AtomicUsize,
+}
+
+impl App {
+    /// An app that answers with `name`.
+    pub(crate) fn start(address: SocketAddr, name: &str) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let counts = Arc::new(Counts::default());
+        let listener = std::net::TcpListener::bind(address).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let (name, counted) = (Arc::from(name), counts.clone());
+        runtime.spawn(async move {
+            let listener = TcpListener::from_std(listener).unwrap();
+            serve(listener, name, counted).await;
+        });
+        Self { runtime: Some(runtime), counts }
+    }
+
+    pub(crate) fn begun(&self) -> usize {
+        self.counts.begun.load(Ordering::SeqCst)
+    }
+
+    /// Waits until so many requests have arrived.
+    pub(crate) async fn has_begun(&self, requests: usize) {
+        while self.begun() < requests {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    pub(crate) fn connections(&self) -> usize {
+        self.counts.connections.load(Ordering::SeqCst)
+    }
+
+    /// Ends at once: every socket is closed, whatever is going on.
+    pub(crate) fn exit(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Drop for App {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+async fn serve(listener: TcpListener, name: Arc<str>, counts: Arc<Counts>) {
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        counts.connections.fetch_add(1, Ordering::SeqCst);
+        let (name, counts) = (name.clone(), counts.clone());
+        let service = service_fn(move |request| {
+            let (name, counts) = (name.clone(), counts.clone());
+            async move {
+                counts.begun.fetch_add(1, Ordering::SeqCst);
+                Ok::<_, Infallible>(answer(&name, request).await)
+            }
+        });
+        let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+        tokio::spawn(connection.with_upgrades());
+    }
+}
+
+async fn answer(name: &str, mut request: Request<Incoming>) -> Response<Body> {
+    match request.uri().path() {
+        "/slow" => {
+            let milliseconds = request.uri().query().unwrap().parse().unwrap();
+            tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+            text(name)
+        }
+        "/echo" => match request.into_body().collect().await {
+            Ok(body) => Response::new(full(body.to_bytes())),
+            Err(_) => status(StatusCode::BAD_REQUEST),
+        },
+        "/head" => text(&format!("{} {}\n{}", request.method(), request.uri(), written(request.headers()))),
+        "/trailers" => trailers(),
+        "/endless" => endless(),
+        "/close" => {
+            let mut response = text(name);
+            response.headers_mut().insert("connection", HeaderValue::from_static("close"));
+            response
+        }
+        "/upgrade" => {
+            let upgraded = hyper::upgrade::on(&mut request);
+            tokio::spawn(async move {
+                let (mut reader, mut writer) = tokio::io::split(TokioIo::new(upgraded.await.unwrap()));
+                let _ = tokio::io::copy(&mut reader, &mut writer).await;
+            });
+            let mut response = status(StatusCode::SWITCHING_PROTOCOLS);
+            response.headers_mut().insert("connection", HeaderValue::from_static("upgrade"));
+            response.headers_mut().insert("upgrade", HeaderValue::from_static("echo"));
+            response
+        }
+        _ => text(name),
+    }
+}
+
+fn written(headers: &HeaderMap) -> String {
+    headers.iter().map(|(name, value)| format!("{name}: {}\n", value.to_str().unwrap())).collect()
+}
+
+fn trailers() -> Response<Body> {
+    let mut trailers = HeaderMap::new();
+    trailers.insert("x-sum", HeaderValue::from_static("42"));
+    let frames = stream::iter([Frame::data(Bytes::from_static(b"body")), Frame::trailers(trailers)]).map(Ok);
+    let mut response = Response::new(BodyExt::boxed(StreamBody::new(frames)));
+    response.headers_mut().insert("trailer", HeaderValue::from_static("x-sum"));
+    response
+}
+
+/// As much as the other side takes.
+fn endless() -> Response<Body> {
+    let chunks = stream::repeat_with(|| Ok(Frame::data(Bytes::from(vec![b'x'; 64 << 10]))));
+    Response::new(BodyExt::boxed(StreamBody::new(chunks.map(|chunk: Result<_, Infallible>| {
+        SENT.fetch_add(64 << 10, Ordering::SeqCst);
+        chunk
+    }))))
+}
+
+/// Bytes of endless answers that were taken.
+pub(crate) static SENT: AtomicUsize = AtomicUsize::new(0);
+
+fn text(text: &str) -> Response<Body> {
+    Response::new(full(Bytes::from(text.to_owned())))
+}
+
+fn full(bytes: Bytes) -> Body {
+    Full::new(bytes).boxed()
+}
+
+fn status(status: StatusCode) -> Response<Body> {
+    let mut response = Response::new(full(Bytes::new()));
+    *response.status_mut() = status;
+    response
+}

@@ -1,0 +1,15 @@
+//! The data plane as real processes: what a client sees while pods, proxies, keepers and engines are replaced.
+
+#![expect(clippy::unwrap_used, reason = "a test that can't be set up fails")]
+
+mod api;
+mod app;
+mod dns;
+mod draining;
+mod http;
+mod load;
+mod opaque;
+mod plane;
+mod replacement;
+mod routing;
+mod rules;

@@ -1,0 +1,217 @@
+//! A keeper and a proxy as real processes, on loopback addresses that no other test uses.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use decide::balancing::EndpointState;
+use network::config::{DataPlaneConfig, Dns, Endpoint, PodUid, Service, ServicePort, Speaks};
+use network::frames::{Command, Drain, Refused, Report, encode};
+use network::keeper::{KeeperSettings, ProxyUser};
+use network::link::{DataPlaneCommand, Link};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+/// Longer than anything but a hang takes, also on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Ports of the Service.
+pub(crate) const PORT: u16 = 8080;
+const POD_PORT: u16 = 9090;
+
+pub(crate) struct Plane {
+    pub(crate) link: Link,
+    pub(crate) command: DataPlaneCommand,
+    pub(crate) config: DataPlaneConfig,
+    pub(crate) net: u8,
+    _run_dir: tempfile::TempDir,
+}
+
+impl Plane {
+    pub(crate) async fn start() -> Self {
+        Self::start_with_proxy_user(None).await
+    }
+
+    pub(crate) async fn start_with_proxy_user(proxy_user: Option<ProxyUser>) -> Self {
+        let run_dir = tempfile::tempdir().unwrap();
+        let command = DataPlaneCommand {
+            executable: executable(),
+            keeper: KeeperSettings { run_dir: run_dir.path().to_owned(), proxy_user },
+            log: run_dir.path().join("data-plane.log"),
+        };
+        let (link, version) = Link::open(&command).await.unwrap();
+        assert_eq!(version, 0, "a new keeper has no configuration");
+        Self { link, command, config: DataPlaneConfig::default(), net: next_net(), _run_dir: run_dir }
+    }
+
+    /// Where the Service is reached.
+    pub(crate) fn service(&self) -> SocketAddr {
+        SocketAddr::new(self.service_ip(), PORT)
+    }
+
+    pub(crate) fn service_ip(&self) -> IpAddr {
+        IpAddr::from([127, first_octet(), self.net, 1])
+    }
+
+    /// The address of the Service's pod of this number, from 2 on.
+    pub(crate) fn pod(&self, number: u8) -> SocketAddr {
+        SocketAddr::new(IpAddr::from([127, first_octet(), self.net, number]), POD_PORT)
+    }
+
+    /// Gives the Service these pods, and waits for the acknowledgement.
+    pub(crate) async fn route(&mut self, pods: &[(u8, EndpointState)]) -> Vec<Refused> {
+        self.route_speaking(Speaks::FindOut, pods).await
+    }
+
+    pub(crate) async fn route_speaking(&mut self, speaks: Speaks, pods: &[(u8, EndpointState)]) -> Vec<Refused> {
+        let endpoints = pods.iter().map(|(number, state)| self.endpoint(*number, *state)).collect();
+        let ports = vec![ServicePort { port: PORT, name: String::new(), speaks, endpoints }];
+        let addresses = vec![self.service_ip()];
+        self.config.services = vec![Service {
+            namespace: "production".to_owned(),
+            name: "demo-app".to_owned(),
+            answers: addresses.clone(),
+            addresses,
+            ports,
+        }];
+        self.configure().await
+    }
+
+    /// Sends `config` under a new version, and waits for the acknowledgement.
+    pub(crate) async fn configure(&mut self) -> Vec<Refused> {
+        self.config.version += 1;
+        self.config.listen = DataPlaneConfig::wanted_listeners(&self.config.services, &self.config.dns);
+        self.link.configure(&self.config).await.unwrap();
+        self.acknowledgement(self.config.version).await
+    }
+
+    pub(crate) async fn serve_dns(&mut self, forward_to: Vec<SocketAddr>) {
+        let listen = vec![SocketAddr::new(self.service_ip(), 5353)];
+        self.config.dns = Dns { listen, domain: "cluster.local".to_owned(), forward_to };
+        self.configure().await;
+    }
+
+    fn endpoint(&self, number: u8, state: EndpointState) -> Endpoint {
+        Endpoint {
+            ip: self.pod(number).ip(),
+            port: POD_PORT,
+            pod: uid(number),
+            pod_name: format!("demo-app-{number}"),
+            pod_version: "v1".to_owned(),
+            state,
+        }
+    }
+
+    pub(crate) async fn acknowledgement(&mut self, wanted: u64) -> Vec<Refused> {
+        loop {
+            if let Report::Acknowledged { version, refused } = self.report().await
+                && version == wanted
+            {
+                return refused;
+            }
+        }
+    }
+
+    /// Waits until the work of a pod, counted under the last configuration, is as wanted.
+    pub(crate) async fn drained_to(&mut self, number: u8, requests: u32, long: u32) {
+        let wanted = Drain { uid: uid(number), requests, long };
+        loop {
+            if let Report::Drains { version, pods } = self.report().await
+                && version == self.config.version
+                && pods.contains(&wanted)
+            {
+                return;
+            }
+        }
+    }
+
+    async fn report(&mut self) -> Report {
+        let received = tokio::time::timeout(PATIENCE, self.link.receive()).await;
+        received.expect("a report comes").unwrap().expect("the keeper lives")
+    }
+
+    /// Kills the proxy, and tells its process id.
+    pub(crate) fn kill_proxy(&self) -> i32 {
+        let proxy = self.proxy_pid();
+        kill(proxy, "proxy");
+        proxy
+    }
+
+    pub(crate) fn kill_keeper(&self) {
+        kill(self.keeper_pid(), "keeper");
+    }
+
+    pub(crate) fn proxy_pid(&self) -> i32 {
+        let keeper = self.keeper_pid();
+        let children = std::fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children")).unwrap();
+        children.split_whitespace().next().expect("the keeper has a proxy").parse().unwrap()
+    }
+
+    /// Found by its arguments: a connection to ask it would take the place of the engine's.
+    fn keeper_pid(&self) -> i32 {
+        let run_dir = self.run_dir().as_os_str().as_bytes();
+        let is_keeper = |pid: &i32| {
+            let arguments = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let mut arguments = arguments.split(|byte| *byte == 0);
+            arguments.nth(1) == Some(b"keeper") && arguments.any(|argument| argument == run_dir)
+        };
+        let names = std::fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().file_name());
+        let mut pids = names.filter_map(|name| name.to_str()?.parse().ok());
+        pids.find(is_keeper).expect("the keeper lives")
+    }
+
+    pub(crate) fn run_dir(&self) -> &Path {
+        &self.command.keeper.run_dir
+    }
+
+    /// Connects as an engine that was started anew.
+    pub(crate) async fn connect_again(&mut self) -> u64 {
+        let (link, version) = Link::open(&self.command).await.unwrap();
+        self.link = link;
+        version
+    }
+}
+
+impl Drop for Plane {
+    fn drop(&mut self) {
+        for name in ["keeper.sock", "proxy.sock"] {
+            if let Ok(mut stream) = UnixStream::connect(self.run_dir().join(name)) {
+                let _ = stream.write_all(&encode(&Command::<DataPlaneConfig>::ShutDown));
+                let _ = stream.set_read_timeout(Some(PATIENCE));
+                let _ = stream.read_to_end(&mut Vec::new());
+            }
+        }
+    }
+}
+
+pub(crate) fn uid(number: u8) -> PodUid {
+    PodUid(format!("uid-{number}"))
+}
+
+fn kill(pid: i32, role: &str) {
+    let arguments = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap();
+    let second = arguments.split(|byte| *byte == 0).nth(1).unwrap();
+    assert_eq!(second, role.as_bytes(), "process {pid} is no {role}");
+    let process = pidfd_open(Pid::from_raw(pid).expect("a process id"), PidfdFlags::empty()).unwrap();
+    pidfd_send_signal(&process, Signal::KILL).unwrap();
+}
+
+/// Tests run in this process at the same time, and so may other runs of them.
+fn first_octet() -> u8 {
+    64 + (std::process::id() % 128) as u8
+}
+
+fn next_net() -> u8 {
+    static NEXT: AtomicU8 = AtomicU8::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// `cargo test` builds examples beside the tests.
+pub(crate) fn executable() -> PathBuf {
+    let this = std::env::current_exe().unwrap();
+    let target = this.parent().and_then(Path::parent).expect("tests are in target/<profile>/deps");
+    target.join("examples/data_plane")
+}

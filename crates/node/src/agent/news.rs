@@ -1,0 +1,90 @@
+//! What happened in the background: a pull came to its end, a probe was answered. The pod's task remembers it and
+//! decides afresh.
+
+use decide::images::{FailedPull, ImageWaiting};
+use decide::pod_lifecycle::ImageState;
+use decide::probes::{Outcome, ProbeKind, Verdict};
+
+use super::events::EventType;
+use super::pod_task::PodTask;
+use crate::images::Image;
+
+/// Something that the pod's task did not wait for.
+#[derive(Debug)]
+pub(crate) enum News {
+    Pulled {
+        container: String,
+        /// How long it took, as an event tells it.
+        took: std::time::Duration,
+        /// The image, or the registry's or the store's answer.
+        result: Result<Box<Image>, String>,
+    },
+    Probed {
+        container: String,
+        /// The run of the container that was probed.
+        container_id: String,
+        kind: ProbeKind,
+        outcome: Outcome,
+        /// What the answers so far mean.
+        verdict: Verdict,
+        message: String,
+    },
+}
+
+impl PodTask {
+    pub(super) fn hear(&mut self, news: News) {
+        match news {
+            News::Pulled { container, took, result } => self.hear_of_pull(&container, took, result),
+            News::Probed { container, container_id, kind, outcome, verdict, message } => {
+                self.hear_of_probe(&container, &container_id, kind, verdict);
+                if outcome == Outcome::Failure {
+                    let text = format!("{} probe failed: {message}", kind.word());
+                    self.record(Some(&container), EventType::Warning, "Unhealthy", text);
+                }
+            }
+        }
+    }
+
+    fn hear_of_pull(&mut self, container: &str, took: std::time::Duration, result: Result<Box<Image>, String>) {
+        let now = self.machine.clock.now();
+        let reference = self.memory.image_of(container);
+        let known = self.memory.container_mut(container);
+        match result {
+            Ok(image) => {
+                let message = format!(
+                    "Successfully pulled image {reference:?} in {took:.3?}. Image size: {} bytes.",
+                    image.size
+                );
+                known.image = ImageState::Present;
+                known.local_image = Some(*image);
+                known.failed_pull = None;
+                self.record(Some(container), EventType::Normal, "Pulled", message);
+            }
+            Err(error) => {
+                known.failed_pull = Some(FailedPull::after(known.failed_pull.as_ref(), now));
+                known.image = ImageState::Failed(ImageWaiting::ErrImagePull { error: error.clone() });
+                let message = format!("Failed to pull image {reference:?}: {error}");
+                self.record(Some(container), EventType::Warning, "Failed", message);
+                self.record(Some(container), EventType::Warning, "Failed", "Error: ErrImagePull");
+            }
+        }
+    }
+
+    fn hear_of_probe(&mut self, container: &str, container_id: &str, kind: ProbeKind, verdict: Verdict) {
+        let known = self.memory.container_mut(container);
+        if known.probed_id.as_deref() == Some(container_id) {
+            known.verdicts.insert(kind, verdict);
+        }
+    }
+
+    /// Reports an event on this pod.
+    pub(super) fn record(
+        &self,
+        container: Option<&str>,
+        type_: EventType,
+        reason: &'static str,
+        message: impl Into<String>,
+    ) {
+        self.machine.events.record(self.memory.pod(), container, type_, reason, message);
+    }
+}

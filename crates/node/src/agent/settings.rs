@@ -1,0 +1,53 @@
+//! What an agent must know of its machine, chosen by who starts it.
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use crate::addresses::PodRange;
+
+/// Where one agent keeps things and how its pods reach others.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The Node object's name.
+    pub node_name: String,
+    /// The node's address, as users see it.
+    pub host_ip: Ipv4Addr,
+    /// The engine's data directory.
+    pub data_dir: PathBuf,
+    /// The engine's run directory.
+    pub run_dir: PathBuf,
+    /// `default`, or 8 hex digits; tells this engine's cgroups and links from another's.
+    pub instance: String,
+    /// Where pods' addresses come from.
+    pub pod_range: PodRange,
+    /// The nameserver of pods.
+    pub dns: Ipv4Addr,
+    /// `cluster.local`, usually.
+    pub cluster_domain: String,
+    /// The `segue` program, whose `shim` command runs pods.
+    pub executable: PathBuf,
+}
+
+impl Settings {
+    /// What outlives a reboot of one pod: logs, volumes, what its containers write.
+    #[must_use]
+    pub fn pod_data_dir(&self, uid: &str) -> PathBuf {
+        pod_dir(&self.data_dir, uid)
+    }
+
+    /// What only matters while the pod's sandbox lives.
+    #[must_use]
+    pub fn pod_run_dir(&self, uid: &str) -> PathBuf {
+        pod_dir(&self.run_dir, uid)
+    }
+
+    /// The log of one run of a container.
+    #[must_use]
+    pub fn log_path(&self, uid: &str, container: &str, attempt: i32) -> PathBuf {
+        self.pod_data_dir(uid).join("logs").join(container).join(format!("{attempt}.log"))
+    }
+}
+
+fn pod_dir(directory: &Path, uid: &str) -> PathBuf {
+    directory.join("pods").join(uid)
+}

@@ -1,0 +1,151 @@
+//! How a container is started: what it refers to is fetched, its configuration made, its last run cleared away.
+
+use std::collections::BTreeMap;
+
+use decide::pod_lifecycle::{Failure, FailureReason, ImageState};
+use jiff::SignedDuration;
+use k8s_openapi::api::core::v1::{Container, Pod, Service};
+use kube::api::{Api, ListParams};
+
+use super::events::EventType;
+use super::pod_task::PodTask;
+use super::runtime::{Cause, Found, RuntimeError, Started, chain};
+use crate::container::ContainerConfig;
+use crate::images::Image;
+use crate::pod::downward::Facts;
+use crate::pod::references::{Names, References};
+use crate::pod::{self, ConfigError, Ingredients, service_links};
+
+/// How long a container that could not be created waits; Kubernetes' number.
+const CREATE_RETRY: SignedDuration = SignedDuration::from_secs(10);
+/// How many runs' logs are kept: the last one, and the one before for `kubectl logs --previous`.
+const LOGS_KEPT: i32 = 2;
+
+/// Why a container was not started.
+#[derive(Debug, thiserror::Error)]
+enum StartError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("cannot ask the API for what the container refers to")]
+    Fetch(#[source] kube::Error),
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    #[error("cannot clear the container's last run away")]
+    Clear(#[source] Cause),
+}
+
+impl PodTask {
+    pub(super) async fn start_container(&mut self, container: &str, attempt: i32) {
+        let Some(sandbox) = self.memory.sandbox.clone() else { return };
+        let Some(spec) = self.memory.spec_of(container).cloned() else { return };
+        let Some(image) = self.memory.container_mut(container).local_image.clone() else {
+            // The image was found by an engine that is no more.
+            self.memory.container_mut(container).image = ImageState::Unasked;
+            return;
+        };
+        match self.try_to_start(&sandbox, &spec, attempt, &image).await {
+            Ok(started) => self.note_start(container, attempt, &image, &started),
+            Err(error) => self.note_failure(container, &error),
+        }
+    }
+
+    async fn try_to_start(
+        &self,
+        sandbox: &Found,
+        container: &Container,
+        attempt: i32,
+        image: &Image,
+    ) -> Result<Started, StartError> {
+        let config = self.configure(sandbox, container, attempt, image).await?;
+        self.clear_last_runs(sandbox, container, attempt).await?;
+        let _turn = self.machine.starts.acquire().await;
+        Ok(sandbox.start(config).await?)
+    }
+
+    async fn configure(
+        &self,
+        sandbox: &Found,
+        container: &Container,
+        attempt: i32,
+        image: &Image,
+    ) -> Result<ContainerConfig, StartError> {
+        let machine = &self.machine;
+        let pod = self.memory.pod();
+        let names = Names::of_environment(container);
+        let references =
+            References::fetch(&machine.client, &self.key.namespace, &names).await.map_err(StartError::Fetch)?;
+        let services = self.fetch_service_links(pod).await.map_err(StartError::Fetch)?;
+        let facts = Facts {
+            node_name: &machine.settings.node_name,
+            pod_ip: sandbox.ip(),
+            host_ip: machine.settings.host_ip,
+            capacity: machine.capacity,
+        };
+        let ingredients = Ingredients {
+            settings: &machine.settings,
+            pod,
+            container,
+            attempt,
+            image,
+            references: &references,
+            services: &services,
+            facts,
+        };
+        Ok(pod::container_config(&ingredients)?)
+    }
+
+    async fn fetch_service_links(&self, pod: &Pod) -> kube::Result<BTreeMap<String, String>> {
+        if !service_links::are_wanted(pod) {
+            return Ok(BTreeMap::new());
+        }
+        let api: Api<Service> = Api::namespaced(self.machine.client.clone(), &self.key.namespace);
+        Ok(service_links::variables(&api.list(&ListParams::default()).await?.items))
+    }
+
+    /// How they ended is in the pod's status by now.
+    async fn clear_last_runs(&self, sandbox: &Found, container: &Container, attempt: i32) -> Result<(), StartError> {
+        let data_dir = self.machine.settings.pod_data_dir(&self.key.uid);
+        for report in sandbox.containers().await?.iter().filter(|report| report.name == container.name) {
+            sandbox.remove(&report.id).await?;
+            let cleared = super::apply::remove_directory(&data_dir.join("containers").join(&report.id));
+            cleared.map_err(|error| StartError::Clear(error.into()))?;
+        }
+        let oldest_kept = attempt + 1 - LOGS_KEPT;
+        crate::logs::remove_older(&data_dir.join("logs").join(&container.name), oldest_kept)
+            .map_err(|error| StartError::Clear(error.into()))
+    }
+
+    fn note_start(&mut self, container: &str, attempt: i32, image: &Image, started: &Started) {
+        let now = self.machine.clock.now();
+        let status_id = pod::status_id(&self.key.uid, container, attempt);
+        let known = self.memory.container_mut(container);
+        known.image_id = Some((status_id, image.image_id()));
+        known.failure = None;
+        known.backing_off_until = None;
+        known.image = ImageState::Unasked;
+        known.local_image = None;
+        if attempt > 0 {
+            known.restarts = known.restarts.attempted(now);
+        }
+        self.record(Some(container), EventType::Normal, "Created", format!("Created container: {container}"));
+        match started {
+            Started::Running => {
+                self.record(Some(container), EventType::Normal, "Started", format!("Started container {container}"));
+            }
+            Started::CannotRun(reason) => {
+                self.record(Some(container), EventType::Warning, "Failed", format!("Error: {reason}"));
+            }
+        }
+    }
+
+    fn note_failure(&mut self, container: &str, error: &StartError) {
+        let retry_at = self.machine.clock.now().checked_add(CREATE_RETRY).unwrap_or(jiff::Timestamp::MAX);
+        let reason = match error {
+            StartError::Config(_) | StartError::Fetch(_) => FailureReason::CreateContainerConfigError,
+            StartError::Runtime(_) | StartError::Clear(_) => FailureReason::CreateContainerError,
+        };
+        let message = chain(error);
+        self.memory.container_mut(container).failure = Some(Failure { reason, message: message.clone(), retry_at });
+        self.record(Some(container), EventType::Warning, "Failed", format!("Error: {message}"));
+    }
+}

@@ -1,0 +1,279 @@
+//! How a pod's snapshot comes together: its object from the API, its containers from its shim, the rest from memory.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use decide::pod_lifecycle::{
+    ContainerSnapshot, Exit, ExitReason, Instance, PodSnapshot, Running, Sandbox, Stop, find_status,
+};
+use decide::probes::{self, Answers, ProbeKind, Verdict};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, Probe};
+use kube::api::Api;
+use tracing::{info, warn};
+
+use super::memory::{ContainerMemory, Looked, Seen, all_containers};
+use super::pod_task::PodTask;
+use super::runtime::{Found, chain};
+use super::{Order, PodError};
+use crate::pod::status_id;
+use crate::probes::{Prober, Target};
+use crate::shim::protocol::{self, ContainerState, Status};
+
+impl PodTask {
+    pub(super) async fn take_snapshot(&mut self) -> Result<PodSnapshot, PodError> {
+        self.read_object().await?;
+        self.look_for_sandbox().await?;
+        let reports = self.read_containers().await?;
+        let now = self.machine.clock.now();
+        let pod = self.memory.pod().clone();
+        let containers = all_containers(&pod)
+            .map(|container| (container.name.clone(), self.container_snapshot(&pod, container, &reports, now)))
+            .collect::<BTreeMap<_, _>>();
+        Ok(PodSnapshot {
+            stop: self.stop(&pod, now),
+            host_ip: self.machine.settings.host_ip.to_string(),
+            active_for: self.active_for(&pod, now),
+            volumes: self.memory.volumes.clone(),
+            files: self.memory.files,
+            object: self.memory.object,
+            sandbox: self.sandbox(),
+            containers,
+            pod,
+        })
+    }
+
+    async fn read_object(&mut self) -> Result<(), PodError> {
+        if !self.memory.is_gone() {
+            let api: Api<Pod> = Api::namespaced(self.machine.client.clone(), &self.key.namespace);
+            let read = api.get_opt(&self.key.name).await.map_err(PodError::Read)?;
+            self.memory.take_object(read);
+        }
+        Ok(())
+    }
+
+    /// An earlier engine's sandbox is taken over as it is.
+    async fn look_for_sandbox(&mut self) -> Result<(), PodError> {
+        if self.memory.looked_for_sandbox == Looked::NotYet {
+            let found = self.machine.runtime.adopt(&self.key.uid, Arc::clone(&self.wake)).await?;
+            if let Some(sandbox) = found {
+                info!(pod = %self.key.name, "found running; taken over");
+                self.take_sandbox(sandbox);
+            }
+            self.memory.looked_for_sandbox = Looked::Done;
+        }
+        Ok(())
+    }
+
+    pub(super) fn take_sandbox(&mut self, sandbox: Found) {
+        self.memory.sandbox = Some(sandbox);
+        self.memory.sandbox_retry_at = None;
+        self.memory.volumes = decide::pod_lifecycle::Volumes::Ready;
+        self.memory.tried_with_success();
+    }
+
+    /// A sandbox that does not answer is looked for once more before it counts as dead.
+    async fn read_containers(&mut self) -> Result<Vec<ContainerState>, PodError> {
+        let Some(sandbox) = self.memory.sandbox.clone() else { return Ok(Vec::new()) };
+        let error = match sandbox.containers().await {
+            Ok(containers) => return Ok(containers),
+            Err(error) => error,
+        };
+        match self.machine.runtime.adopt(&self.key.uid, Arc::clone(&self.wake)).await? {
+            Some(sandbox) => {
+                let containers = sandbox.containers().await?;
+                self.take_sandbox(sandbox);
+                Ok(containers)
+            }
+            None => {
+                warn!(pod = %self.key.name, error = chain(&error), "the pod's sandbox is dead");
+                self.memory.forget_sandbox();
+                Ok(Vec::new())
+            }
+        }
+    }
+
+    fn sandbox(&self) -> Sandbox {
+        match (&self.memory.sandbox, self.memory.sandbox_retry_at) {
+            (Some(sandbox), _) => Sandbox::Ready { ip: sandbox.ip().to_string() },
+            (None, Some(retry_at)) => Sandbox::Failed { retry_at },
+            (None, None) => Sandbox::Absent,
+        }
+    }
+
+    fn stop(&mut self, pod: &Pod, now: Timestamp) -> Option<Stop> {
+        let wall = Timestamp::now();
+        if self.memory.is_gone() {
+            return Some(Stop::Vanished);
+        }
+        if *self.orders.borrow() == Order::Down {
+            let seen = self.memory.order_down.get_or_insert_with(|| Seen::now(wall, wall, now));
+            return Some(Stop::Down { since: seen.age(now) });
+        }
+        let deleted_at = objects::pods::deleted_at(pod)?;
+        let seen = self.memory.deletion.get_or_insert_with(|| Seen::now(deleted_at, wall, now));
+        Some(Stop::Deleted { since: seen.age(now) })
+    }
+
+    fn active_for(&mut self, pod: &Pod, now: Timestamp) -> Option<SignedDuration> {
+        let started = pod.status.as_ref()?.start_time.as_ref()?.0;
+        let seen = self.memory.start.get_or_insert_with(|| Seen::now(started, Timestamp::now(), now));
+        Some(seen.age(now))
+    }
+
+    fn container_snapshot(
+        &mut self,
+        pod: &Pod,
+        container: &Container,
+        reports: &[ContainerState],
+        now: Timestamp,
+    ) -> ContainerSnapshot {
+        let last_status = find_status(pod, &container.name);
+        let of_container = reports.iter().filter(|report| report.name == container.name);
+        let report = of_container.max_by_key(|report| report.attempt);
+        let uid = self.key.uid.clone();
+        let known = self.memory.container_mut(&container.name);
+        let instance = report
+            .and_then(|report| reported(report, &uid, last_status, known))
+            .or_else(|| last_status.map(Instance::from_status))
+            .unwrap_or(Instance::None);
+        match &instance {
+            Instance::Running(running) => seed_verdicts(known, &running.container_id, last_status),
+            Instance::Exited(exit) => note_end(known, &exit.container_id, now),
+            Instance::None | Instance::Earlier(_) => {}
+        }
+        let mut snapshot = ContainerSnapshot::new(container, instance);
+        copy_memory(&mut snapshot, known);
+        self.start_probes(container, report, &snapshot);
+        snapshot
+    }
+
+    /// Starts the probes that are to be asked now, and ends the others.
+    fn start_probes(
+        &mut self,
+        container: &Container,
+        report: Option<&ContainerState>,
+        snapshot: &ContainerSnapshot,
+    ) {
+        let (Instance::Running(running), Some(report)) = (&snapshot.instance, report) else { return };
+        let Some(sandbox) = self.memory.sandbox.clone() else { return };
+        let tell = self.tell.clone();
+        let known = self.memory.container_mut(&container.name);
+        for (kind, probe) in probes_of(container) {
+            let ends = snapshot.stopping.is_some() && kind != ProbeKind::Readiness;
+            if ends || !probes::is_asked(kind, snapshot.startup) {
+                known.probers.remove(&kind);
+                continue;
+            }
+            let seeded = known.verdicts.get(&kind).copied();
+            known.probers.entry(kind).or_insert_with(|| {
+                let target = Target {
+                    sandbox: Arc::clone(&sandbox),
+                    container: container.clone(),
+                    runtime_id: report.id.clone(),
+                    container_id: running.container_id.clone(),
+                };
+                let running_for = Timestamp::now().duration_since(running.started_at);
+                let answers = seeded.map_or_else(|| Answers::none_yet(kind), Answers::starting_from);
+                Prober::start(target, kind, probe.clone(), running_for, answers, tell.clone())
+            });
+        }
+    }
+}
+
+/// What the shim says of a container; None for one whose start was not finished, which is made anew.
+fn reported(
+    report: &ContainerState,
+    uid: &str,
+    last_status: Option<&ContainerStatus>,
+    known: &ContainerMemory,
+) -> Option<Instance> {
+    let attempt = i32::try_from(report.attempt).unwrap_or(i32::MAX);
+    let container_id = status_id(uid, &report.name, attempt);
+    let image_id = image_id(&container_id, last_status, known);
+    match &report.status {
+        Status::Created => None,
+        Status::Running { started_at } => {
+            Some(Instance::Running(Running { attempt, container_id, image_id, started_at: *started_at }))
+        }
+        Status::Exited(exit) => Some(Instance::Exited(Exit {
+            attempt,
+            container_id,
+            image_id,
+            code: exit.code,
+            reason: exit_reason(exit),
+            message: exit.start_error.clone(),
+            started_at: exit.started_at,
+            finished_at: Some(exit.finished_at),
+        })),
+    }
+}
+
+fn exit_reason(exit: &protocol::Exit) -> ExitReason {
+    if exit.start_error.is_some() {
+        ExitReason::StartError
+    } else if exit.oom_killed {
+        ExitReason::OomKilled
+    } else if exit.code == 0 {
+        ExitReason::Completed
+    } else {
+        ExitReason::Error
+    }
+}
+
+fn image_id(container_id: &str, last_status: Option<&ContainerStatus>, known: &ContainerMemory) -> String {
+    let remembered = known.image_id.as_ref().filter(|(id, _)| id == container_id).map(|(_, image)| image.clone());
+    let recorded = || last_status.filter(|status| status.container_id.as_deref() == Some(container_id));
+    remembered.or_else(|| recorded().map(|status| status.image_id.clone())).unwrap_or_default()
+}
+
+/// The first sight of a run. If an earlier engine had it ready, it is ready until its probes say otherwise.
+fn seed_verdicts(known: &mut ContainerMemory, container_id: &str, last_status: Option<&ContainerStatus>) {
+    if known.probed_id.as_deref() == Some(container_id) {
+        return;
+    }
+    known.forget_run();
+    known.probed_id = Some(container_id.to_owned());
+    let recorded = last_status.filter(|status| status.container_id.as_deref() == Some(container_id));
+    if recorded.is_some_and(|status| status.started == Some(true)) {
+        known.verdicts.insert(ProbeKind::Startup, Verdict::Success);
+    }
+    if recorded.is_some_and(|status| status.ready) {
+        known.verdicts.insert(ProbeKind::Readiness, Verdict::Success);
+    }
+}
+
+fn note_end(known: &mut ContainerMemory, container_id: &str, now: Timestamp) {
+    if known.ended.as_ref().is_none_or(|(id, _)| id != container_id) {
+        known.ended = Some((container_id.to_owned(), now));
+    }
+    known.forget_run();
+}
+
+fn copy_memory(snapshot: &mut ContainerSnapshot, known: &ContainerMemory) {
+    snapshot.ended_at = match &snapshot.instance {
+        Instance::Exited(exit) => {
+            known.ended.as_ref().filter(|(id, _)| *id == exit.container_id).map(|(_, ended_at)| *ended_at)
+        }
+        Instance::None | Instance::Running(_) | Instance::Earlier(_) => None,
+    };
+    snapshot.image = known.image.clone();
+    snapshot.failed_pull = known.failed_pull;
+    snapshot.failure = known.failure.clone();
+    snapshot.restarts = known.restarts;
+    snapshot.backing_off_until = known.backing_off_until;
+    snapshot.stopping = known.stopping;
+    let verdict = |kind| known.verdicts.get(&kind).copied();
+    snapshot.startup = verdict(ProbeKind::Startup).unwrap_or(snapshot.startup);
+    snapshot.readiness = verdict(ProbeKind::Readiness).unwrap_or(snapshot.readiness);
+    snapshot.liveness = verdict(ProbeKind::Liveness).unwrap_or(snapshot.liveness);
+}
+
+fn probes_of(container: &Container) -> impl Iterator<Item = (ProbeKind, &Probe)> {
+    let probes = [
+        (ProbeKind::Startup, &container.startup_probe),
+        (ProbeKind::Liveness, &container.liveness_probe),
+        (ProbeKind::Readiness, &container.readiness_probe),
+    ];
+    probes.into_iter().filter_map(|(kind, probe)| Some((kind, probe.as_ref()?)))
+}

@@ -1,0 +1,191 @@
+//! The container's root filesystem, mounted as an overlay in the shim's own mount namespace: it vanishes with the
+//! shim, however that ends. Paths inside it are only ever resolved as the container would.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, UnmountFlags};
+
+use super::Overlay;
+
+/// Why a root filesystem could not be made or taken away.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RootfsError {
+    #[error("a root filesystem needs at least one layer")]
+    NoLayers,
+    #[error("cannot create directory {path:?}")]
+    CreateDirectory {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot mount the overlay of {layers} layers at {target:?}")]
+    MountOverlay {
+        layers: usize,
+        target: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot mount memory at {target:?}")]
+    MountTmpfs {
+        target: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot create working directory {path:?} in the container")]
+    WorkingDirectory {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot unmount {target:?}")]
+    Unmount {
+        target: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Mounts the overlay, on which devices don't work. Directories that are missing are made; `upper` becomes `/`.
+pub(crate) fn mount(overlay: &Overlay, target: &Path) -> Result<(), RootfsError> {
+    if overlay.lower.is_empty() {
+        return Err(RootfsError::NoLayers);
+    }
+    for path in [&overlay.upper, &overlay.work, target] {
+        create_directory(path)?;
+    }
+    // What a volatile mount leaves, so that its directories aren't used again; for a second try at the same container
+    // they may be. Whether there is such a thing, the kernel says when mounting.
+    let _ = fs::remove_dir_all(overlay.work.join("work/incompat/volatile"));
+    mount_overlay(overlay, target).map_err(|source| RootfsError::MountOverlay {
+        layers: overlay.lower.len(),
+        target: target.to_owned(),
+        source,
+    })
+}
+
+/// Kernels before 6.5 don't know `lowerdir+`, and take all layers in one string instead.
+fn mount_overlay(overlay: &Overlay, target: &Path) -> io::Result<()> {
+    let filesystem = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for layer in overlay.lower.iter().rev() {
+        match rustix::mount::fsconfig_set_string(&filesystem, "lowerdir+", layer) {
+            Ok(()) => {}
+            Err(Errno::INVAL) => return mount_overlay_by_options(overlay, target),
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    rustix::mount::fsconfig_set_string(&filesystem, "upperdir", &overlay.upper)?;
+    rustix::mount::fsconfig_set_string(&filesystem, "workdir", &overlay.work)?;
+    // Nothing in it outlives the machine's next start, so nothing has to reach the disk when it is unmounted, which
+    // would keep the shim waiting. Kernels before 5.10 don't know this, and do wait.
+    let _ = rustix::mount::fsconfig_set_flag(&filesystem, "volatile");
+    rustix::mount::fsconfig_create(&filesystem)?;
+    attach(&filesystem, target)
+}
+
+fn attach(filesystem: &OwnedFd, target: &Path) -> io::Result<()> {
+    let mounted =
+        rustix::mount::fsmount(filesystem.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_NODEV)?;
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    Ok(rustix::mount::move_mount(mounted.as_fd(), "", CWD, target, flags)?)
+}
+
+fn mount_overlay_by_options(overlay: &Overlay, target: &Path) -> io::Result<()> {
+    let lower: Vec<String> = overlay.lower.iter().rev().map(|layer| escaped(layer)).collect();
+    let options =
+        format!("lowerdir={},upperdir={},workdir={}", lower.join(":"), escaped(&overlay.upper), escaped(&overlay.work));
+    let options = std::ffi::CString::new(options)?;
+    Ok(rustix::mount::mount("overlay", target, "overlay", MountFlags::NODEV, options.as_c_str())?)
+}
+
+fn escaped(path: &Path) -> String {
+    path.to_string_lossy().replace('\\', "\\\\").replace(':', "\\:").replace(',', "\\,")
+}
+
+/// Mounts memory at a directory, unless that has been done.
+pub(crate) fn mount_tmpfs(target: &Path, size_bytes: Option<u64>) -> Result<(), RootfsError> {
+    create_directory(target)?;
+    let size = size_bytes.map(|bytes| format!(",size={bytes}")).unwrap_or_default();
+    let failed = |source| RootfsError::MountTmpfs { target: target.to_owned(), source };
+    let options = std::ffi::CString::new(format!("mode=1777{size}")).map_err(|error| failed(error.into()))?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    rustix::mount::mount("tmpfs", target, "tmpfs", flags, options.as_c_str()).map_err(|errno| failed(errno.into()))
+}
+
+/// Unmounts; what isn't mounted is no error.
+pub(crate) fn unmount(target: &Path) -> Result<(), RootfsError> {
+    match rustix::mount::unmount(target, UnmountFlags::DETACH) {
+        Ok(()) | Err(Errno::INVAL | Errno::NOENT) => Ok(()),
+        Err(errno) => Err(RootfsError::Unmount { target: target.to_owned(), source: errno.into() }),
+    }
+}
+
+/// Makes the working directory in the container, as every runtime does. Links are followed within `rootfs` only.
+pub(crate) fn create_working_directory(rootfs: &Path, cwd: &Path) -> Result<(), RootfsError> {
+    create_within(rootfs, cwd).map_err(|source| RootfsError::WorkingDirectory { path: cwd.to_owned(), source })
+}
+
+fn create_within(rootfs: &Path, cwd: &Path) -> io::Result<()> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(rootfs, flags, Mode::empty())?;
+    let open = |path: &Path| rustix::fs::openat2(root.as_fd(), path, flags, Mode::empty(), ResolveFlags::IN_ROOT);
+    let mut reached = PathBuf::from("/");
+    let mut directory = open(&reached)?;
+    for name in cwd.components().filter(|part| *part != Component::RootDir) {
+        reached.push(name);
+        directory = match open(&reached) {
+            Err(Errno::NOENT) => {
+                rustix::fs::mkdirat(&directory, name.as_os_str(), Mode::from_raw_mode(0o755))?;
+                open(&reached)?
+            }
+            opened => opened?,
+        };
+    }
+    Ok(())
+}
+
+fn create_directory(path: &Path) -> Result<(), RootfsError> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    // The mode is that of `/` in the container, where users other than root must be let in.
+    let create = || {
+        fs::create_dir_all(path)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755))
+    };
+    create().map_err(|source| RootfsError::CreateDirectory { path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_working_directory_is_made_inside_the_root_only() {
+        let directory = tempfile::tempdir().unwrap();
+        let (root, outside) = (directory.path().join("root"), directory.path().join("outside"));
+        for path in [&root, &outside] {
+            fs::create_dir(path).unwrap();
+        }
+        std::os::unix::fs::symlink(&outside, root.join("link")).unwrap();
+        create_working_directory(&root, Path::new("/a/../b/c")).unwrap();
+        assert!(root.join("b/c").is_dir());
+        assert!(create_working_directory(&root, Path::new("/link/x")).is_err());
+        create_working_directory(&root, Path::new("/../../up")).unwrap();
+        assert!(root.join("up").is_dir());
+        assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_file_in_the_way_of_the_working_directory_is_an_error() {
+        let root = tempfile::tempdir().unwrap();
+        fs::write(root.path().join("file"), "").unwrap();
+        let error = create_working_directory(root.path(), Path::new("/file/x")).unwrap_err();
+        assert!(matches!(error, RootfsError::WorkingDirectory { .. }));
+    }
+}

@@ -1,0 +1,392 @@
+//! Creates, joins and removes containers through libcontainer. Only the single-threaded shim may: every function here
+//! forks, and the process becomes non-dumpable. Nothing here signals a container; `pidfd` does.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use libcontainer::container::Container;
+use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::error::LibcontainerError;
+use libcontainer::syscall::syscall::SyscallType;
+use oci_spec::OciSpecError;
+use oci_spec::runtime::{Process as OciProcess, Spec};
+use rustix::pipe::PipeFlags;
+
+use super::capabilities::{self, DeviceControl, UnknownCapability};
+use super::executor::{Workload, chain};
+use super::rootfs::{self, RootfsError};
+use super::seccomp::{Filters, SeccompError};
+use super::spec::{self, Host, SwapLimit};
+use super::{CapabilityChange, ContainerConfig, MountSource};
+use crate::cgroups::{Cgroup, CgroupError, Hierarchies, Version};
+use crate::pidfd::{Process, ProcessError};
+
+/// What Docker gives; the machine may allow less.
+const MAX_OPEN_FILES: u64 = 1024 * 1024;
+const SHM_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Why a container could not be created, started, joined or removed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RuntimeError {
+    /// The program can't be run: the sentence that users of Kubernetes know.
+    #[error("{0}")]
+    CannotRun(String),
+    #[error(transparent)]
+    Capability(#[from] UnknownCapability),
+    #[error(transparent)]
+    Rootfs(#[from] RootfsError),
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    #[error(transparent)]
+    Seccomp(#[from] SeccompError),
+    #[error("cannot mount {path:?} into the container")]
+    MountSource {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot write the runtime spec to {path:?}")]
+    WriteSpec {
+        path: PathBuf,
+        #[source]
+        source: OciSpecError,
+    },
+    #[error("cannot read the runtime spec of container {id}")]
+    ReadSpec {
+        id: String,
+        #[source]
+        source: OciSpecError,
+    },
+    #[error("container {0} has no process in its runtime spec")]
+    NoProcess(String),
+    #[error("cannot write {path:?}")]
+    WriteProcess {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot make pipes for container {id}")]
+    Pipe {
+        id: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot create container {id}")]
+    Create {
+        id: String,
+        #[source]
+        source: LibcontainerError,
+    },
+    #[error("container {0} was created without a process")]
+    NoInit(String),
+    #[error("cannot take hold of the process of container {id}")]
+    Hold {
+        id: String,
+        #[source]
+        source: ProcessError,
+    },
+    #[error("cannot start container {id}")]
+    Start {
+        id: String,
+        #[source]
+        source: LibcontainerError,
+    },
+    #[error("cannot run a process in container {id}")]
+    Join {
+        id: String,
+        #[source]
+        source: LibcontainerError,
+    },
+    #[error("cannot remove {path:?}")]
+    RemoveDirectory {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl RuntimeError {
+    /// The error and its causes in one line.
+    pub(crate) fn sentence(&self) -> String {
+        chain(self)
+    }
+}
+
+/// Where a pod's containers live, and what they share.
+#[derive(Debug)]
+pub(crate) struct Pod {
+    hostname: String,
+    directory: PathBuf,
+    cgroup: Cgroup,
+    hierarchies: Hierarchies,
+}
+
+/// A container's standard output and error.
+pub(crate) type Outputs = [File; 2];
+
+/// A container whose process waits to be started.
+pub(crate) struct Created {
+    pub(crate) init: Process,
+    /// Closed when the program runs; holds a sentence when it can't be.
+    pub(crate) report: File,
+    oci: Container,
+}
+
+impl Created {
+    /// Lets the process go on to its program. Whether that could be run, `report` says.
+    pub(crate) fn start(&mut self, id: &str) -> Result<(), RuntimeError> {
+        self.oci.start().map_err(|source| RuntimeError::Start { id: id.to_owned(), source })
+    }
+}
+
+impl Pod {
+    /// Prepares what the containers share: the pod's `/dev/shm`.
+    pub(crate) fn prepare(
+        hostname: String,
+        directory: PathBuf,
+        cgroup: Cgroup,
+        hierarchies: Hierarchies,
+    ) -> Result<Self, RuntimeError> {
+        let pod = Self { hostname, directory, cgroup, hierarchies };
+        rootfs::mount_tmpfs(&pod.shm(), Some(SHM_BYTES))?;
+        Ok(pod)
+    }
+
+    fn shm(&self) -> PathBuf {
+        self.directory.join("shm")
+    }
+
+    fn volumes(&self) -> PathBuf {
+        self.directory.join("volumes")
+    }
+
+    fn bundle(&self, id: &str) -> PathBuf {
+        self.directory.join("bundles").join(id)
+    }
+
+    fn state(&self) -> PathBuf {
+        self.directory.join("state")
+    }
+
+    /// Creates a container, which then waits to be started, with its standard output and error, which don't block.
+    /// Leaves nothing behind when that fails.
+    pub(crate) fn create(&self, config: &ContainerConfig) -> Result<(Created, Outputs), RuntimeError> {
+        let created = self.try_create(config);
+        if created.is_err() {
+            // The first error is the one to tell; what this leaves, the engine removes with the pod's directory.
+            let _ = self.remove(&config.id);
+        }
+        created
+    }
+
+    fn try_create(&self, config: &ContainerConfig) -> Result<(Created, Outputs), RuntimeError> {
+        let id = &config.id;
+        let cgroup = self.cgroup.child(id)?;
+        let bundle = self.bundle(id);
+        let root = bundle.join("rootfs");
+        rootfs::mount(&config.rootfs, &root)?;
+        rootfs::create_working_directory(&root, &spec::working_directory(config))?;
+        self.prepare_mounts(config)?;
+        let capabilities = self.capabilities(&config.capabilities)?;
+        let spec = spec::build(config, &self.host(&root, &cgroup, capabilities));
+        let path = bundle.join("config.json");
+        spec.save(&path).map_err(|source| RuntimeError::WriteSpec { path, source })?;
+        let filters = Filters::compile(capabilities)?;
+        let (created, outputs) = self.run_init(id, &bundle, filters)?;
+        if let Some(score) = config.oom_score_adj {
+            set_oom_score(created.init.pid(), score);
+        }
+        Ok((created, outputs))
+    }
+
+    fn prepare_mounts(&self, config: &ContainerConfig) -> Result<(), RuntimeError> {
+        for mount in &config.mounts {
+            match &mount.source {
+                MountSource::Bind { path } => {
+                    fs::metadata(path).map_err(|source| RuntimeError::MountSource { path: path.clone(), source })?;
+                }
+                MountSource::PodTmpfs { name, size_bytes } => {
+                    let target = self.volumes().join(name);
+                    if !target.exists() {
+                        rootfs::mount_tmpfs(&target, *size_bytes)?;
+                    }
+                }
+                MountSource::Tmpfs { .. } => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn run_init(&self, id: &str, bundle: &Path, filters: Filters) -> Result<(Created, Outputs), RuntimeError> {
+        let no_pipe = |source| RuntimeError::Pipe { id: id.to_owned(), source };
+        let (stdout, stdout_end) = pipe().map_err(no_pipe)?;
+        let (stderr, stderr_end) = pipe().map_err(no_pipe)?;
+        let (mut report, report_end) = pipe().map_err(no_pipe)?;
+        let built = ContainerBuilder::new(id.to_owned(), SyscallType::default())
+            .with_executor(Workload::new(filters, report_end))
+            .with_stdout(stdout_end)
+            .with_stderr(stderr_end)
+            .with_root_path(self.state())
+            .and_then(ContainerBuilder::validate_id)
+            .and_then(|builder| builder.as_init(bundle).with_systemd(false).with_detach(true).build());
+        let oci = built.map_err(|source| match told(&mut report) {
+            Some(sentence) => RuntimeError::CannotRun(sentence),
+            None => RuntimeError::Create { id: id.to_owned(), source },
+        })?;
+        let pid = oci.pid().ok_or_else(|| RuntimeError::NoInit(id.to_owned()))?;
+        let init = Process::open(pid.as_raw()).map_err(|source| RuntimeError::Hold { id: id.to_owned(), source })?;
+        Ok((Created { init, report, oci }, [stdout, stderr]))
+    }
+
+    fn host<'a>(&'a self, root: &'a Path, cgroup: &'a Cgroup, capabilities: u64) -> Host<'a> {
+        let memory = self.hierarchies.directory("memory", &self.cgroup);
+        let swap_file = memory.map(|directory| directory.join("memory.memsw.limit_in_bytes"));
+        let has_swap_file = swap_file.is_some_and(|file| file.exists());
+        let is_v2 = self.hierarchies.version() == Version::V2;
+        Host {
+            hostname: &self.hostname,
+            rootfs: root,
+            shm: self.shm(),
+            volumes: self.volumes(),
+            cgroup: cgroup.as_str(),
+            cgroup_version: self.hierarchies.version(),
+            cgroup_views: self.hierarchies.v1_views(cgroup),
+            swap_limit: if has_swap_file || is_v2 { SwapLimit::Supported } else { SwapLimit::Missing },
+            open_files: open_files(),
+            capabilities,
+        }
+    }
+
+    /// libcontainer restricts devices on version 1 only; on version 2 it would need its eBPF feature.
+    fn capabilities(&self, change: &CapabilityChange) -> Result<u64, UnknownCapability> {
+        let devices = match self.hierarchies.version() {
+            Version::V1 => DeviceControl::Enforced,
+            Version::V2 => DeviceControl::Missing,
+        };
+        capabilities::resolve(change, available_capabilities(), devices)
+    }
+
+    /// How many processes of a container the kernel has killed for want of memory. Zero when nobody knows.
+    pub(crate) fn oom_kills(&self, id: &str) -> u64 {
+        let counted = self.cgroup.child(id).and_then(|cgroup| cgroup.oom_kills(&self.hierarchies));
+        counted.unwrap_or(0)
+    }
+
+    /// What a process that joins a container needs to know.
+    pub(crate) fn joining(
+        &self,
+        id: &str,
+        args: Vec<String>,
+        change: &CapabilityChange,
+    ) -> Result<Joining, RuntimeError> {
+        let capabilities = self.capabilities(change)?;
+        Ok(Joining { id: id.to_owned(), args, state: self.state(), bundle: self.bundle(id), capabilities })
+    }
+
+    /// Ends what is left of a container and removes its cgroup, its mounts and its directories. May be repeated.
+    pub(crate) fn remove(&self, id: &str) -> Result<(), RuntimeError> {
+        let cgroup = self.cgroup.child(id)?;
+        cgroup.kill(&self.hierarchies)?;
+        cgroup.remove(&self.hierarchies)?;
+        let bundle = self.bundle(id);
+        rootfs::unmount(&bundle.join("rootfs"))?;
+        [bundle, self.state().join(id)].iter().try_for_each(|path| remove_directory(path))
+    }
+
+    /// Ends everything in the pod's cgroup and removes the cgroup.
+    pub(crate) fn destroy(&self) -> Result<(), RuntimeError> {
+        self.cgroup.kill(&self.hierarchies)?;
+        Ok(self.cgroup.remove(&self.hierarchies)?)
+    }
+}
+
+/// A process to run in a container that runs already.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Joining {
+    id: String,
+    args: Vec<String>,
+    state: PathBuf,
+    bundle: PathBuf,
+    capabilities: u64,
+}
+
+impl Joining {
+    /// Runs the process, as a child of this one, as the container's user and with its limits. Its output is ours.
+    pub(crate) fn run(&self) -> Result<Process, RuntimeError> {
+        let path = self.bundle.join(format!("exec-{}.json", std::process::id()));
+        self.write_process(&path)?;
+        let joined = self.join(&path);
+        // A file of a pod that is going away may be gone already.
+        let _ = fs::remove_file(&path);
+        joined
+    }
+
+    fn write_process(&self, path: &Path) -> Result<(), RuntimeError> {
+        let mut spec = Spec::load(self.bundle.join("config.json"))
+            .map_err(|source| RuntimeError::ReadSpec { id: self.id.clone(), source })?;
+        let process: Option<&mut OciProcess> = spec.process_mut().as_mut();
+        let process = process.ok_or_else(|| RuntimeError::NoProcess(self.id.clone()))?;
+        process.set_args(Some(self.args.clone()));
+        let write = || -> io::Result<()> { fs::write(path, serde_json::to_vec(process).map_err(io::Error::from)?) };
+        write().map_err(|source| RuntimeError::WriteProcess { path: path.to_owned(), source })
+    }
+
+    fn join(&self, process: &Path) -> Result<Process, RuntimeError> {
+        let no_pipe = |source| RuntimeError::Pipe { id: self.id.clone(), source };
+        let (mut report, report_end) = pipe().map_err(no_pipe)?;
+        let stdin = File::open("/dev/null").map_err(no_pipe)?;
+        let workload = Workload::new(Filters::compile(self.capabilities)?, report_end);
+        let joined = ContainerBuilder::new(self.id.clone(), SyscallType::default())
+            .with_executor(workload)
+            .with_stdin(stdin)
+            .with_root_path(self.state.clone())
+            .and_then(|builder| builder.as_tenant().with_process(Some(process)).with_detach(true).build());
+        match (joined, told(&mut report)) {
+            (_, Some(sentence)) => Err(RuntimeError::CannotRun(sentence)),
+            (Err(source), None) => Err(RuntimeError::Join { id: self.id.clone(), source }),
+            (Ok(pid), None) => {
+                Process::open(pid.as_raw()).map_err(|source| RuntimeError::Hold { id: self.id.clone(), source })
+            }
+        }
+    }
+}
+
+/// What has been written to a report so far. Doesn't wait.
+pub(crate) fn told(report: &mut File) -> Option<String> {
+    let mut bytes = Vec::new();
+    // The pipe doesn't block: an error here means that nothing more has been written.
+    let _ = report.read_to_end(&mut bytes);
+    (!bytes.is_empty()).then(|| String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// A pipe whose first end doesn't block the reader.
+pub(crate) fn pipe() -> io::Result<(File, OwnedFd)> {
+    let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+    rustix::io::ioctl_fionbio(&read, true)?;
+    Ok((File::from(read), write))
+}
+
+fn available_capabilities() -> u64 {
+    rustix::thread::capabilities(None).map_or(0, |sets| sets.permitted.bits())
+}
+
+fn open_files() -> u64 {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.maximum.map_or(MAX_OPEN_FILES, |maximum| maximum.min(MAX_OPEN_FILES))
+}
+
+/// Best effort: lowering the score needs CAP_SYS_RESOURCE, which not every machine gives.
+fn set_oom_score(pid: i32, score: i32) {
+    let _ = fs::write(format!("/proc/{pid}/oom_score_adj"), score.to_string());
+}
+
+fn remove_directory(path: &Path) -> Result<(), RuntimeError> {
+    match fs::remove_dir_all(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(RuntimeError::RemoveDirectory { path: path.to_owned(), source })
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}

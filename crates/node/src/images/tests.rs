@@ -1,0 +1,91 @@
+use std::fs;
+
+use super::*;
+use crate::images::fixtures::{Tar, image_of_layers, new_image, reference};
+
+fn archive(name: &str) -> std::io::Cursor<Vec<u8>> {
+    let mut bytes = Vec::new();
+    new_image(name).write_archive(&mut bytes).unwrap();
+    std::io::Cursor::new(bytes)
+}
+
+#[tokio::test]
+async fn what_a_killed_process_left_is_removed_and_what_a_living_one_holds_stays() {
+    let directory = tempfile::tempdir().unwrap();
+    let living = ImageStore::open(directory.path()).unwrap();
+    let held = living.inner.scratch.temporary();
+    fs::write(held.path(), "half a layer").unwrap();
+    let abandoned = directory.path().join("tmp/4000000-0");
+    fs::create_dir(&abandoned).unwrap();
+    fs::write(abandoned.join("0"), "half a layer").unwrap();
+    ImageStore::open(directory.path()).unwrap();
+    assert!(!abandoned.exists());
+    assert!(held.path().exists());
+}
+
+#[tokio::test]
+async fn an_image_loaded_by_another_process_is_seen() {
+    let directory = tempfile::tempdir().unwrap();
+    let engine = ImageStore::open(directory.path()).unwrap();
+    let loader = ImageStore::open(directory.path()).unwrap();
+    loader.load(archive("app:1")).await.unwrap();
+    assert!(engine.resolve(&reference("app:1")).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn an_image_that_is_not_whole_counts_as_absent() {
+    for part in ["layers", "blobs/sha256"] {
+        let directory = tempfile::tempdir().unwrap();
+        let store = ImageStore::open(directory.path()).unwrap();
+        store.load(archive("app:1")).await.unwrap();
+        fs::remove_dir_all(directory.path().join(part)).unwrap();
+        assert!(store.resolve(&reference("app:1")).await.unwrap().is_none(), "{part}");
+        assert!(store.list().await.unwrap().is_empty(), "{part}");
+    }
+}
+
+#[tokio::test]
+async fn damaged_documents_count_as_absent() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = ImageStore::open(directory.path()).unwrap();
+    let image = &store.load(archive("app:1")).await.unwrap()[0].image;
+    let config = store.inner.blobs.path(&image.id);
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.replace("MODE=test", "MODE=evil")).unwrap();
+    assert!(store.resolve(&reference("app:1")).await.unwrap().is_none());
+}
+
+#[test]
+fn a_store_of_a_newer_segue_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("index.json"), r#"{"version": 2, "names": []}"#).unwrap();
+    let error = ImageStore::open(directory.path()).unwrap_err();
+    assert!(matches!(error, StoreError::NewerIndex { found: 2, .. }), "{error}");
+}
+
+#[test]
+fn a_damaged_index_is_refused_and_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("index.json"), "{").unwrap();
+    let error = ImageStore::open(directory.path()).unwrap_err();
+    assert!(matches!(error, StoreError::DamagedIndex { .. }), "{error}");
+    assert_eq!(fs::read(directory.path().join("index.json")).unwrap(), b"{");
+}
+
+#[test]
+fn chain_ids_depend_on_every_layer_below() {
+    let layers = |first: &[u8]| {
+        let image =
+            image_of_layers(&[Tar::default().file("a", first).bytes(), Tar::default().file("b", b"same").bytes()]);
+        let bytes = &image.blobs[&image.manifest.to_string()];
+        let Ok(Document::Manifest(manifest)) = Document::parse(bytes) else {
+            panic!("no manifest");
+        };
+        let config = &image.blobs[&manifest.config.digest.to_string()];
+        Contents::read(&manifest, config).unwrap().layers
+    };
+    let (one, other) = (layers(b"1"), layers(b"2"));
+    assert_eq!(one[0].chain_id, one[0].diff_id);
+    assert_eq!(one[1].diff_id, other[1].diff_id);
+    assert_ne!(one[1].chain_id, other[1].chain_id);
+}

@@ -1,0 +1,17 @@
+pub mod addresses;
+pub mod agent;
+pub mod cgroups;
+pub mod container;
+pub mod cri_log;
+pub mod images;
+pub mod logs;
+mod node_status;
+pub mod pidfd;
+mod pod;
+mod pod_network;
+mod probes;
+pub mod shim;
+mod sys;
+mod volumes;
+
+pub use pod_network::link_prefix;

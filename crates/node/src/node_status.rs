@@ -1,0 +1,214 @@
+//! The Node object: what this machine is and has, and how it feels. Written on start, on every change, and now and then.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{
+    Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec, NodeStatus, NodeSystemInfo,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use kube::api::{Api, PostParams};
+use objects::pods::Resources;
+use tracing::warn;
+
+use crate::agent::Settings;
+use crate::agent::runtime::chain;
+
+mod machine;
+
+use machine::{Pressure, Shortage};
+
+/// How many pods a node takes; Kubernetes' number.
+const MOST_PODS: u32 = 110;
+/// How often the machine is looked at; Kubernetes' number.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// How often the Node is written although nothing has changed; Kubernetes' number.
+const REPORT_EVERY: Duration = Duration::from_secs(300);
+
+/// What the machine has to give to pods.
+pub(crate) fn capacity() -> Resources {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    Resources {
+        cpu_millis: i64::try_from(cores).unwrap_or(1) * 1000,
+        memory_bytes: i64::try_from(machine::memory().total_bytes).unwrap_or(i64::MAX),
+    }
+}
+
+/// Creates the Node, or brings an earlier engine's up to date.
+pub(crate) async fn register(client: &kube::Client, settings: &Settings) -> kube::Result<()> {
+    let api: Api<Node> = Api::all(client.clone());
+    let mut node = match api.get_opt(&settings.node_name).await? {
+        Some(node) => node,
+        None => api.create(&PostParams::default(), &new_node(settings)).await?,
+    };
+    let labels = labels(settings);
+    if labels.iter().any(|(key, value)| node.metadata.labels.as_ref().and_then(|known| known.get(key)) != Some(value)) {
+        node.metadata.labels.get_or_insert_default().extend(labels);
+        node = api.replace(&settings.node_name, &PostParams::default(), &node).await?;
+    }
+    report(&api, node, settings).await
+}
+
+/// Looks at the machine for as long as it is polled.
+pub(crate) async fn keep_up_to_date(client: kube::Client, settings: Settings) {
+    let api: Api<Node> = Api::all(client);
+    let mut reported = tokio::time::Instant::now();
+    let mut last = machine::pressure(&settings.data_dir);
+    let mut tick = tokio::time::interval(LOOK_EVERY);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let pressure = machine::pressure(&settings.data_dir);
+        if pressure == last && reported.elapsed() < REPORT_EVERY {
+            continue;
+        }
+        let done = match api.get(&settings.node_name).await {
+            Ok(node) => report(&api, node, &settings).await,
+            Err(kube::Error::Api(status)) if status.is_not_found() => register(&api.clone().into_client(), &settings).await,
+            Err(error) => Err(error),
+        };
+        match done {
+            Ok(()) => (last, reported) = (pressure, tokio::time::Instant::now()),
+            Err(error) => warn!(error = chain(&error), "the node's status could not be written; trying again"),
+        }
+    }
+}
+
+async fn report(api: &Api<Node>, mut node: Node, settings: &Settings) -> kube::Result<()> {
+    let old = node.status.take().unwrap_or_default();
+    node.status = Some(status(settings, old, machine::pressure(&settings.data_dir), Timestamp::now()));
+    api.replace_status(&settings.node_name, &PostParams::default(), &node).await?;
+    Ok(())
+}
+
+fn new_node(settings: &Settings) -> Node {
+    Node {
+        metadata: ObjectMeta {
+            name: Some(settings.node_name.clone()),
+            labels: Some(labels(settings).into_iter().collect()),
+            ..ObjectMeta::default()
+        },
+        spec: Some(NodeSpec {
+            pod_cidr: Some(settings.pod_range.to_string()),
+            pod_cidrs: Some(vec![settings.pod_range.to_string()]),
+            ..NodeSpec::default()
+        }),
+        status: None,
+    }
+}
+
+fn labels(settings: &Settings) -> Vec<(String, String)> {
+    let arch = machine::architecture();
+    [
+        ("kubernetes.io/hostname", settings.node_name.as_str()),
+        ("kubernetes.io/os", "linux"),
+        ("kubernetes.io/arch", arch),
+        ("beta.kubernetes.io/os", "linux"),
+        ("beta.kubernetes.io/arch", arch),
+    ]
+    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+    .into()
+}
+
+fn status(settings: &Settings, old: NodeStatus, pressure: Pressure, now: Timestamp) -> NodeStatus {
+    let capacity = amounts(settings);
+    let address = |type_: &str, address: String| NodeAddress { type_: type_.to_owned(), address };
+    NodeStatus {
+        addresses: Some(vec![
+            address("InternalIP", settings.host_ip.to_string()),
+            address("Hostname", settings.node_name.clone()),
+        ]),
+        allocatable: Some(capacity.clone()),
+        capacity: Some(capacity),
+        conditions: Some(conditions(old.conditions.clone().unwrap_or_default(), pressure, now)),
+        daemon_endpoints: Some(NodeDaemonEndpoints::default()),
+        node_info: Some(node_info()),
+        ..old
+    }
+}
+
+fn amounts(settings: &Settings) -> std::collections::BTreeMap<String, Quantity> {
+    let capacity = capacity();
+    [
+        ("cpu", format!("{}", capacity.cpu_millis / 1000)),
+        ("memory", format!("{}Ki", capacity.memory_bytes / 1024)),
+        ("ephemeral-storage", format!("{}Ki", machine::disk_bytes(&settings.data_dir) / 1024)),
+        ("pods", MOST_PODS.to_string()),
+    ]
+    .map(|(name, amount)| (name.to_owned(), Quantity(amount)))
+    .into()
+}
+
+fn node_info() -> NodeSystemInfo {
+    let version = format!("v1.36.0+segue-{}", env!("CARGO_PKG_VERSION"));
+    NodeSystemInfo {
+        architecture: machine::architecture().to_owned(),
+        boot_id: machine::read_line("/proc/sys/kernel/random/boot_id"),
+        container_runtime_version: format!("segue://{}", env!("CARGO_PKG_VERSION")),
+        kernel_version: machine::read_line("/proc/sys/kernel/osrelease"),
+        kube_proxy_version: String::new(),
+        kubelet_version: version,
+        machine_id: machine::read_line("/etc/machine-id"),
+        operating_system: "linux".to_owned(),
+        os_image: machine::os_image(),
+        system_uuid: machine::read_line("/sys/class/dmi/id/product_uuid"),
+        ..NodeSystemInfo::default()
+    }
+}
+
+/// Conditions that others write are kept.
+fn conditions(old: Vec<NodeCondition>, pressure: Pressure, now: Timestamp) -> Vec<NodeCondition> {
+    let ours = [
+        shortage("MemoryPressure", pressure.memory, ["KubeletHasInsufficientMemory", "KubeletHasSufficientMemory"]),
+        shortage("DiskPressure", pressure.disk, ["KubeletHasDiskPressure", "KubeletHasNoDiskPressure"]),
+        shortage("PIDPressure", pressure.pids, ["KubeletHasInsufficientPID", "KubeletHasSufficientPID"]),
+        ("Ready", "True", "KubeletReady"),
+    ];
+    let written = |(type_, status, reason): (&str, &str, &str)| {
+        let unchanged = old.iter().find(|condition| condition.type_ == type_ && condition.status == status);
+        NodeCondition {
+            type_: type_.to_owned(),
+            status: status.to_owned(),
+            reason: Some(reason.to_owned()),
+            message: None,
+            last_heartbeat_time: Some(Time(now)),
+            last_transition_time: unchanged.and_then(|old| old.last_transition_time.clone()).or(Some(Time(now))),
+        }
+    };
+    let others = old.iter().filter(|old| ours.iter().all(|(type_, _, _)| old.type_ != *type_));
+    others.cloned().chain(ours.map(written)).collect()
+}
+
+fn shortage(
+    type_: &'static str,
+    shortage: Shortage,
+    [short, enough]: [&'static str; 2],
+) -> (&'static str, &'static str, &'static str) {
+    match shortage {
+        Shortage::Yes => (type_, "True", short),
+        Shortage::No => (type_, "False", enough),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_condition_keeps_its_time_until_it_changes() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let foreign = NodeCondition { type_: "Foreign".into(), status: "True".into(), ..NodeCondition::default() };
+        let first = conditions(vec![foreign.clone()], Pressure::default(), at(1));
+        let low = Pressure { disk: Shortage::Yes, ..Pressure::default() };
+        let second = conditions(first, low, at(2));
+        assert_eq!(second[0], foreign);
+        let told: Vec<(&str, &str, i64)> = second[1..]
+            .iter()
+            .map(|each| (&*each.type_, &*each.status, each.last_transition_time.as_ref().unwrap().0.as_second()))
+            .collect();
+        let expected =
+            [("MemoryPressure", "False", 1), ("DiskPressure", "True", 2), ("PIDPressure", "False", 1), ("Ready", "True", 1)];
+        assert_eq!(told, expected);
+    }
+}

@@ -1,0 +1,176 @@
+//! A pod's volumes: where each one is, and its files. ConfigMaps and Secrets are laid out as Kubernetes does, so that
+//! a reader never sees half an update. Secrets are kept below the run directory, which is memory.
+
+mod payload;
+
+use std::collections::BTreeSet;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, HostPathVolumeSource, Pod, Volume};
+use objects::quantity;
+
+use crate::agent::Settings;
+use crate::container::{MountAccess, MountSource};
+use crate::pod::references::{MissingReference, Names, References};
+use payload::Payload;
+
+/// A volume, as containers mount it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) source: MountSource,
+    pub(crate) access: MountAccess,
+    pub(crate) content: Content,
+}
+
+/// Who can write to a volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// Nobody but us.
+    OurOwn,
+    /// Containers, or others on the machine.
+    Foreign,
+}
+
+/// Why a volume is not ready, in Kubernetes' words.
+#[derive(Debug, thiserror::Error)]
+#[error("MountVolume.SetUp failed for volume {volume:?} : {source}")]
+pub(crate) struct VolumeError {
+    volume: String,
+    source: SetUpError,
+}
+
+/// What went wrong with one volume.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SetUpError {
+    #[error(transparent)]
+    Reference(#[from] MissingReference),
+    #[error("references non-existent config key: {0}")]
+    ConfigMapKey(String),
+    #[error("references non-existent secret key: {0}")]
+    SecretKey(String),
+    #[error("path {0:?} must be relative and without '..'")]
+    Path(String),
+    #[error("hostPath type check failed: {path} is not a {expected}")]
+    HostPath { path: String, expected: String },
+    #[error("volumes of this kind are not supported by Segue yet; use emptyDir, configMap, secret or hostPath")]
+    Unsupported,
+    #[error("cannot write {path:?}")]
+    Write { path: PathBuf, #[source] source: io::Error },
+    #[error("cannot ask the API for what the volume refers to")]
+    Fetch(#[source] kube::Error),
+    #[error("{0}")]
+    Field(#[from] crate::pod::ConfigError),
+}
+
+/// Finds a volume of the pod by name.
+pub(crate) fn place(settings: &Settings, pod: &Pod, name: &str) -> Option<Place> {
+    let volume = volumes(pod).find(|volume| volume.name == name)?;
+    let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+    let directory = directory(settings, uid, volume);
+    let bind = |path: PathBuf| MountSource::Bind { path };
+    let place = match (&volume.empty_dir, &volume.host_path) {
+        (Some(empty_dir), _) if is_memory(empty_dir) => {
+            let size_bytes = empty_dir.size_limit.as_ref().and_then(|limit| u64::try_from(quantity::bytes(limit)).ok());
+            let source = MountSource::PodTmpfs { name: volume.name.clone(), size_bytes: size_bytes.filter(|s| *s > 0) };
+            Place { source, access: MountAccess::ReadWrite, content: Content::Foreign }
+        }
+        (None, Some(host_path)) => Place {
+            source: bind(PathBuf::from(&host_path.path)),
+            access: MountAccess::ReadWrite,
+            content: Content::Foreign,
+        },
+        (Some(_), _) => {
+            Place { source: bind(directory), access: MountAccess::ReadWrite, content: Content::Foreign }
+        }
+        (None, None) => Place { source: bind(directory), access: MountAccess::ReadOnly, content: Content::OurOwn },
+    };
+    Some(place)
+}
+
+/// Makes every volume of the pod, or brings it up to date.
+pub(crate) async fn prepare(settings: &Settings, client: &kube::Client, pod: &Pod) -> Result<(), VolumeError> {
+    for volume in volumes(pod) {
+        let failed = |source| VolumeError { volume: volume.name.clone(), source };
+        set_up(settings, client, pod, volume).await.map_err(failed)?;
+    }
+    Ok(())
+}
+
+async fn set_up(
+    settings: &Settings,
+    client: &kube::Client,
+    pod: &Pod,
+    volume: &Volume,
+) -> Result<(), SetUpError> {
+    let directory = directory(settings, pod.metadata.uid.as_deref().unwrap_or_default(), volume);
+    if let Some(empty_dir) = &volume.empty_dir {
+        return if is_memory(empty_dir) { Ok(()) } else { make_empty_dir(pod, &directory) };
+    }
+    if let Some(host_path) = &volume.host_path {
+        return check_host_path(host_path);
+    }
+    let names = names(volume);
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    let references = References::fetch(client, namespace, &names).await.map_err(SetUpError::Fetch)?;
+    let payload = Payload::of(pod, volume, &references, &settings.node_name)?;
+    payload.write(&directory).map_err(|source| SetUpError::Write { path: directory, source })
+}
+
+fn names(volume: &Volume) -> Names {
+    let mut config_maps: BTreeSet<String> = volume.config_map.iter().map(|source| source.name.clone()).collect();
+    let mut secrets: BTreeSet<String> = volume.secret.iter().filter_map(|source| source.secret_name.clone()).collect();
+    for source in volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten()) {
+        config_maps.extend(source.config_map.as_ref().map(|source| source.name.clone()));
+        secrets.extend(source.secret.as_ref().map(|source| source.name.clone()));
+    }
+    Names { config_maps, secrets }
+}
+
+fn volumes(pod: &Pod) -> impl Iterator<Item = &Volume> {
+    pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten())
+}
+
+fn directory(settings: &Settings, uid: &str, volume: &Volume) -> PathBuf {
+    let is_secret = volume.secret.is_some() || volume.projected.is_some();
+    let pod = if is_secret { settings.pod_run_dir(uid) } else { settings.pod_data_dir(uid) };
+    pod.join("volumes").join(&volume.name)
+}
+
+fn is_memory(empty_dir: &EmptyDirVolumeSource) -> bool {
+    empty_dir.medium.as_deref() == Some("Memory")
+}
+
+/// Everybody may write to it, as Kubernetes has it; with an fsGroup it belongs to that group.
+fn make_empty_dir(pod: &Pod, directory: &Path) -> Result<(), SetUpError> {
+    let failed = |source| SetUpError::Write { path: directory.to_owned(), source };
+    std::fs::create_dir_all(directory).map_err(failed)?;
+    let security = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
+    let group = security.and_then(|security| security.fs_group).and_then(|group| u32::try_from(group).ok());
+    std::os::unix::fs::chown(directory, None, group).map_err(failed)?;
+    let mode = if group.is_some() { 0o2777 } else { 0o777 };
+    std::fs::set_permissions(directory, std::fs::Permissions::from_mode(mode)).map_err(failed)
+}
+
+fn check_host_path(host_path: &HostPathVolumeSource) -> Result<(), SetUpError> {
+    use std::os::unix::fs::FileTypeExt;
+
+    let path = Path::new(&host_path.path);
+    let expected = host_path.type_.as_deref().unwrap_or_default();
+    let failed = |source| SetUpError::Write { path: path.to_owned(), source };
+    let kind = std::fs::metadata(path).map(|metadata| metadata.file_type());
+    let fits = match expected {
+        "" => return Ok(()),
+        "DirectoryOrCreate" if kind.is_err() => return std::fs::create_dir_all(path).map_err(failed),
+        "FileOrCreate" if kind.is_err() => return std::fs::File::create_new(path).map(drop).map_err(failed),
+        "Directory" | "DirectoryOrCreate" => kind.is_ok_and(|kind| kind.is_dir()),
+        "File" | "FileOrCreate" => kind.is_ok_and(|kind| kind.is_file()),
+        "Socket" => kind.is_ok_and(|kind| kind.is_socket()),
+        "CharDevice" => kind.is_ok_and(|kind| kind.is_char_device()),
+        "BlockDevice" => kind.is_ok_and(|kind| kind.is_block_device()),
+        _ => false,
+    };
+    let mismatch = || SetUpError::HostPath { path: host_path.path.clone(), expected: expected.to_owned() };
+    fits.then_some(()).ok_or_else(mismatch)
+}

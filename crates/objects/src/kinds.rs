@@ -1,0 +1,63 @@
+//! Every kind that is served. A new kind is one file and one line in this list.
+
+use schemars::{JsonSchema, SchemaGenerator};
+
+use crate::kind::Kind;
+
+mod config_map;
+mod deployment;
+mod endpoint_slice;
+mod event;
+mod horizontal_pod_autoscaler;
+mod namespace;
+mod node;
+mod pod;
+mod replica_set;
+mod secret;
+mod service;
+mod service_account;
+
+mod pod_spec;
+mod pod_template;
+mod tolerations;
+
+static ALL: [Kind; 12] = [
+    config_map::KIND,
+    deployment::KIND,
+    endpoint_slice::KIND,
+    event::KIND,
+    horizontal_pod_autoscaler::KIND,
+    namespace::KIND,
+    node::KIND,
+    pod::KIND,
+    replica_set::KIND,
+    secret::KIND,
+    service::KIND,
+    service_account::KIND,
+];
+
+/// Every kind that is served, in no order that means anything.
+#[must_use]
+pub fn all() -> &'static [Kind] {
+    &ALL
+}
+
+/// The kind behind a resource's plural name.
+#[must_use]
+pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Kind> {
+    ALL.iter().find(|kind| kind.group == group && kind.version == version && kind.plural == plural)
+}
+
+/// The kind of this CamelCase name.
+#[must_use]
+pub fn find_kind(group: &str, version: &str, kind: &str) -> Option<&'static Kind> {
+    ALL.iter().find(|found| found.group == group && found.version == version && found.kind == kind)
+}
+
+/// For [`Kind::add_types`].
+fn add_type<T: JsonSchema>(generator: &mut SchemaGenerator) {
+    generator.subschema_for::<T>();
+}
+
+#[cfg(test)]
+mod tests;

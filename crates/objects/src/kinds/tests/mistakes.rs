@@ -1,0 +1,262 @@
+use super::*;
+
+#[track_caller]
+fn check(table: Vec<(Value, Vec<&str>)>) {
+    for (body, expected) in table {
+        assert_eq!(mistakes(body.clone()), expected, "{body}");
+    }
+}
+
+fn container(fields: Value) -> Value {
+    let mut container = json!({"name": "c", "image": "app"});
+    container.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+    pod(json!({"containers": [container], "volumes": [{"name": "v", "emptyDir": {}}]}))
+}
+
+#[test]
+fn containers_need_names_images_and_possible_ports() {
+    let two = |ports: Value| container(json!({"ports": ports}));
+    check(vec![
+        (container(json!({})), vec![]),
+        (pod(json!({})), vec!["Required spec.containers"]),
+        (pod(json!({"containers": [{"name": "c"}]})), vec!["Required spec.containers[0].image"]),
+        (pod(json!({"containers": [{"image": "x"}]})), vec!["Required spec.containers[0].name"]),
+        (container(json!({"name": "Bad"})), vec!["Invalid spec.containers[0].name"]),
+        (container(json!({"image": " app"})), vec!["Invalid spec.containers[0].image"]),
+        (container(json!({"imagePullPolicy": "Maybe"})), vec!["NotSupported spec.containers[0].imagePullPolicy"]),
+        (two(json!([{"containerPort": 0}])), vec!["Required spec.containers[0].ports[0].containerPort"]),
+        (two(json!([{"containerPort": 70000}])), vec!["Invalid spec.containers[0].ports[0].containerPort"]),
+        (
+            two(json!([{"containerPort": 80, "protocol": "X"}])),
+            vec!["NotSupported spec.containers[0].ports[0].protocol"],
+        ),
+        (
+            two(json!([{"containerPort": 80, "name": "a"}, {"containerPort": 81, "name": "a"}])),
+            vec!["Duplicate spec.containers[0].ports[1].name"],
+        ),
+        (
+            pod(json!({"containers": [{"name": "c", "image": "x"}], "initContainers": [{"name": "c", "image": "x"}]})),
+            vec!["Duplicate spec.initContainers[0].name"],
+        ),
+    ]);
+}
+
+#[test]
+fn probes_hooks_and_environment_must_make_sense() {
+    let probe = |probe: Value| container(json!({"livenessProbe": probe}));
+    let env = |variable: Value| container(json!({"env": [variable]}));
+    let field = "spec.containers[0]";
+    let port = &*format!("Invalid {field}.livenessProbe.httpGet.port");
+    check(vec![
+        (probe(json!({"httpGet": {"port": "UPPER_CASE"}})), vec![port, port]),
+        (probe(json!({"httpGet": {"port": 0}})), vec![port]),
+        (
+            probe(json!({"httpGet": {"port": 1, "scheme": "ftp"}})),
+            vec!["NotSupported spec.containers[0].livenessProbe.httpGet.scheme"],
+        ),
+        (probe(json!({})), vec!["Required spec.containers[0].livenessProbe"]),
+        (
+            probe(json!({"exec": {"command": ["x"]}, "tcpSocket": {"port": 1}})),
+            vec!["Forbidden spec.containers[0].livenessProbe.tcpSocket"],
+        ),
+        (
+            probe(json!({"exec": {"command": ["x"]}, "successThreshold": 2})),
+            vec!["Invalid spec.containers[0].livenessProbe.successThreshold"],
+        ),
+        (
+            container(json!({"lifecycle": {"preStop": {"sleep": {"seconds": 31}}}})),
+            vec!["Invalid spec.containers[0].lifecycle.preStop.sleep.seconds"],
+        ),
+        (env(json!({"name": "", "value": "x"})), vec!["Required spec.containers[0].env[0].name"]),
+        (env(json!({"name": "A=B"})), vec!["Invalid spec.containers[0].env[0].name"]),
+        (
+            env(json!({"name": "A", "value": "x", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}})),
+            vec!["Invalid spec.containers[0].env[0].valueFrom"],
+        ),
+        (env(json!({"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['app']"}}})), vec![]),
+        (
+            env(json!({"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "spec.containers"}}})),
+            vec!["NotSupported spec.containers[0].env[0].valueFrom.fieldRef.fieldPath"],
+        ),
+        (
+            env(json!({"name": "A", "valueFrom": {"secretKeyRef": {"name": "s", "key": ""}}})),
+            vec!["Required spec.containers[0].env[0].valueFrom.secretKeyRef.key"],
+        ),
+    ]);
+}
+
+#[test]
+fn volumes_resources_and_policies_must_make_sense() {
+    let mount = |mount: Value| container(json!({"volumeMounts": [mount]}));
+    let resources = |resources: Value| container(json!({"resources": resources}));
+    let with = |fields: Value| {
+        let mut body = container(json!({}));
+        body["spec"].as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        body
+    };
+    check(vec![
+        (mount(json!({"name": "v", "mountPath": "/v"})), vec![]),
+        (mount(json!({"name": "w", "mountPath": "/v"})), vec!["NotFound spec.containers[0].volumeMounts[0].name"]),
+        (mount(json!({"name": "v"})), vec!["Required spec.containers[0].volumeMounts[0].mountPath"]),
+        (
+            mount(json!({"name": "v", "mountPath": "/v", "subPath": "../x"})),
+            vec!["Invalid spec.containers[0].volumeMounts[0].subPath"],
+        ),
+        (
+            with(json!({"volumes": [{"name": "v", "emptyDir": {}, "configMap": {"name": "x"}}]})),
+            vec!["Forbidden spec.volumes[0].configMap"],
+        ),
+        (
+            with(
+                json!({"volumes": [{"name": "v", "configMap": {"name": "x", "items": [{"key": "k", "path": "/abs"}]}}]}),
+            ),
+            vec!["Invalid spec.volumes[0].configMap.items[0].path"],
+        ),
+        (
+            resources(json!({"requests": {"cpu": "2"}, "limits": {"cpu": "1"}})),
+            vec!["Invalid spec.containers[0].resources.requests"],
+        ),
+        (
+            resources(json!({"limits": {"memory": "-1"}})),
+            vec![
+                "Invalid spec.containers[0].resources.limits[memory]",
+                "Invalid spec.containers[0].resources.requests[memory]",
+            ],
+        ),
+        (with(json!({"restartPolicy": "Sometimes"})), vec!["NotSupported spec.restartPolicy"]),
+        (with(json!({"dnsPolicy": "X"})), vec!["NotSupported spec.dnsPolicy"]),
+        (with(json!({"terminationGracePeriodSeconds": -1})), vec!["Invalid spec.terminationGracePeriodSeconds"]),
+        (with(json!({"securityContext": {"runAsUser": -1}})), vec!["Invalid spec.securityContext.runAsUser"]),
+        (
+            with(json!({"tolerations": [{"effect": "X", "operator": "Exists"}]})),
+            vec!["NotSupported spec.tolerations[0].effect"],
+        ),
+    ]);
+}
+
+#[test]
+fn deployments_need_a_selector_that_finds_their_pods_and_a_possible_strategy() {
+    let rolling = |counts: Value| deployment(json!({"strategy": {"rollingUpdate": counts}}));
+    check(vec![
+        (deployment(json!({})), vec![]),
+        (
+            deployment(json!({"selector": {"matchLabels": {"app": "other"}}})),
+            vec!["Invalid spec.template.metadata.labels"],
+        ),
+        (deployment(json!({"selector": {}})), vec!["Invalid spec.selector"]),
+        (deployment(json!({"selector": null})), vec!["Required spec.selector"]),
+        (deployment(json!({"strategy": {"type": "X"}})), vec!["NotSupported spec.strategy"]),
+        (
+            deployment(json!({"strategy": {"type": "Recreate", "rollingUpdate": {"maxSurge": 1}}})),
+            vec!["Forbidden spec.strategy.rollingUpdate"],
+        ),
+        (rolling(json!({"maxSurge": "abc"})), vec!["Invalid spec.strategy.rollingUpdate.maxSurge"]),
+        (rolling(json!({"maxUnavailable": "101%"})), vec!["Invalid spec.strategy.rollingUpdate.maxUnavailable"]),
+        (
+            rolling(json!({"maxSurge": 0, "maxUnavailable": "0%"})),
+            vec!["Invalid spec.strategy.rollingUpdate.maxUnavailable"],
+        ),
+        (
+            deployment(json!({"minReadySeconds": 10, "progressDeadlineSeconds": 5})),
+            vec!["Invalid spec.progressDeadlineSeconds"],
+        ),
+        (
+            deployment(json!({"replicas": -1, "template": {
+                "metadata": {"labels": {"app": "web"}},
+                "spec": {"restartPolicy": "Never", "containers": [
+                    {"name": "Bad"}, {"name": "x", "image": "x", "ports": [{"containerPort": 0}]},
+                ]},
+            }})),
+            vec![
+                "Invalid spec.replicas",
+                "Invalid spec.template.spec.containers[0].name",
+                "Required spec.template.spec.containers[0].image",
+                "Required spec.template.spec.containers[1].ports[0].containerPort",
+                "NotSupported spec.template.spec.restartPolicy",
+            ],
+        ),
+    ]);
+}
+
+#[test]
+fn services_need_possible_ports_and_addresses() {
+    check(vec![
+        (service(json!({})), vec!["Required spec.ports"]),
+        (
+            service(json!({"ports": [{"port": 0}]})),
+            vec!["Invalid spec.ports[0].port", "Invalid spec.ports[0].targetPort"],
+        ),
+        (
+            service(json!({"ports": [{"port": 80}, {"port": 81}]})),
+            vec!["Required spec.ports[0].name", "Required spec.ports[1].name"],
+        ),
+        (
+            service(json!({"ports": [{"name": "a", "port": 80}, {"name": "b", "port": 80}]})),
+            vec!["Duplicate spec.ports[1]"],
+        ),
+        (service(json!({"ports": [{"port": 80}], "type": "X"})), vec!["NotSupported spec.type"]),
+        (service(json!({"ports": [{"port": 80}], "clusterIP": "1.2.3"})), vec!["Invalid spec.clusterIPs[0]"]),
+        (service(json!({"type": "ExternalName"})), vec!["Required spec.externalName"]),
+        (
+            service(json!({"ports": [{"port": 80, "nodePort": 80}], "type": "NodePort"})),
+            vec!["Invalid spec.ports[0].nodePort"],
+        ),
+        (service(json!({"clusterIP": "None"})), vec![]),
+    ]);
+}
+
+#[test]
+fn other_kinds_have_rules_of_their_own() {
+    let config_map = |data: Value| json!({"kind": "ConfigMap", "metadata": {"name": "a"}, "data": data});
+    let secret = |kind: &str, data: Value| json!({"kind": "Secret", "metadata": {"name": "s"}, "type": kind, "stringData": data});
+    let slice = |addresses: Value| {
+        json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": {"name": "e"},
+            "addressType": "IPv4", "endpoints": [{"addresses": addresses}],
+        })
+    };
+    let scaler = |least: i64, most: i64| {
+        json!({
+            "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "h"},
+            "spec": {"minReplicas": least, "maxReplicas": most, "scaleTargetRef": {"kind": "Deployment", "name": "web"}},
+        })
+    };
+    check(vec![
+        (config_map(json!({"bad key": "v"})), vec!["Invalid data[bad key]"]),
+        (config_map(json!({"..": "v"})), vec!["Invalid data[..]"]),
+        (config_map(json!({"k": "x".repeat(2 << 20)})), vec!["TooLong "]),
+        (secret("kubernetes.io/tls", json!({})), vec!["Required data[tls.crt]", "Required data[tls.key]"]),
+        (
+            secret("kubernetes.io/dockerconfigjson", json!({".dockerconfigjson": "x"})),
+            vec!["Invalid data[.dockerconfigjson]"],
+        ),
+        (slice(json!(["10.0.0.1"])), vec![]),
+        (slice(json!(["x"])), vec!["Invalid endpoints[0].addresses[0]"]),
+        (slice(json!([])), vec!["Required endpoints[0].addresses"]),
+        (slice(json!(["127.0.0.1"])), vec!["Invalid endpoints[0].addresses[0]"]),
+        (scaler(5, 2), vec!["Invalid spec.maxReplicas", "Invalid spec.scaleTargetRef.apiVersion"]),
+        (json!({"kind": "Namespace", "metadata": {"name": "a.b"}}), vec!["Invalid metadata.name"]),
+    ]);
+}
+
+#[test]
+fn a_drain_deadline_must_be_a_duration() {
+    let with_deadline = |deadline: &str| {
+        let mut body = container(json!({}));
+        body["metadata"]["annotations"] = json!({"segue.dev/drain-deadline": deadline});
+        body
+    };
+    let wrong = vec!["Invalid metadata.annotations[segue.dev/drain-deadline]"];
+    check(vec![(with_deadline("1m30s"), vec![]), (with_deadline("45"), vec![]), (with_deadline("soon"), wrong)]);
+}
+
+#[test]
+fn what_is_allowed_but_hardly_meant_is_warned_of() {
+    let twice = json!([{"containerPort": 80}, {"containerPort": 80}]);
+    let object = created(container(json!({"ports": twice})));
+    let kind = find_kind("", "v1", "Pod").unwrap();
+    assert_eq!(
+        (kind.warnings)(&object),
+        ["spec.containers[0].ports[1]: duplicate port definition with spec.containers[0].ports[0]"]
+    );
+}

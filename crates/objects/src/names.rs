@@ -1,0 +1,26 @@
+//! Names that Segue itself gives a meaning: conditions and annotations of objects.
+
+/// Pod condition: True once the data plane acknowledged a configuration in which this pod is ready.
+pub const ROUTED: &str = "segue.dev/Routed";
+
+/// Pod condition of a terminating pod: False with reason [`DEPRIORITISED`] or [`WITHDRAWN`] while requests are
+/// in flight; True with reason [`NOT_ROUTED`], [`IDLE`] or [`DEADLINE_PASSED`] when it may be signalled.
+pub const DRAINED: &str = "segue.dev/Drained";
+
+/// The pod is used only if nothing ready is left.
+pub const DEPRIORITISED: &str = "Deprioritised";
+/// The data plane acknowledged that the pod gets no new work.
+pub const WITHDRAWN: &str = "Withdrawn";
+/// No Service gives work to the pod.
+pub const NOT_ROUTED: &str = "NotRouted";
+/// Nothing is in flight to the pod.
+pub const IDLE: &str = "Idle";
+/// The drain deadline passed with requests still in flight.
+pub const DEADLINE_PASSED: &str = "DeadlinePassed";
+
+/// Pod annotation: how many seconds a pod may take to drain (default: its terminationGracePeriodSeconds).
+pub const DRAIN_DEADLINE: &str = "segue.dev/drain-deadline";
+
+/// Pod annotation, written by the API server on a deletion that named `gracePeriodSeconds`: that number. It caps
+/// drain and grace together.
+pub const EXPLICIT_GRACE: &str = "segue.dev/explicit-grace";

@@ -1,0 +1,139 @@
+//! The command line: what each command takes, and how it is explained.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, FromArgMatches, Parser, Subcommand};
+use network::ranges::Range;
+
+/// Zero-downtime deployment for services on a Tailscale network.
+#[derive(Parser)]
+#[command(name = "segue", version, propagate_version = true, after_help = "\
+Examples:
+  segue demo                                the whole story in two minutes, leaving nothing behind
+  segue up --detach                         start the engine on this machine
+  export KUBECONFIG=/var/lib/segue/kubeconfig
+  kubectl apply -k manifests/overlays/production
+  segue down                                drain and stop everything, keep what was declared")]
+pub(crate) struct CommandLine {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Start the engine on this machine: a Kubernetes API with a node, nothing else to install
+    #[command(after_help = "\
+Examples:
+  segue up                                  in the foreground; Ctrl-C ends the engine, the pods go on
+  segue up --detach                         in the background; returns when the node is ready
+  segue up --mirror registry.example.com=http://127.0.0.1:5000
+  segue up --data-dir /srv/second --listen 127.0.0.1:7444 --pod-cidr 10.54.0.0/16 --service-cidr 10.55.0.0/16
+
+Exit codes: 0 the engine was told to end (or, with --detach, is ready); 1 it could not start; 2 wrong usage")]
+    Up(Up),
+    /// Drain and stop everything that runs here; what was declared is kept for the next `up`
+    #[command(after_help = "\
+Examples:
+  segue down
+  segue down --data-dir /srv/second --purge
+
+Exit codes: 0 nothing is left running; 1 something could not be stopped or removed; 2 wrong usage")]
+    Down(Down),
+    /// Images on this machine, without a registry
+    #[command(subcommand)]
+    Image(ImageCommand),
+    /// The whole story: engine, app, traffic, a good deploy, a bad one that is undone, and the numbers
+    #[command(after_help = "\
+Examples:
+  segue demo
+
+It works beside an engine that is running, and leaves nothing behind.
+Exit codes: 0 everything it shows as good was so; 1 something was not; 2 wrong usage")]
+    Demo,
+}
+
+/// Where an engine keeps what it has.
+#[derive(Args, Clone)]
+pub(crate) struct DataDirectory {
+    /// Where the engine keeps its store, images, volumes and keys
+    #[arg(long, default_value = "/var/lib/segue", value_name = "DIRECTORY")]
+    pub(crate) data_dir: PathBuf,
+}
+
+#[derive(Args, Clone)]
+pub(crate) struct Up {
+    #[command(flatten)]
+    pub(crate) directory: DataDirectory,
+    /// Where the Kubernetes API listens; loopback only
+    #[arg(long, default_value = "127.0.0.1:7443", value_name = "ADDRESS:PORT")]
+    pub(crate) listen: SocketAddr,
+    /// Addresses for pods
+    #[arg(long, default_value = "10.44.0.0/16", value_name = "RANGE")]
+    pub(crate) pod_cidr: Range,
+    /// Addresses for Services
+    #[arg(long, default_value = "10.45.0.0/16", value_name = "RANGE")]
+    pub(crate) service_cidr: Range,
+    /// Pull images of a registry from elsewhere, e.g. registry.example.com=http://127.0.0.1:5000 (may be repeated)
+    #[arg(long, value_name = "REGISTRY=URL")]
+    pub(crate) mirror: Vec<String>,
+    /// The node's name; the machine's host name if not given
+    #[arg(long, value_name = "NAME")]
+    pub(crate) node_name: Option<String>,
+    /// Go on in the background; return when the node is ready
+    #[arg(long)]
+    pub(crate) detach: bool,
+    /// Standard input is a pipe on which to say that the node is ready
+    #[arg(long, hide = true)]
+    pub(crate) detached: bool,
+}
+
+impl Up {
+    /// The defaults, on a data directory.
+    pub(crate) fn on(directory: &DataDirectory) -> Self {
+        let arguments = [OsString::from("up"), "--data-dir".into(), directory.data_dir.clone().into()];
+        let matches = Self::augment_args(clap::Command::new("up").no_binary_name(false)).get_matches_from(arguments);
+        match Self::from_arg_matches(&matches) {
+            Ok(options) => options,
+            Err(error) => error.exit(),
+        }
+    }
+}
+
+#[derive(Args, Clone)]
+pub(crate) struct Down {
+    #[command(flatten)]
+    pub(crate) directory: DataDirectory,
+    /// Also remove the data directory: what was declared, images, volumes and keys
+    #[arg(long)]
+    pub(crate) purge: bool,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum ImageCommand {
+    /// Load images from a Docker or OCI archive
+    #[command(after_help = "Examples:\n  docker save web:2 | segue image load -\n  segue image load web.tar\n\nExit codes: 0 loaded; 1 not; 2 wrong usage")]
+    Load {
+        /// The archive, compressed or not; `-` reads standard input
+        file: PathBuf,
+        #[command(flatten)]
+        directory: DataDirectory,
+    },
+    /// List the images on this machine
+    #[command(after_help = "Examples:\n  segue image list\n  segue image list --output json\n\nExit codes: 0 listed; 1 not; 2 wrong usage")]
+    List {
+        #[command(flatten)]
+        directory: DataDirectory,
+        /// text or json
+        #[arg(long, short, default_value = "text")]
+        output: Output,
+    },
+}
+
+/// How a command shows what it found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Output {
+    Text,
+    Json,
+}

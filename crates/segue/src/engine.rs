@@ -1,0 +1,308 @@
+//! The engine: store, API, controllers, node agent and routing, wired together, from start to `segue down`.
+
+use std::fs::{self, File};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use control::apiserver::{AddressRange, ApiServer};
+use control::pki::Pki;
+use control::store::Store;
+use control::{controllers, serve};
+use k8s_openapi::api::core::v1::{Namespace, Node};
+use kube::Client;
+use kube::api::{Api, PostParams};
+use network::config::Dns;
+use network::keeper::{KeeperSettings, ProxyUser};
+use network::link::DataPlaneCommand;
+use network::routing;
+use network::rules::{self, Rules};
+use node::agent::{self, AgentError, Order as AgentOrder, StoredImages};
+use node::images::{ImageStore, Mirrors};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+
+use crate::cli::Up;
+use crate::engine_socket::{self, Order, Report};
+use crate::pod_logs::NodeLogs;
+use crate::preflight;
+use crate::settings::Directories;
+
+/// Namespaces that are always there.
+const NAMESPACES: [&str; 2] = ["default", "kube-system"];
+
+/// The domain of the names that pods find Services by.
+const CLUSTER_DOMAIN: &str = "cluster.local";
+
+/// A node that is not ready by then has a problem that waiting does not solve.
+const READY_LIMIT: Duration = Duration::from_secs(60);
+
+/// How often the node's condition is looked at while the engine starts.
+const READY_INTERVAL: Duration = Duration::from_millis(10);
+
+const DNS_PORT: u16 = 53;
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+/// The data plane's own user and group: free in Debian's ranges, and with no rights anywhere.
+const PROXY_USER: ProxyUser = ProxyUser { uid: 64_535, gid: 64_535 };
+
+/// The program itself, which is also keeper, proxy and shim.
+const EXECUTABLE: &str = "/proc/self/exe";
+
+/// An engine that runs.
+pub(crate) struct Engine {
+    directories: Directories,
+    address: Option<SocketAddr>,
+    node_name: String,
+    client: Client,
+    socket: UnixListener,
+    orders: watch::Sender<AgentOrder>,
+    agent: JoinHandle<Result<(), AgentError>>,
+    routing: JoinHandle<()>,
+    /// API, controllers; they end with the engine.
+    tasks: JoinSet<()>,
+    /// Held open: it makes this the only engine on its directory.
+    _lock: File,
+}
+
+/// Why an engine ended by itself.
+pub(crate) enum Ended {
+    /// `segue down` stopped everything.
+    Down,
+}
+
+impl Engine {
+    /// Checks the machine, then starts everything and serves the API.
+    ///
+    /// # Errors
+    /// What the machine lacks, or what could not be started; a refused start has changed nothing.
+    pub(crate) async fn start(options: &Up) -> anyhow::Result<Self> {
+        preflight::check_machine()?;
+        let listener = preflight::listen(options.listen)?;
+        Self::start_with(options, Some(listener)).await
+    }
+
+    /// The same without an API for others: to take down what an earlier engine left.
+    ///
+    /// # Errors
+    /// As [`Engine::start`].
+    pub(crate) async fn start_closed(options: &Up) -> anyhow::Result<Self> {
+        Self::start_with(options, None).await
+    }
+
+    async fn start_with(options: &Up, listener: Option<std::net::TcpListener>) -> anyhow::Result<Self> {
+        let directories = Directories::find(&options.directory.data_dir)?;
+        let rules = rules_of(options, &directories);
+        network::preflight::check(&rules, &node::link_prefix(&directories.instance))?;
+        let mirrors = Mirrors::parse(options.mirror.iter().map(String::as_str)).context("--mirror")?;
+        directories.make().with_context(|| format!("could not make {}", directories.data.display()))?;
+        let lock = preflight::lock(&directories)?;
+        let settings = agent_settings(options, &directories)?;
+        let images = Arc::new(StoredImages { store: ImageStore::open(&directories.images())?, mirrors });
+        let store = Store::open(&directories.store())?;
+        let services: AddressRange = options.service_cidr.to_string().parse()?;
+        let api = ApiServer::new(store, services, Arc::new(NodeLogs { settings: settings.clone() }));
+        let client = serve::client(&api);
+        let pki = Pki::open(&directories.pki(), &[IpAddr::V4(Ipv4Addr::LOCALHOST), options.listen.ip()])?;
+        ensure_namespaces(&client).await?;
+        rules.apply()?;
+
+        let mut tasks = JoinSet::new();
+        let address = listener.map(|listener| listen(&mut tasks, &api, &pki, listener, &directories)).transpose()?;
+        tasks.spawn(controllers::run(client.clone(), pki.authority_pem().to_owned(), std::future::pending()));
+        let routing = tokio::spawn(routing::run(client.clone(), routing_settings(&directories, services), std::future::pending()));
+        let (orders, ordered) = watch::channel(AgentOrder::Run);
+        let node_name = settings.node_name.clone();
+        let agent = tokio::spawn(agent::run(settings, client.clone(), images, ordered));
+        let socket = engine_socket::bind(&directories.engine_socket())?;
+        Ok(Self { directories, address, node_name, client, socket, orders, agent, routing, tasks, _lock: lock })
+    }
+
+    /// Waits until the node says that it is ready.
+    ///
+    /// # Errors
+    /// When a part of the engine ended, or the node was not ready in time.
+    pub(crate) async fn wait_until_ready(&mut self) -> anyhow::Result<()> {
+        let nodes: Api<Node> = Api::all(self.client.clone());
+        let started = Instant::now();
+        while started.elapsed() < READY_LIMIT {
+            if self.agent.is_finished() {
+                self.join_agent().await?;
+                anyhow::bail!("the node agent ended before the node was ready");
+            }
+            if nodes.get_opt(&self.node_name).await?.is_some_and(|node| is_ready(&node)) {
+                return Ok(());
+            }
+            tokio::time::sleep(READY_INTERVAL).await;
+        }
+        anyhow::bail!("the node was not ready after {} s; see the engine's log for what it lacks", READY_LIMIT.as_secs())
+    }
+
+    /// Serves until `segue down` has stopped everything.
+    ///
+    /// # Errors
+    /// When a part of the engine ended that should not.
+    pub(crate) async fn serve(&mut self) -> anyhow::Result<Ended> {
+        loop {
+            tokio::select! {
+                received = engine_socket::receive(&self.socket) => {
+                    let mut received = received?;
+                    match received.order {
+                        Order::Down => match self.stop_everything(&mut async |line: String| received.report(&Report::Progress { line }).await).await {
+                            Ok(()) => {
+                                received.report(&Report::Done).await;
+                                return Ok(Ended::Down);
+                            }
+                            Err(error) => received.report(&Report::Failed { error: format!("{error:#}") }).await,
+                        },
+                    }
+                }
+                broken = watch_parts(&mut self.tasks, &mut self.agent) => return Err(broken),
+            }
+        }
+    }
+
+    /// Drains and stops every pod, then removes everything but the data directory.
+    ///
+    /// # Errors
+    /// What could not be stopped or removed; the rest is.
+    pub(crate) async fn stop_everything(&mut self, tell: &mut impl AsyncFnMut(String)) -> anyhow::Result<()> {
+        tell("stopping pods".to_owned()).await;
+        self.orders.send_replace(AgentOrder::Down);
+        self.join_agent().await?;
+        self.tasks.shutdown().await;
+        self.routing.abort();
+        network::link::shut_down(&self.directories.run).await?;
+        rules::remove(&self.directories.instance)?;
+        self.directories.remove_run().with_context(|| format!("could not remove {}", self.directories.run.display()))?;
+        tell(format!("everything is stopped; what was declared is kept in {}", self.directories.data.display())).await;
+        Ok(())
+    }
+
+    /// A client with the engine's own rights.
+    pub(crate) fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    /// Waits for a part of the engine to end, which none should.
+    pub(crate) async fn watch_parts(&mut self) -> anyhow::Error {
+        watch_parts(&mut self.tasks, &mut self.agent).await
+    }
+
+    /// How to use the engine, for whoever started it.
+    pub(crate) fn how_to_use(&self) -> String {
+        let kubeconfig = self.directories.kubeconfig();
+        let address = self.address.map(|address| format!("https://{address}")).unwrap_or_default();
+        format!(
+            "Segue is up: node {} is ready\n  Kubernetes API  {address}\n  kubeconfig      {path}\n\n  export KUBECONFIG={path}\n  kubectl get nodes",
+            self.node_name,
+            path = kubeconfig.display(),
+        )
+    }
+
+    async fn join_agent(&mut self) -> anyhow::Result<()> {
+        (&mut self.agent).await.context("the node agent broke")?.map_err(anyhow::Error::from)
+    }
+}
+
+async fn watch_parts(tasks: &mut JoinSet<()>, agent: &mut JoinHandle<Result<(), AgentError>>) -> anyhow::Error {
+    tokio::select! {
+        _ = tasks.join_next() => anyhow::anyhow!("a part of the engine ended; its log says why"),
+        ended = agent => match ended {
+            Ok(Ok(())) => anyhow::anyhow!("the node agent ended"),
+            Ok(Err(error)) => error.into(),
+            Err(error) => anyhow::Error::from(error).context("the node agent broke"),
+        },
+    }
+}
+
+/// Serves the API on a socket and writes the kubeconfig that leads there.
+fn listen(
+    tasks: &mut JoinSet<()>,
+    api: &ApiServer,
+    pki: &Pki,
+    listener: std::net::TcpListener,
+    directories: &Directories,
+) -> anyhow::Result<SocketAddr> {
+    listener.set_nonblocking(true)?;
+    let address = listener.local_addr()?;
+    tasks.spawn(serve::serve(api.clone(), TcpListener::from_std(listener)?, pki.server_config()?));
+    pki.write_kubeconfig(&directories.kubeconfig(), &format!("https://{address}"))?;
+    Ok(address)
+}
+
+fn rules_of(options: &Up, directories: &Directories) -> Rules {
+    Rules { instance: directories.instance.clone(), pods: options.pod_cidr, services: options.service_cidr }
+}
+
+fn agent_settings(options: &Up, directories: &Directories) -> anyhow::Result<agent::Settings> {
+    let services: AddressRange = options.service_cidr.to_string().parse()?;
+    Ok(agent::Settings {
+        node_name: options.node_name.clone().unwrap_or_else(host_name),
+        host_ip: host_address(),
+        data_dir: directories.data.clone(),
+        run_dir: directories.run.clone(),
+        instance: directories.instance.clone(),
+        pod_range: options.pod_cidr.to_string().parse().context("--pod-cidr")?,
+        dns: services.dns(),
+        cluster_domain: CLUSTER_DOMAIN.to_owned(),
+        executable: EXECUTABLE.into(),
+    })
+}
+
+fn routing_settings(directories: &Directories, services: AddressRange) -> routing::Settings {
+    routing::Settings {
+        data_plane: DataPlaneCommand {
+            executable: EXECUTABLE.into(),
+            keeper: KeeperSettings { run_dir: directories.run.clone(), proxy_user: Some(PROXY_USER) },
+            log: directories.data_plane_log(),
+        },
+        dns: Dns {
+            listen: vec![(services.dns(), DNS_PORT).into()],
+            domain: CLUSTER_DOMAIN.to_owned(),
+            forward_to: resolvers(&fs::read_to_string(RESOLV_CONF).unwrap_or_default()),
+        },
+    }
+}
+
+/// The machine's own resolvers, which answer for names outside the cluster.
+fn resolvers(resolv_conf: &str) -> Vec<SocketAddr> {
+    let lines = resolv_conf.lines().filter_map(|line| line.trim().strip_prefix("nameserver"));
+    lines.filter_map(|rest| rest.trim().parse::<IpAddr>().ok()).map(|address| (address, DNS_PORT).into()).collect()
+}
+
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().to_ascii_lowercase()
+}
+
+/// The address that this machine uses towards others; nothing is sent to find out.
+fn host_address() -> Ipv4Addr {
+    let found = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).and_then(|socket| {
+        // An address for documentation (RFC 5737): it is routed like any other, and nobody has it.
+        socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9))?;
+        socket.local_addr()
+    });
+    match found {
+        Ok(SocketAddr::V4(address)) => *address.ip(),
+        Ok(SocketAddr::V6(_)) | Err(_) => Ipv4Addr::LOCALHOST,
+    }
+}
+
+async fn ensure_namespaces(client: &Client) -> anyhow::Result<()> {
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    for name in NAMESPACES {
+        if namespaces.get_opt(name).await?.is_none() {
+            let mut namespace = Namespace::default();
+            namespace.metadata.name = Some(name.to_owned());
+            namespaces.create(&PostParams::default(), &namespace).await?;
+        }
+    }
+    Ok(())
+}
+
+fn is_ready(node: &Node) -> bool {
+    let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}

@@ -1,0 +1,60 @@
+//! The one binary: chooses the role, reads the command line, and wires the parts together.
+
+mod cli;
+mod demo;
+mod down;
+mod engine;
+mod engine_socket;
+mod image;
+mod pod_logs;
+mod preflight;
+mod settings;
+mod show;
+mod up;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use self::cli::{Command, CommandLine, ImageCommand};
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args_os().skip(1);
+    match arguments.next().as_ref().and_then(|role| role.to_str()) {
+        // The shim forks, so it is entered before any thread exists.
+        Some("shim") => node::shim::run(arguments),
+        Some("keeper") => ended(network::keeper::run(arguments)),
+        Some("proxy") => ended(network::proxy::run(arguments)),
+        Some("app") => app(arguments),
+        _ => ended(command(CommandLine::parse())),
+    }
+}
+
+fn command(line: CommandLine) -> anyhow::Result<()> {
+    match line.command {
+        Command::Up(options) => up::up(options),
+        Command::Down(options) => down::down(&options),
+        Command::Image(ImageCommand::Load { file, directory }) => image::load(&file, &directory),
+        Command::Image(ImageCommand::List { directory, output }) => image::list(&directory, output),
+        Command::Demo => demo::demo(),
+    }
+}
+
+fn app(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let texts = arguments.map(|argument| argument.to_string_lossy().into_owned());
+    match tools::app::run(texts) {
+        Ok(code) => code,
+        Err(error) => ended(Err(error)),
+    }
+}
+
+fn ended<E: Into<anyhow::Error>>(result: Result<(), E>) -> ExitCode {
+    match result.map_err(Into::into) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            show::failure(&error);
+            ExitCode::FAILURE
+        }
+    }
+}

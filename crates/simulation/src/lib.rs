@@ -1,0 +1,15 @@
+//! A naive model of the API, a machine and its data plane, on which the decisions of `decide` run in virtual time
+//! while seeded events happen to them. Never shipped.
+
+mod controllers;
+mod machine;
+mod rng;
+mod schedule;
+mod simulation;
+mod world;
+
+pub use controllers::{Applied, Controllers};
+pub use machine::{Behaviour, Delays, Machine};
+pub use rng::Rng;
+pub use simulation::{Failure, simulate};
+pub use world::{Refused, World};

@@ -1,0 +1,9 @@
+//! Clients of the public API, and what they need to show what happened to the traffic.
+//! What is here can be done by a user's own tool: it sees the engine over HTTP only.
+
+pub mod app;
+pub mod demo;
+pub mod load;
+
+mod follow;
+mod rollout;

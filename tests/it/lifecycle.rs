@@ -1,0 +1,72 @@
+//! An engine comes, goes, and comes back.
+
+use end_to_end::document::{Document, NAME};
+use end_to_end::machine::Machine;
+use end_to_end::processes;
+use end_to_end::run::output_of;
+
+#[test]
+fn an_engine_that_goes_down_leaves_nothing_behind_and_brings_back_the_same_pods() {
+    let machine = Machine::with_engine();
+    let document = Document::deployed(&machine, "v1");
+    let before = document.standing();
+    machine.down();
+    assert!(machine.data_dir().join("store.db").exists(), "the data directory stays");
+
+    machine.up();
+    document.rolled_out();
+    let after = document.standing();
+    assert_eq!(before.keys().collect::<Vec<_>>(), after.keys().collect::<Vec<_>>(), "the same Pod objects");
+    for (uid, pod) in &after {
+        assert_eq!(pod.restarts, before[uid].restarts + 1, "{pod:?}");
+        assert!(pod.ready && pod.container != before[uid].container, "{pod:?}");
+    }
+    let mut load = document.load();
+    load.answered(240);
+    let report = load.stop();
+    assert_eq!(report.failures(), 0, "{report}");
+    machine.down();
+}
+
+#[test]
+fn purging_removes_the_data_directory_too() {
+    let machine = Machine::with_engine();
+    let _document = Document::deployed(&machine, "v1");
+    output_of(machine.segue("down").arg("--purge"));
+    machine.left_behind().assert_nothing();
+    assert!(!machine.data_dir().exists(), "{} is still there", machine.data_dir().display());
+}
+
+#[test]
+fn going_down_drains_what_is_in_flight() {
+    let machine = Machine::with_engine();
+    let _document = Document::deployed(&machine, "v1");
+    let address = machine.service_address(NAME);
+    let answer = std::thread::scope(|scope| {
+        let mut slow = machine.outside().namespace().in_network("busybox");
+        slow.args(["wget", "-q", "-O", "-", &format!("http://{address}/slow?ms=3000&nonce=kept")]);
+        let asking = scope.spawn(move || output_of(&mut slow));
+        let connections = "until ss -Htn state established dport = :80 | grep -q .; do :; done";
+        output_of(machine.outside().namespace().in_network("bash").args(["-c", connections]));
+        machine.down();
+        asking.join().expect("it was answered")
+    });
+    assert!(answer.contains("nonce kept"), "{answer}");
+}
+
+#[test]
+fn a_killed_proxy_and_a_killed_keeper_are_replaced() {
+    let machine = Machine::with_engine();
+    let document = Document::deployed(&machine, "v1");
+    for role in ["proxy", "keeper"] {
+        let found = processes::in_role(machine.namespace(), role);
+        let [process] = &found[..] else { panic!("one {role}, not {found:?}") };
+        process.kill();
+        let mut load = document.load();
+        load.answered(240);
+        let report = load.stop();
+        assert_eq!(report.failures(), 0, "after the {role} was killed new connections are served:\n{report}");
+    }
+    document.roll_to("v2");
+    machine.down();
+}

@@ -1,0 +1,12 @@
+//! The real thing: each test has a machine of its own. `make test` builds and fetches what they need.
+
+mod containers;
+mod demo;
+mod document;
+mod harness;
+mod images;
+mod kubectl;
+mod lifecycle;
+mod pod_states;
+mod preflight;
+mod traffic;

@@ -1,0 +1,114 @@
+//! Every state that a user meets is caused for real, and shown as Kubernetes shows it.
+
+use end_to_end::images::APP;
+use end_to_end::kubectl::Kubectl;
+use end_to_end::machine::Machine;
+use serde_json::Value;
+
+fn apply_pod(kubectl: &Kubectl<'_>, name: &str, image: &str, container: &str, spec: &str) {
+    kubectl.apply(&format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec: {{containers: [{{name: app, image: '{image}'{container}}}]{spec}}}\n"
+    ));
+}
+
+fn container_status(kubectl: &Kubectl<'_>, pod: &str) -> Value {
+    kubectl.json(&format!("get pod {pod}"))["status"]["containerStatuses"][0].clone()
+}
+
+fn events_of(kubectl: &Kubectl<'_>, pod: &str) -> String {
+    kubectl.run(&format!("events --for pod/{pod}"))
+}
+
+const WAITING: &str = ".status.containerStatuses[0].state.waiting.reason";
+
+#[test]
+fn an_app_that_crashes_is_in_crash_loop_back_off_and_its_last_words_are_kept() {
+    let machine = Machine::with_engine();
+    let kubectl = machine.kubectl();
+    apply_pod(&kubectl, "crasher", &format!("{APP}:crashes"), "", "");
+    kubectl.wait_for("pod/crasher", WAITING, "CrashLoopBackOff");
+    let status = container_status(&kubectl, "crasher");
+    assert_eq!(status["lastState"]["terminated"]["exitCode"], 1, "{status}");
+    assert_eq!(status["lastState"]["terminated"]["reason"], "Error", "{status}");
+    assert!(kubectl.run("get pods").contains("0/1     CrashLoopBackOff"), "{}", kubectl.run("get pods"));
+    assert!(kubectl.run("logs crasher --previous").contains("this version crashes"));
+    assert!(events_of(&kubectl, "crasher").contains("Back-off restarting failed container app in pod crasher"));
+    machine.down();
+}
+
+#[test]
+fn an_image_without_its_tag_or_its_host_is_in_image_pull_back_off() {
+    let machine = Machine::with_engine();
+    let kubectl = machine.kubectl();
+    let images = [
+        ("no-tag", "registry.example.com/tailscale-mesh-zero-downtime-deployment:no-such-tag"),
+        ("no-host", "no-such-host.invalid/app:v1"),
+    ];
+    for (pod, image) in images {
+        apply_pod(&kubectl, pod, image, "", "");
+    }
+    for (pod, image) in images {
+        kubectl.wait_for(&format!("pod/{pod}"), WAITING, "ImagePullBackOff");
+        let events = events_of(&kubectl, pod);
+        for sentence in [
+            format!("Failed to pull image \"{image}\""),
+            "Error: ErrImagePull".to_owned(),
+            format!("Back-off pulling image \"{image}\""),
+        ] {
+            assert!(events.contains(&sentence), "{sentence:?} is missing in\n{events}");
+        }
+    }
+    machine.down();
+}
+
+#[test]
+fn an_app_over_its_memory_limit_is_oom_killed_with_137() {
+    let machine = Machine::with_engine();
+    let kubectl = machine.kubectl();
+    let hog = ", env: [{name: MEMORY_HOG, value: '256'}], resources: {limits: {memory: 64Mi}}";
+    apply_pod(&kubectl, "hog", &format!("{APP}:v1"), hog, ", restartPolicy: Never");
+    kubectl.wait_for("pod/hog", ".status.phase", "Failed");
+    let status = container_status(&kubectl, "hog");
+    assert_eq!(status["state"]["terminated"]["reason"], "OOMKilled", "{status}");
+    assert_eq!(status["state"]["terminated"]["exitCode"], 137, "{status}");
+    assert!(kubectl.run("get pods").contains("OOMKilled"), "{}", kubectl.run("get pods"));
+    machine.down();
+}
+
+#[test]
+fn an_app_that_gets_sick_is_restarted_by_its_liveness_probe() {
+    let machine = Machine::with_engine();
+    let kubectl = machine.kubectl();
+    let probe = ", livenessProbe: {httpGet: {path: /healthz, port: 8080}, periodSeconds: 1, failureThreshold: 2}";
+    apply_pod(&kubectl, "sick", &format!("{APP}:gets-sick"), probe, "");
+    kubectl.wait_for("pod/sick", ".status.containerStatuses[0].restartCount", "1");
+    let events = events_of(&kubectl, "sick");
+    assert!(events.contains("Liveness probe failed: HTTP probe failed with statuscode: 503"), "{events}");
+    assert!(events.contains("Container app failed liveness probe, will be restarted"), "{events}");
+    machine.down();
+}
+
+#[test]
+fn a_pod_that_does_not_fit_is_pending_and_says_why() {
+    let machine = Machine::with_engine();
+    let kubectl = machine.kubectl();
+    apply_pod(&kubectl, "giant", &format!("{APP}:v1"), ", resources: {requests: {cpu: '1000'}}", "");
+    kubectl.wait_for("pod/giant", ".status.conditions[?(@.type==\"PodScheduled\")].reason", "Unschedulable");
+    assert_eq!(kubectl.run("get pod giant -o jsonpath={.status.phase}"), "Pending");
+    let events = events_of(&kubectl, "giant");
+    assert!(events.contains("FailedScheduling") && events.contains("Insufficient cpu"), "{events}");
+    machine.down();
+}
+
+#[test]
+fn an_app_that_ignores_sigterm_is_killed_after_its_grace_period() {
+    let machine = Machine::with_engine();
+    let kubectl = machine.kubectl();
+    apply_pod(&kubectl, "stubborn", &format!("{APP}:ignores-sigterm"), "", ", terminationGracePeriodSeconds: 2");
+    kubectl.run("wait pod/stubborn --for=condition=Ready --timeout=60s");
+    let started = std::time::Instant::now();
+    kubectl.run("delete pod stubborn");
+    let took = started.elapsed().as_secs_f64();
+    assert!((2.0..8.0).contains(&took), "a grace period of 2 s, not {took:.1} s");
+    machine.down();
+}
