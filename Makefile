@@ -21,8 +21,9 @@ soak: prerequisites programs
 		cargo test --workspace --test machines -- --test-threads=$(MACHINES) traffic:: || exit 1; \
 	done
 
-bench: prerequisites programs
-	cargo run --package bench
+bench: prerequisites
+	cargo build --release --workspace --bins
+	target/release/bench
 
 prerequisites:
 	tests/prerequisites

@@ -27,6 +27,7 @@ fn main() -> ExitCode {
     let document = Document::deployed(&machine, "v1");
     let rollouts = (1..=ROLLOUTS).map(|number| rollout(&document, ["v1", "v2"][number % 2]));
     row("rolling update of 3 pods", &spread(rollouts.collect()));
+    document.settled();
     memory_and_idle_cpu(&machine);
     machine.down();
     ExitCode::SUCCESS

@@ -84,7 +84,7 @@ fn manages_rollouts(release: Release) {
     let history = rollout("history");
     assert!(history.contains("REVISION  CHANGE-CAUSE\n1         <none>\n2         <none>\n"), "{history}");
     let first = kubectl.run(&format!("rollout history deployment/{NAME} -n production --revision=1"));
-    assert!(first.contains(&format!("Image:      {APP}:latest")), "{first}");
+    assert!(first.contains(&format!("Image:\t{APP}:latest")), "{first}");
 
     let before = document.standing();
     rollout("pause");

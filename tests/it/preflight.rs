@@ -1,7 +1,6 @@
 //! What a user meets first: every error is clear, and comes before anything is changed.
 
 use std::fs;
-use std::process::Stdio;
 
 use end_to_end::machine::{LISTEN, Machine, POD_CIDR};
 use end_to_end::run::{Said, output_of, run};
@@ -36,11 +35,11 @@ fn without_nft_it_says_what_to_install() {
     let machine = Machine::without_engine();
     let mut segue = machine.segue("up");
     segue.arg("--detach");
-    let nft = "$(readlink --canonicalize $(command -v nft))";
-    let shell = |script: String| output_of(machine.namespace().command("sh").args(["-c", &script]));
-    shell(format!("mount --bind /dev/null {nft}"));
+    let shell = |script: &str| output_of(machine.namespace().command("sh").args(["-c", script]));
+    let nft = shell("readlink --canonicalize $(command -v nft)");
+    shell(&format!("mount --bind /dev/null {nft}"));
     let said = run(&mut segue, "");
-    shell(format!("umount {nft}"));
+    shell(&format!("umount {nft}"));
     refused(&machine, &said, &["nft", "nftables"]);
 }
 
@@ -81,15 +80,9 @@ fn a_range_that_clashes_is_named_with_what_it_clashes_with() {
 #[test]
 fn a_refused_engine_comes_up_once_the_reason_is_gone() {
     let machine = Machine::without_engine();
-    let port = LISTEN.rsplit(':').next().expect("a port");
-    let mut taker = machine.namespace().unlimited("busybox");
-    taker.args(["nc", "-l", "-p", port, "-s", "127.0.0.1"]).stdin(Stdio::piped()).stdout(Stdio::null());
-    let mut taker = taker.spawn().expect("busybox is installed");
-    let listening = format!("until ss -Htln sport = :{port} | grep -q .; do :; done");
-    output_of(machine.namespace().command("bash").args(["-c", &listening]));
+    let taken = machine.namespace().listen(LISTEN);
     refused(&machine, &machine.try_up(&[]), &[LISTEN]);
-    output_of(machine.namespace().command("busybox").args(["nc", "-w", "1", "127.0.0.1", port]));
-    taker.wait().expect("a child of ours");
+    drop(taken);
     machine.up();
     machine.down();
 }

@@ -93,6 +93,17 @@ impl<'machine> Document<'machine> {
         staying.map(|pod| (text(&pod["metadata"]["uid"]), Pod::of(pod))).collect()
     }
 
+    /// Waits until the pods that are going away are gone.
+    pub fn settled(&self) {
+        let kubectl = self.0.kubectl();
+        let pods = kubectl.json(&format!("get pods {SELECTED}"));
+        let items = pods["items"].as_array().expect("a list").iter();
+        for pod in items.filter(|pod| !pod["metadata"]["deletionTimestamp"].is_null()) {
+            let name = text(&pod["metadata"]["name"]);
+            kubectl.run(&format!("wait pod/{name} -n production --for=delete --timeout=60s"));
+        }
+    }
+
     /// 240 requests a second from the outside to the Service.
     #[must_use]
     pub fn load(&self) -> Load {

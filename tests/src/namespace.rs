@@ -2,9 +2,15 @@
 //! It ends, with everything in it, when it is dropped and also when the test itself is killed.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::thread;
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::run::{LIMIT, limited};
 
@@ -85,6 +91,19 @@ impl Namespace {
     #[must_use]
     pub fn in_network_unlimited(&self, program: impl AsRef<OsStr>) -> Command {
         self.enter(Command::new("nsenter"), &["--net"], program)
+    }
+
+    /// A listener in the network of this namespace, although we are not.
+    #[must_use]
+    pub fn listen(&self, address: &str) -> TcpListener {
+        let network = File::open(self.proc("ns/net")).expect("the first process lives");
+        let listening = || {
+            // Only this thread moves, and it ends here.
+            move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))
+                .expect("the tests run as root");
+            TcpListener::bind(address).unwrap_or_else(|error| panic!("{address}: {error}"))
+        };
+        thread::scope(|scope| scope.spawn(listening).join().expect("it listens"))
     }
 
     fn everything(&self) -> &'static [&'static str] {

@@ -103,16 +103,23 @@ impl ApiServer {
                 authorize_objects(caller, &place, verb)?;
                 self.objects(place, verb, asked).await
             }
-            other => {
+            about @ (Target::CoreVersions
+            | Target::Groups
+            | Target::Group(_)
+            | Target::GroupVersion { .. }
+            | Target::Swagger
+            | Target::OpenApiIndex
+            | Target::OpenApi { .. }
+            | Target::Nothing) => {
                 authorize_path(caller, asked)?;
-                discovery::answer(&other, asked)
+                discovery::answer(&about, asked)
             }
         }
     }
 
     async fn objects(&self, place: Place, verb: Verb, asked: &Asked) -> Answer {
         match (verb, place.subresource) {
-            (Verb::Get, Some(Subresource::Log)) => self.read_log(&place, asked).await,
+            (Verb::Get, Some(Subresource::Log)) => self.read_log(&place, asked),
             (Verb::Get, Some(Subresource::Scale)) => self.get_scale(&place),
             (Verb::Get, _) => self.get(&place, asked).await,
             (Verb::List, _) => self.list(&place, asked).await,

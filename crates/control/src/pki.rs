@@ -10,7 +10,8 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use jiff::{SignedDuration, Timestamp};
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    SanType,
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -43,7 +44,11 @@ pub struct Pki {
 #[derive(Debug, thiserror::Error)]
 pub enum PkiError {
     #[error("could not read or write {path}")]
-    File { path: PathBuf, #[source] source: std::io::Error },
+    File {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("could not make a certificate")]
     Certificate(#[from] rcgen::Error),
     #[error("could not set up TLS")]
@@ -86,7 +91,9 @@ impl Pki {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(self.authority_pem.as_bytes())?)?;
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).allow_unauthenticated().build()?;
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+            .allow_unauthenticated()
+            .build()?;
         let chain = vec![CertificateDer::from_pem_slice(self.server.0.as_bytes())?];
         let key = PrivateKeyDer::from_pem_slice(self.server.1.as_bytes())?;
         let mut config = ServerConfig::builder_with_provider(provider)
@@ -135,7 +142,13 @@ fn make_authority() -> Result<(String, String), PkiError> {
 }
 
 fn server_params(addresses: &[IpAddr]) -> Result<CertificateParams, PkiError> {
-    let names = ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"];
+    let names = [
+        "localhost",
+        "kubernetes",
+        "kubernetes.default",
+        "kubernetes.default.svc",
+        "kubernetes.default.svc.cluster.local",
+    ];
     let mut params = CertificateParams::new(names.map(str::to_owned))?;
     params.subject_alt_names.extend(addresses.iter().copied().map(SanType::IpAddress));
     params.distinguished_name.push(DnType::CommonName, "segue");

@@ -64,11 +64,24 @@ pub enum WriteError {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     #[error("could not open the store {path}")]
-    Database { path: String, #[source] source: rusqlite::Error },
-    #[error("the store {path} has version {found}, written by a newer Segue; this one reads up to {known}: use the newer version")]
+    Database {
+        path: String,
+        #[source]
+        source: rusqlite::Error,
+    },
+    #[error(
+        "the store {path} has version {found}, written by a newer Segue; this one reads up to {known}: use the newer version"
+    )]
     Newer { path: String, found: i64, known: i64 },
     #[error("the store {path} holds an object that is not JSON: {resource} {namespace}/{name}")]
-    Corrupt { path: String, resource: String, namespace: String, name: String, #[source] source: serde_json::Error },
+    Corrupt {
+        path: String,
+        resource: String,
+        namespace: String,
+        name: String,
+        #[source]
+        source: serde_json::Error,
+    },
     #[error("could not start the store's writer thread")]
     Thread(#[source] std::io::Error),
 }
@@ -166,7 +179,13 @@ impl Store {
     ///
     /// # Errors
     /// [`WriteError::Changed`] when what is there isn't what was expected; nothing is changed on any error.
-    pub async fn write(&self, resource: &str, name: Name, expected: Expected, value: Value) -> Result<Arc<Object>, WriteError> {
+    pub async fn write(
+        &self,
+        resource: &str,
+        name: Name,
+        expected: Expected,
+        value: Value,
+    ) -> Result<Arc<Object>, WriteError> {
         self.submit(resource, name, expected, Some(value)).await
     }
 
@@ -198,7 +217,13 @@ impl Store {
         Ok(Watch::new(self.shared.clone(), resource.to_owned(), after))
     }
 
-    async fn submit(&self, resource: &str, name: Name, expected: Expected, value: Option<Value>) -> Result<Arc<Object>, WriteError> {
+    async fn submit(
+        &self,
+        resource: &str,
+        name: Name,
+        expected: Expected,
+        value: Option<Value>,
+    ) -> Result<Arc<Object>, WriteError> {
         let (answer, answered) = oneshot::channel();
         let write = Write { resource: resource.to_owned(), name, expected, value, answer };
         self.writes.send(write).await.map_err(|_| WriteError::Closed)?;

@@ -20,6 +20,9 @@ use crate::channel::{AsyncChannel, Channel, ChannelError};
 pub(crate) use balancer::Balancer;
 use control::Control;
 
+/// Each carries some 20,000 requests a second, so these saturate a network card before they run out.
+const MOST_WORKERS: usize = 8;
+
 #[derive(Debug, thiserror::Error)]
 pub enum ProxyError {
     #[error("the proxy takes no arguments, and was given {argument:?}")]
@@ -73,5 +76,6 @@ fn keeper_on_standard_input() -> io::Result<Channel> {
 }
 
 fn runtime() -> io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    tokio::runtime::Builder::new_multi_thread().worker_threads(cores.min(MOST_WORKERS)).enable_all().build()
 }

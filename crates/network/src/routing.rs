@@ -15,7 +15,9 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::{Api, Client};
+use objects::pods::drain_budget;
 use tokio::sync::Notify;
+use tokio::sync::watch::Receiver;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -47,13 +49,24 @@ pub struct Settings {
     pub dns: Dns,
 }
 
-/// Routes until `stop` is over. The data plane goes on as it was told last.
-pub async fn run(client: Client, settings: Settings, stop: impl Future<Output = ()> + Send) {
-    let mut stop = std::pin::pin!(stop);
+/// What routing is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Pods get work as the API has it.
+    Route,
+    /// No pod gets new work any more; routing ends when nothing is in flight, or every pod's drain budget is over.
+    DrainAll,
+}
+
+/// Routes until it has drained everything, if it is ordered to. When this future is dropped, the data plane goes on as
+/// it was told last.
+pub async fn run(client: Client, settings: Settings, mut orders: Receiver<Order>) {
     let mut routing = Routing::new(client, settings);
+    let mut drained_by = None;
     loop {
         tokio::select! {
-            () = &mut stop => return,
+            Ok(()) = orders.changed() => {}
+            () = sleep_until(drained_by) => return,
             event = routing.wait() => routing.hear(event).await,
         }
         // What has arrived meanwhile is heard first: an acknowledgement and the counts after it make one write.
@@ -61,7 +74,13 @@ pub async fn run(client: Client, settings: Settings, stop: impl Future<Output = 
             let Some(event) = routing.wait().now_or_never() else { break };
             routing.hear(event).await;
         }
+        if *orders.borrow() == Order::DrainAll {
+            drained_by.get_or_insert_with(|| routing.drain_all());
+        }
         routing.act().await;
+        if drained_by.is_some() && routing.book.is_idle() {
+            return;
+        }
     }
 }
 
@@ -134,6 +153,14 @@ impl Routing {
                 self.look_again_in(WRITE_PAUSE);
             }
         }
+    }
+
+    /// Takes every pod out of the balancer; when the last of their drain budgets is over.
+    fn drain_all(&mut self) -> Instant {
+        self.book.drain_all();
+        let pods = self.caches.pods.objects().unwrap_or_default();
+        let longest = pods.values().map(|pod| drain_budget(pod)).max().unwrap_or_default();
+        Instant::now() + Duration::try_from(longest).unwrap_or_default()
     }
 
     fn hear_report(&mut self, report: Report) {

@@ -8,8 +8,6 @@ use serde_json::Value;
 
 use crate::ranges::Range;
 
-const FORWARDING: &str = "/proc/sys/net/ipv4/ip_forward";
-
 #[derive(Debug, thiserror::Error)]
 pub enum RulesError {
     #[error("can't run {program}; is it installed?")]
@@ -20,11 +18,6 @@ pub enum RulesError {
     },
     #[error("`{command}` failed: {complaint}")]
     Refused { command: String, complaint: String },
-    #[error("can't switch on forwarding in {FORWARDING}")]
-    Forwarding {
-        #[source]
-        source: io::Error,
-    },
     #[error("`{command}` wrote what is no JSON")]
     Unreadable {
         command: String,
@@ -52,15 +45,14 @@ impl Rules {
     /// Puts the rules in force, in one transaction, whatever was in force for this instance before.
     ///
     /// # Errors
-    /// When `nft` or `ip` is missing or refuses, or forwarding can't be switched on.
+    /// When `nft` or `ip` is missing or refuses.
     pub fn apply(&self) -> Result<(), RulesError> {
         for old in in_force(&self.instance)?.services.into_iter().filter(|old| *old != self.services) {
             remove_route(old)?;
         }
         nft(&self.script())?;
         let services = self.services.to_string();
-        run("ip", &["route", "replace", "local", &services, "dev", "lo"], "")?;
-        std::fs::write(FORWARDING, "1").map_err(|source| RulesError::Forwarding { source })
+        run("ip", &["route", "replace", "local", &services, "dev", "lo"], "").map(drop)
     }
 
     fn script(&self) -> String {

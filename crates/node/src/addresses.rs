@@ -82,8 +82,7 @@ impl FromStr for PodRange {
 
     fn from_str(text: &str) -> Result<Self, PodRangeError> {
         let (address, prefix) = text.split_once('/').ok_or_else(|| PodRangeError::NoPrefix(text.to_owned()))?;
-        let address: Ipv4Addr =
-            address.parse().map_err(|source| PodRangeError::Address(address.to_owned(), source))?;
+        let address: Ipv4Addr = address.parse().map_err(|source| PodRangeError::Address(address.to_owned(), source))?;
         let allowed = prefix.parse::<u8>().ok().filter(|prefix| (8..=28).contains(prefix));
         let prefix = allowed.ok_or_else(|| PodRangeError::Prefix(prefix.to_owned()))?;
         let whole = Self { network: address, prefix };

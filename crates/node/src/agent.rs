@@ -63,7 +63,11 @@ pub enum Order {
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
     #[error("cannot create directory {path:?}")]
-    Directory { path: PathBuf, #[source] source: io::Error },
+    Directory {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("cannot set up the pods' network")]
     Network(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("cannot use the machine's cgroups")]
@@ -90,7 +94,11 @@ pub(crate) enum PodError {
     #[error("cannot write the pod's /etc files")]
     EtcFiles(#[source] io::Error),
     #[error("cannot remove {path:?}")]
-    RemoveFiles { path: PathBuf, #[source] source: io::Error },
+    RemoveFiles {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
 }
@@ -174,11 +182,8 @@ impl Machine {
     fn write_etc_files(&self, pod: &Pod, ip: Ipv4Addr) -> Result<(), PodError> {
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
         let resolv_conf = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-        let naming = Naming {
-            dns: self.settings.dns,
-            cluster_domain: &self.settings.cluster_domain,
-            resolv_conf: &resolv_conf,
-        };
+        let naming =
+            Naming { dns: self.settings.dns, cluster_domain: &self.settings.cluster_domain, resolv_conf: &resolv_conf };
         let files = EtcFiles::new(pod, ip, &naming);
         files.write(&pod::etc_directory(&self.settings, uid)).map_err(PodError::EtcFiles)
     }

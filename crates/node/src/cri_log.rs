@@ -120,11 +120,11 @@ impl Lines {
         }
     }
 
-    /// The stream has ended: a last line without a newline is a line.
+    /// The stream has ended: a last line without a newline is part of one, so that no reader adds what was not written.
     pub(crate) fn finish(&mut self, now: Timestamp, records: &mut Records) {
         if !self.unfinished.is_empty() {
             let head = format!("{now:.9} {} ", self.stream.name());
-            records.push(&head, "F", &self.unfinished, b"");
+            records.push(&head, "P", &self.unfinished, b"");
             self.unfinished = Vec::new();
         }
     }

@@ -73,7 +73,11 @@ pub enum LogError {
     #[error("previous terminated container {container:?} in pod {pod:?} not found")]
     NoPrevious { container: String, pod: String },
     #[error("cannot read the log {path:?}")]
-    Read { path: PathBuf, #[source] source: io::Error },
+    Read {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
 }
 
 /// Reads the log of a container of this pod. The stream ends with the log, or when it is followed, with the run.
@@ -141,9 +145,7 @@ fn attempt(pod: &Pod, container: &str, run: Run) -> Result<i32, LogError> {
         (Run::Current, Some(reason), false) => Err(waiting(reason)),
         (Run::Current, _, _) | (Run::Previous, Some(_), true) => Ok(status.restart_count),
         (Run::Previous, None, true) => Ok(status.restart_count - 1),
-        (Run::Previous, _, false) => {
-            Err(LogError::NoPrevious { container: container.to_owned(), pod: pod_name() })
-        }
+        (Run::Previous, _, false) => Err(LogError::NoPrevious { container: container.to_owned(), pod: pod_name() }),
     }
 }
 

@@ -65,7 +65,9 @@ pub(crate) async fn keep_up_to_date(client: kube::Client, settings: Settings) {
         }
         let done = match api.get(&settings.node_name).await {
             Ok(node) => report(&api, node, &settings).await,
-            Err(kube::Error::Api(status)) if status.is_not_found() => register(&api.clone().into_client(), &settings).await,
+            Err(kube::Error::Api(status)) if status.is_not_found() => {
+                register(&api.clone().into_client(), &settings).await
+            }
             Err(error) => Err(error),
         };
         match done {
@@ -207,8 +209,12 @@ mod tests {
             .iter()
             .map(|each| (&*each.type_, &*each.status, each.last_transition_time.as_ref().unwrap().0.as_second()))
             .collect();
-        let expected =
-            [("MemoryPressure", "False", 1), ("DiskPressure", "True", 2), ("PIDPressure", "False", 1), ("Ready", "True", 1)];
+        let expected = [
+            ("MemoryPressure", "False", 1),
+            ("DiskPressure", "True", 2),
+            ("PIDPressure", "False", 1),
+            ("Ready", "True", 1),
+        ];
         assert_eq!(told, expected);
     }
 }

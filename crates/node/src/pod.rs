@@ -57,7 +57,9 @@ pub(crate) enum ConfigError {
     ImageRunsAsRoot { whose: String },
     #[error("container's runAsUser breaks non-root policy {whose}")]
     RunsAsRoot { whose: String },
-    #[error("container has runAsNonRoot and image has non-numeric user ({user}), cannot verify user is non-root {whose}")]
+    #[error(
+        "container has runAsNonRoot and image has non-numeric user ({user}), cannot verify user is non-root {whose}"
+    )]
     UserNotNumeric { user: String, whose: String },
     #[error("no command specified: neither the container nor its image names one")]
     NoCommand,
@@ -67,7 +69,9 @@ pub(crate) enum ConfigError {
     UnknownVolume(String),
     #[error("subPath {0:?} must be a relative path without '..'")]
     SubPath(String),
-    #[error("failed to prepare subPath for volumeMount {volume:?} of container {container:?}: {path:?} is not in the volume")]
+    #[error(
+        "failed to prepare subPath for volumeMount {volume:?} of container {container:?}: {path:?} is not in the volume"
+    )]
     SubPathMissing { volume: String, container: String, path: String },
 }
 
@@ -166,7 +170,10 @@ fn env(image: &Config, environment: &Environment) -> Vec<String> {
 
 fn cwd(container: &Container, image: &Config) -> PathBuf {
     let stated = container.working_dir.clone().filter(|directory| !directory.is_empty());
-    stated.or_else(|| image.working_dir().clone()).filter(|directory| !directory.is_empty()).map_or_else(|| PathBuf::from("/"), PathBuf::from)
+    stated
+        .or_else(|| image.working_dir().clone())
+        .filter(|directory| !directory.is_empty())
+        .map_or_else(|| PathBuf::from("/"), PathBuf::from)
 }
 
 fn root_access(security: Option<&SecurityContext>) -> RootAccess {

@@ -43,19 +43,35 @@ pub(crate) enum NetworkError {
     #[error("cannot open a netlink socket")]
     Netlink(#[source] io::Error),
     #[error("cannot turn on the forwarding of packets in {path:?}")]
-    Forwarding { path: PathBuf, #[source] source: io::Error },
+    Forwarding {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error(transparent)]
     Exhausted(#[from] Exhausted),
     #[error("cannot open the pod's network namespace {path:?}")]
-    Namespace { path: PathBuf, #[source] source: io::Error },
+    Namespace {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("cannot enter the pod's network namespace")]
     Enter(#[source] io::Error),
     #[error("cannot {what}")]
-    Change { what: String, #[source] source: rtnetlink::Error },
+    Change {
+        what: String,
+        #[source]
+        source: rtnetlink::Error,
+    },
     #[error("link {0} is not there")]
     NoLink(String),
     #[error("cannot read or write {path:?}")]
-    AddressFile { path: PathBuf, #[source] source: io::Error },
+    AddressFile {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
 }
 
 impl PodNetwork {
@@ -83,8 +99,8 @@ impl PodNetwork {
         let file = self.address_file(uid);
         std::fs::write(&file, address.to_string())
             .map_err(|source| NetworkError::AddressFile { path: file, source })?;
-        let opened = File::open(namespace)
-            .map_err(|source| NetworkError::Namespace { path: namespace.to_owned(), source })?;
+        let opened =
+            File::open(namespace).map_err(|source| NetworkError::Namespace { path: namespace.to_owned(), source })?;
         let name = self.link_name(uid);
         links::remove(&self.handle, &name).await?;
         links::add_pair(&self.handle, &name, opened.as_fd()).await?;

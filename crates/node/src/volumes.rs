@@ -57,7 +57,11 @@ pub(crate) enum SetUpError {
     #[error("volumes of this kind are not supported by Segue yet; use emptyDir, configMap, secret or hostPath")]
     Unsupported,
     #[error("cannot write {path:?}")]
-    Write { path: PathBuf, #[source] source: io::Error },
+    Write {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("cannot ask the API for what the volume refers to")]
     Fetch(#[source] kube::Error),
     #[error("{0}")]
@@ -81,9 +85,7 @@ pub(crate) fn place(settings: &Settings, pod: &Pod, name: &str) -> Option<Place>
             access: MountAccess::ReadWrite,
             content: Content::Foreign,
         },
-        (Some(_), _) => {
-            Place { source: bind(directory), access: MountAccess::ReadWrite, content: Content::Foreign }
-        }
+        (Some(_), _) => Place { source: bind(directory), access: MountAccess::ReadWrite, content: Content::Foreign },
         (None, None) => Place { source: bind(directory), access: MountAccess::ReadOnly, content: Content::OurOwn },
     };
     Some(place)
@@ -98,12 +100,7 @@ pub(crate) async fn prepare(settings: &Settings, client: &kube::Client, pod: &Po
     Ok(())
 }
 
-async fn set_up(
-    settings: &Settings,
-    client: &kube::Client,
-    pod: &Pod,
-    volume: &Volume,
-) -> Result<(), SetUpError> {
+async fn set_up(settings: &Settings, client: &kube::Client, pod: &Pod, volume: &Volume) -> Result<(), SetUpError> {
     let directory = directory(settings, pod.metadata.uid.as_deref().unwrap_or_default(), volume);
     if let Some(empty_dir) = &volume.empty_dir {
         return if is_memory(empty_dir) { Ok(()) } else { make_empty_dir(pod, &directory) };

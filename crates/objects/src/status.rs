@@ -15,8 +15,8 @@ pub struct Failure {
     pub reason: &'static str,
     /// A sentence for the user.
     pub message: String,
-    /// What it is about.
-    pub details: Details,
+    /// What it is about; none where the real server says nothing of it, not even that it is empty.
+    pub details: Option<Box<Details>>,
 }
 
 /// What a failure is about; empty parts are left out.
@@ -55,7 +55,7 @@ impl Failure {
     /// 404: nothing is served under this path.
     #[must_use]
     pub fn no_such_resource() -> Self {
-        Self::new(404, "NotFound", "the server could not find the requested resource")
+        Self::about_nothing(404, "NotFound", "the server could not find the requested resource")
     }
 
     /// 409: an object of this name exists.
@@ -97,7 +97,7 @@ impl Failure {
     /// 422 for a JSON patch that can't be carried out.
     #[must_use]
     pub fn unprocessable(message: impl Into<String>) -> Self {
-        Self::new(422, "Invalid", message)
+        Self::about_nothing(422, "Invalid", message)
     }
 
     /// 400: the request can't be read.
@@ -124,7 +124,7 @@ impl Failure {
     /// 405: the resource does not know this verb.
     #[must_use]
     pub fn method_not_allowed() -> Self {
-        Self::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
+        Self::about_nothing(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
     }
 
     /// 406: none of the accepted forms can be served.
@@ -146,6 +146,28 @@ impl Failure {
         let message =
             format!("the body of the request was in an unknown format - accepted media types include: {accepted}");
         Self::new(415, "UnsupportedMediaType", message)
+    }
+
+    /// 415 for a patch in a form that is not known.
+    #[must_use]
+    pub fn unsupported_patch_type(accepted: &str) -> Self {
+        Self { details: Some(Box::default()), ..Self::unsupported_media_type(accepted) }
+    }
+
+    /// Adds a cause.
+    #[must_use]
+    pub fn because(mut self, cause: Cause) -> Self {
+        self.details.get_or_insert_default().causes.push(cause);
+        self
+    }
+
+    /// Says that it is about something below the object, e.g. `pods/binding`.
+    #[must_use]
+    pub fn at_subresource(mut self, path: &str) -> Self {
+        if let Some(details) = &mut self.details {
+            details.kind = format!("{}/{path}", details.kind);
+        }
+        self
     }
 
     /// 410 Expired: what was asked to continue from is no longer kept.
@@ -190,20 +212,23 @@ impl Failure {
         if !self.reason.is_empty() {
             status["reason"] = json!(self.reason);
         }
-        let details = self.details.to_fields();
-        if !details.is_empty() {
-            status["details"] = Value::Object(details);
+        if let Some(details) = &self.details {
+            status["details"] = Value::Object(details.to_fields());
         }
         status["code"] = json!(self.code);
         status
     }
 
     fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
+        Self { code, reason, message: message.into(), details: None }
+    }
+
+    fn about_nothing(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
         Self::about(code, reason, message.into(), Details::default())
     }
 
     fn about(code: u16, reason: &'static str, message: String, details: Details) -> Self {
-        Self { code, reason, message, details }
+        Self { code, reason, message, details: Some(Box::new(details)) }
     }
 }
 

@@ -6,16 +6,24 @@ use std::path::PathBuf;
 
 use clap::{Args, FromArgMatches, Parser, Subcommand};
 use network::ranges::Range;
+use network::rules::Rules;
+
+use crate::settings::Directories;
 
 /// Zero-downtime deployment for services on a Tailscale network.
 #[derive(Parser)]
-#[command(name = "segue", version, propagate_version = true, after_help = "\
+#[command(
+    name = "segue",
+    version,
+    propagate_version = true,
+    after_help = "\
 Examples:
   segue demo                                the whole story in two minutes, leaving nothing behind
   segue up --detach                         start the engine on this machine
   export KUBECONFIG=/var/lib/segue/kubeconfig
   kubectl apply -k manifests/overlays/production
-  segue down                                drain and stop everything, keep what was declared")]
+  segue down                                drain and stop everything, keep what was declared"
+)]
 pub(crate) struct CommandLine {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -90,6 +98,11 @@ pub(crate) struct Up {
 }
 
 impl Up {
+    /// The kernel's part for this engine.
+    pub(crate) fn rules(&self, directories: &Directories) -> Rules {
+        Rules { instance: directories.instance.clone(), pods: self.pod_cidr, services: self.service_cidr }
+    }
+
     /// The defaults, on a data directory.
     pub(crate) fn on(directory: &DataDirectory) -> Self {
         let arguments = [OsString::from("up"), "--data-dir".into(), directory.data_dir.clone().into()];
@@ -113,7 +126,9 @@ pub(crate) struct Down {
 #[derive(Subcommand)]
 pub(crate) enum ImageCommand {
     /// Load images from a Docker or OCI archive
-    #[command(after_help = "Examples:\n  docker save web:2 | segue image load -\n  segue image load web.tar\n\nExit codes: 0 loaded; 1 not; 2 wrong usage")]
+    #[command(
+        after_help = "Examples:\n  docker save web:2 | segue image load -\n  segue image load web.tar\n\nExit codes: 0 loaded; 1 not; 2 wrong usage"
+    )]
     Load {
         /// The archive, compressed or not; `-` reads standard input
         file: PathBuf,
@@ -121,7 +136,9 @@ pub(crate) enum ImageCommand {
         directory: DataDirectory,
     },
     /// List the images on this machine
-    #[command(after_help = "Examples:\n  segue image list\n  segue image list --output json\n\nExit codes: 0 listed; 1 not; 2 wrong usage")]
+    #[command(
+        after_help = "Examples:\n  segue image list\n  segue image list --output json\n\nExit codes: 0 listed; 1 not; 2 wrong usage"
+    )]
     List {
         #[command(flatten)]
         directory: DataDirectory,

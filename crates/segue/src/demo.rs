@@ -80,7 +80,8 @@ fn options(data_dir: &Path) -> anyhow::Result<Up> {
     let (pods, services) = free_ranges(&Directories::find(data_dir)?)?;
     let data_dir = data_dir.to_string_lossy();
     let (listen, pods, services) = (free.to_string(), pods.to_string(), services.to_string());
-    let line = ["segue", "up", "--data-dir", &data_dir, "--listen", &listen, "--pod-cidr", &pods, "--service-cidr", &services];
+    let line =
+        ["segue", "up", "--data-dir", &data_dir, "--listen", &listen, "--pod-cidr", &pods, "--service-cidr", &services];
     match CommandLine::try_parse_from(line)?.command {
         Command::Up(options) => Ok(options),
         Command::Down(_) | Command::Image(_) | Command::Demo => anyhow::bail!("`up` was read as another command"),
@@ -113,12 +114,18 @@ async fn make_images(directory: &Path) -> anyhow::Result<Images> {
     })
 }
 
-async fn make_image(store: &ImageStore, files: &[NewFile], version: &str, environment: &[&str]) -> anyhow::Result<Image> {
+async fn make_image(
+    store: &ImageStore,
+    files: &[NewFile],
+    version: &str,
+    environment: &[&str],
+) -> anyhow::Result<Image> {
     let name = format!("{REPOSITORY}:{version}");
     let mut image = NewImage::named(ImageReference::parse(&name)?);
     image.files = files.to_vec();
     image.entrypoint = vec![PROGRAM.to_owned(), "app".to_owned()];
-    image.env = [format!("VERSION={version}")].into_iter().chain(environment.iter().map(|&set| set.to_owned())).collect();
+    image.env =
+        [format!("VERSION={version}")].into_iter().chain(environment.iter().map(|&set| set.to_owned())).collect();
     image.exposed_ports = vec!["8080/tcp".to_owned(), "9090/tcp".to_owned()];
     image.user = "65534:65534".to_owned();
     let mut archive = tempfile::tempfile()?;
@@ -134,8 +141,13 @@ fn program_files() -> anyhow::Result<Vec<NewFile>> {
     let maps = fs::read_to_string("/proc/self/maps")?;
     let program = fs::read_link("/proc/self/exe")?;
     let mapped: BTreeSet<&str> = maps.lines().filter_map(|line| line.split_whitespace().nth(5)).collect();
-    let libraries = mapped.into_iter().map(Path::new).filter(|path| path.is_absolute() && *path != program && path.is_file());
-    let copy = |from: &Path, path: &Path| NewFile { path: path.to_owned(), mode: 0o755, content: FileContent::CopyOf(from.to_owned()) };
+    let libraries =
+        mapped.into_iter().map(Path::new).filter(|path| path.is_absolute() && *path != program && path.is_file());
+    let copy = |from: &Path, path: &Path| NewFile {
+        path: path.to_owned(),
+        mode: 0o755,
+        content: FileContent::CopyOf(from.to_owned()),
+    };
     let mut files = vec![copy(Path::new("/proc/self/exe"), Path::new(PROGRAM))];
     for library in libraries {
         files.push(copy(library, library));

@@ -17,7 +17,7 @@ use network::config::Dns;
 use network::keeper::{KeeperSettings, ProxyUser};
 use network::link::DataPlaneCommand;
 use network::routing;
-use network::rules::{self, Rules};
+use network::rules;
 use node::agent::{self, AgentError, Order as AgentOrder, StoredImages};
 use node::images::{ImageStore, Mirrors};
 use tokio::net::{TcpListener, UnixListener};
@@ -60,6 +60,7 @@ pub(crate) struct Engine {
     socket: UnixListener,
     orders: watch::Sender<AgentOrder>,
     agent: JoinHandle<Result<(), AgentError>>,
+    traffic: watch::Sender<routing::Order>,
     routing: JoinHandle<()>,
     /// API, controllers; they end with the engine.
     tasks: JoinSet<()>,
@@ -79,8 +80,7 @@ impl Engine {
     /// # Errors
     /// What the machine lacks, or what could not be started; a refused start has changed nothing.
     pub(crate) async fn start(options: &Up) -> anyhow::Result<Self> {
-        preflight::check_machine()?;
-        let listener = preflight::listen(options.listen)?;
+        let listener = preflight::check(options)?;
         Self::start_with(options, Some(listener)).await
     }
 
@@ -89,16 +89,21 @@ impl Engine {
     /// # Errors
     /// As [`Engine::start`].
     pub(crate) async fn start_closed(options: &Up) -> anyhow::Result<Self> {
+        preflight::check_machine()?;
+        preflight::check_network(options, &Directories::find(&options.directory.data_dir)?)?;
         Self::start_with(options, None).await
     }
 
     async fn start_with(options: &Up, listener: Option<std::net::TcpListener>) -> anyhow::Result<Self> {
         let directories = Directories::find(&options.directory.data_dir)?;
-        let rules = rules_of(options, &directories);
-        network::preflight::check(&rules, &node::link_prefix(&directories.instance))?;
         let mirrors = Mirrors::parse(options.mirror.iter().map(String::as_str)).context("--mirror")?;
         directories.make().with_context(|| format!("could not make {}", directories.data.display()))?;
         let lock = preflight::lock(&directories)?;
+        if directories.going_down().exists() {
+            // An engine died while it took everything down: its data plane refuses these pods for good.
+            network::link::shut_down(&directories.run).await?;
+            fs::remove_file(directories.going_down())?;
+        }
         let settings = agent_settings(options, &directories)?;
         let images = Arc::new(StoredImages { store: ImageStore::open(&directories.images())?, mirrors });
         let store = Store::open(&directories.store())?;
@@ -107,17 +112,30 @@ impl Engine {
         let client = serve::client(&api);
         let pki = Pki::open(&directories.pki(), &[IpAddr::V4(Ipv4Addr::LOCALHOST), options.listen.ip()])?;
         ensure_namespaces(&client).await?;
-        rules.apply()?;
+        options.rules(&directories).apply()?;
 
         let mut tasks = JoinSet::new();
         let address = listener.map(|listener| listen(&mut tasks, &api, &pki, listener, &directories)).transpose()?;
         tasks.spawn(controllers::run(client.clone(), pki.authority_pem().to_owned(), std::future::pending()));
-        let routing = tokio::spawn(routing::run(client.clone(), routing_settings(&directories, services), std::future::pending()));
+        let (traffic, routed) = watch::channel(routing::Order::Route);
+        let routing = tokio::spawn(routing::run(client.clone(), routing_settings(&directories, services), routed));
         let (orders, ordered) = watch::channel(AgentOrder::Run);
         let node_name = settings.node_name.clone();
         let agent = tokio::spawn(agent::run(settings, client.clone(), images, ordered));
         let socket = engine_socket::bind(&directories.engine_socket())?;
-        Ok(Self { directories, address, node_name, client, socket, orders, agent, routing, tasks, _lock: lock })
+        Ok(Self {
+            directories,
+            address,
+            node_name,
+            client,
+            socket,
+            orders,
+            agent,
+            traffic,
+            routing,
+            tasks,
+            _lock: lock,
+        })
     }
 
     /// Waits until the node says that it is ready.
@@ -137,7 +155,10 @@ impl Engine {
             }
             tokio::time::sleep(READY_INTERVAL).await;
         }
-        anyhow::bail!("the node was not ready after {} s; see the engine's log for what it lacks", READY_LIMIT.as_secs())
+        anyhow::bail!(
+            "the node was not ready after {} s; see the engine's log for what it lacks",
+            READY_LIMIT.as_secs()
+        )
     }
 
     /// Serves until `segue down` has stopped everything.
@@ -169,14 +190,19 @@ impl Engine {
     /// # Errors
     /// What could not be stopped or removed; the rest is.
     pub(crate) async fn stop_everything(&mut self, tell: &mut impl AsyncFnMut(String)) -> anyhow::Result<()> {
+        tell("draining: no new requests, waiting for those in flight".to_owned()).await;
+        fs::write(self.directories.going_down(), "")?;
+        self.traffic.send_replace(routing::Order::DrainAll);
+        (&mut self.routing).await.context("routing broke")?;
         tell("stopping pods".to_owned()).await;
         self.orders.send_replace(AgentOrder::Down);
         self.join_agent().await?;
         self.tasks.shutdown().await;
-        self.routing.abort();
         network::link::shut_down(&self.directories.run).await?;
         rules::remove(&self.directories.instance)?;
-        self.directories.remove_run().with_context(|| format!("could not remove {}", self.directories.run.display()))?;
+        self.directories
+            .remove_run()
+            .with_context(|| format!("could not remove {}", self.directories.run.display()))?;
         tell(format!("everything is stopped; what was declared is kept in {}", self.directories.data.display())).await;
         Ok(())
     }
@@ -231,10 +257,6 @@ fn listen(
     tasks.spawn(serve::serve(api.clone(), TcpListener::from_std(listener)?, pki.server_config()?));
     pki.write_kubeconfig(&directories.kubeconfig(), &format!("https://{address}"))?;
     Ok(address)
-}
-
-fn rules_of(options: &Up, directories: &Directories) -> Rules {
-    Rules { instance: directories.instance.clone(), pods: options.pod_cidr, services: options.service_cidr }
 }
 
 fn agent_settings(options: &Up, directories: &Directories) -> anyhow::Result<agent::Settings> {

@@ -48,7 +48,8 @@ pub(crate) async fn receive(listener: &UnixListener) -> std::io::Result<Received
         match serde_json::from_str(&line) {
             Ok(order) => return Ok(Received { order, connection }),
             Err(error) => {
-                let error = format!("this engine does not understand {line:?} ({error}): use the same version of segue");
+                let error =
+                    format!("this engine does not understand {line:?} ({error}): use the same version of segue");
                 write(&mut connection, &Report::Failed { error }).await?;
             }
         }

@@ -35,7 +35,10 @@ pub(crate) async fn list(directory: &DataDirectory, output: Output) -> anyhow::R
     let images = open(directory)?.list().await?;
     match output {
         Output::Json => {
-            let rows: Vec<_> = images.iter().map(|image| json!({"name": image.reference, "id": image.id.to_string(), "bytes": image.size})).collect();
+            let rows: Vec<_> = images
+                .iter()
+                .map(|image| json!({"name": image.reference, "id": image.id.to_string(), "bytes": image.size}))
+                .collect();
             show::line(&json!({"images": rows}).to_string());
         }
         Output::Text => {

@@ -13,7 +13,8 @@ pub(crate) struct NodeLogs {
 
 impl PodLogs for NodeLogs {
     fn read(&self, pod: &Value, container: &str, options: &LogOptions) -> Result<LogStream, String> {
-        let pod: Pod = serde_json::from_value(pod.clone()).map_err(|error| format!("the pod can't be read: {error}"))?;
+        let pod: Pod =
+            serde_json::from_value(pod.clone()).map_err(|error| format!("the pod can't be read: {error}"))?;
         let wanted = wanted(options)?;
         logs::read(&self.settings, &pod, container, &wanted).map_err(|error| error.to_string())
     }

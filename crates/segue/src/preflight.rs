@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
 
+use crate::cli::Up;
 use crate::settings::Directories;
 
 /// cgroup controllers that limits need.
@@ -21,7 +22,9 @@ pub(crate) enum NotHere {
     NoOverlay,
     #[error("the kernel has no {0} namespaces: use a kernel built with them (Debian's and Ubuntu's are)")]
     NoNamespace(&'static str),
-    #[error("the cgroup controller `{0}` is not available under /sys/fs/cgroup: mount the cgroup hierarchy, or enable the controller on the kernel's command line")]
+    #[error(
+        "the cgroup controller `{0}` is not available under /sys/fs/cgroup: mount the cgroup hierarchy, or enable the controller on the kernel's command line"
+    )]
     NoController(&'static str),
     #[error("the address {listen} can't be listened on: {source}; choose another with --listen")]
     PortTaken { listen: SocketAddr, source: std::io::Error },
@@ -31,6 +34,24 @@ pub(crate) enum NotHere {
     OtherEngine(PathBuf),
     #[error("the directory {path} can't be used: {source}")]
     Directory { path: PathBuf, source: std::io::Error },
+}
+
+/// Checks everything that an engine needs, in the order in which users can mend it; changes nothing. The listener is
+/// the API's.
+pub(crate) fn check(options: &Up) -> anyhow::Result<TcpListener> {
+    check_machine()?;
+    let directories = Directories::find(&options.directory.data_dir)?;
+    if is_running(&directories) {
+        return Err(NotHere::OtherEngine(directories.data).into());
+    }
+    let listener = listen(options.listen)?;
+    check_network(options, &directories)?;
+    Ok(listener)
+}
+
+/// Checks that the address ranges are free.
+pub(crate) fn check_network(options: &Up, directories: &Directories) -> anyhow::Result<()> {
+    Ok(network::preflight::check(&options.rules(directories), &node::link_prefix(&directories.instance))?)
 }
 
 /// Checks the machine; changes nothing.
@@ -73,8 +94,18 @@ pub(crate) fn lock(directories: &Directories) -> Result<File, NotHere> {
 
 /// Whether an engine runs on a directory: its lock is held.
 pub(crate) fn is_running(directories: &Directories) -> bool {
-    let Ok(file) = File::open(directories.engine_lock()) else { return false };
-    rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_err()
+    running(directories).is_some()
+}
+
+/// The lock of the engine that runs on a directory.
+pub(crate) fn running(directories: &Directories) -> Option<File> {
+    let file = File::open(directories.engine_lock()).ok()?;
+    rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_err().then_some(file)
+}
+
+/// Waits until the engine that held this lock has ended.
+pub(crate) fn wait_until_ended(lock: &File) -> std::io::Result<()> {
+    Ok(rustix::fs::flock(lock, FlockOperation::LockShared)?)
 }
 
 /// A controller is a directory of its own on v1, and a word in `cgroup.controllers` on v2.
@@ -101,7 +132,8 @@ mod tests {
     #[test]
     fn the_second_lock_is_refused_while_the_first_is_held() {
         let folder = tempfile::tempdir().unwrap();
-        let directories = Directories { data: folder.path().into(), run: folder.path().into(), instance: "test".into() };
+        let directories =
+            Directories { data: folder.path().into(), run: folder.path().into(), instance: "test".into() };
         let held = lock(&directories).unwrap();
         assert!(matches!(lock(&directories), Err(NotHere::OtherEngine(_))));
         assert!(is_running(&directories));

@@ -47,7 +47,9 @@ impl Directories {
     /// # Errors
     /// When one can't be made.
     pub(crate) fn make(&self) -> io::Result<()> {
-        [&self.data, &self.run].into_iter().try_for_each(|directory| fs::DirBuilder::new().recursive(true).mode(0o700).create(directory))
+        [&self.data, &self.run]
+            .into_iter()
+            .try_for_each(|directory| fs::DirBuilder::new().recursive(true).mode(0o700).create(directory))
     }
 
     /// Removes the run directory, and the directory of run directories when it was the last.
@@ -83,6 +85,11 @@ impl Directories {
 
     pub(crate) fn data_plane_log(&self) -> PathBuf {
         self.data.join("data-plane.log")
+    }
+
+    /// Says that everything was to be taken down and may be half way there.
+    pub(crate) fn going_down(&self) -> PathBuf {
+        self.run.join("going-down")
     }
 
     pub(crate) fn engine_lock(&self) -> PathBuf {

@@ -31,7 +31,7 @@ pub(crate) fn up(options: Up) -> anyhow::Result<()> {
 
 /// Starts this program again in the background and waits until it says that the node is ready.
 fn detach(options: &Up) -> anyhow::Result<()> {
-    preflight::check_machine()?;
+    drop(preflight::check(options)?);
     let directories = Directories::find(&options.directory.data_dir)?;
     directories.make().with_context(|| format!("could not make {}", directories.data.display()))?;
     let log = OpenOptions::new().create(true).append(true).mode(0o600).open(directories.engine_log())?;

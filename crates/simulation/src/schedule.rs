@@ -11,7 +11,7 @@ use crate::rng::Rng;
 pub(crate) const IMAGES: &[&str] = &["app:1", "app:2", "app:3", "app:4"];
 
 /// One thing that happens.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Happening {
     LookAtDeployment,
     LookAtReplicaSet,
@@ -23,18 +23,33 @@ pub(crate) enum Happening {
     PassTime,
     PassSeconds(i64),
     EngineCrash,
+    /// The machine gets slow, or quick again.
+    SetPace(i64),
+    HoldAcknowledgements,
+    ReleaseAcknowledgements,
+    Disturbance(Disturbance),
+}
+
+/// What users do, and accidents: it may excuse what was decided before.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Disturbance {
     SetImage(&'static str),
     Scale(i32),
     Pause,
     Resume,
     SetLimits(Limits),
-    PodCrash,
-    PodFailure,
-    DeletePod,
-    /// The machine gets slow, or quick again.
-    SetPace(i64),
-    HoldAcknowledgements,
-    ReleaseAcknowledgements,
+    Pod(Accident),
+}
+
+/// What happens to a pod.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Accident {
+    /// Its container dies and is started again.
+    Crash,
+    /// It ends for good.
+    Failure,
+    /// Somebody deletes it.
+    Deletion,
 }
 
 /// Surge and unavailability, as text.
@@ -71,19 +86,19 @@ pub(crate) fn next(rng: &mut Rng) -> Happening {
 }
 
 fn disturbance(rng: &mut Rng) -> Happening {
-    match rng.between(1, 22) {
-        1..=6 => Happening::SetImage(rng.pick(IMAGES).unwrap_or(IMAGES[0])),
-        7..=9 => Happening::Scale(i32::try_from(rng.between(0, 8)).unwrap_or(0)),
-        10 => Happening::Pause,
-        11 => Happening::Resume,
-        12 => Happening::SetLimits(limits(rng)),
-        13..=14 => Happening::PodCrash,
-        15 => Happening::PodFailure,
-        16..=17 => Happening::DeletePod,
-        18..=19 => Happening::SetPace(rng.between(1, 10)),
-        20 => Happening::HoldAcknowledgements,
-        _ => Happening::ReleaseAcknowledgements,
-    }
+    Happening::Disturbance(match rng.between(1, 22) {
+        1..=6 => Disturbance::SetImage(rng.pick(IMAGES).unwrap_or(IMAGES[0])),
+        7..=9 => Disturbance::Scale(i32::try_from(rng.between(0, 8)).unwrap_or(0)),
+        10 => Disturbance::Pause,
+        11 => Disturbance::Resume,
+        12 => Disturbance::SetLimits(limits(rng)),
+        13..=14 => Disturbance::Pod(Accident::Crash),
+        15 => Disturbance::Pod(Accident::Failure),
+        16..=17 => Disturbance::Pod(Accident::Deletion),
+        18..=19 => return Happening::SetPace(rng.between(1, 10)),
+        20 => return Happening::HoldAcknowledgements,
+        _ => return Happening::ReleaseAcknowledgements,
+    })
 }
 
 pub(crate) fn limits(rng: &mut Rng) -> Limits {

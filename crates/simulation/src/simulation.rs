@@ -14,7 +14,7 @@ use objects::pods;
 use crate::controllers::{Applied, Controllers};
 use crate::machine::Machine;
 use crate::rng::Rng;
-use crate::schedule::{self, CALM, Happening, IMAGES};
+use crate::schedule::{self, Accident, CALM, Disturbance, Happening, IMAGES};
 use crate::world::World;
 
 /// Steps that are kept for being repeated.
@@ -69,7 +69,7 @@ impl Simulation {
         if rng.percent(20) {
             world.services.clear();
         }
-        let mut machine = Machine::new(schedule::delays(1), Rng::new(rng.next()));
+        let mut machine = Machine::new(schedule::delays(1), Rng::new(rng.number()));
         for image in IMAGES {
             machine.behaviours.insert((*image).to_owned(), schedule::behaviour(&mut rng, image));
         }
@@ -101,8 +101,8 @@ impl Simulation {
     fn calm_down(&mut self) -> Result<(), String> {
         for happening in [
             Happening::ReleaseAcknowledgements,
-            Happening::Resume,
-            Happening::SetImage(IMAGES[0]),
+            Happening::Disturbance(Disturbance::Resume),
+            Happening::Disturbance(Disturbance::SetImage(IMAGES[0])),
             Happening::SetPace(1),
         ] {
             self.happen(happening)?;
@@ -174,38 +174,37 @@ impl Simulation {
             Happening::SetPace(pace) => self.machine.delays = schedule::delays(pace),
             Happening::HoldAcknowledgements => self.machine.acknowledges = false,
             Happening::ReleaseAcknowledgements => self.machine.acknowledges = true,
-            disturbance => self.disturb(&disturbance),
+            Happening::Disturbance(disturbance) => self.disturb(disturbance),
         }
         Ok(())
     }
 
     /// What users and accidents do.
-    fn disturb(&mut self, happening: &Happening) {
-        self.note(&format!("{happening:?}"));
+    fn disturb(&mut self, disturbance: Disturbance) {
+        self.note(&format!("{disturbance:?}"));
         self.disturbed = true;
-        match happening {
-            Happening::SetImage(image) => self.world.set_image(image),
-            Happening::Scale(replicas) => self.world.declare(|spec| spec.replicas = Some(*replicas)),
-            Happening::Pause => self.world.declare(|spec| spec.paused = Some(true)),
-            Happening::Resume => self.world.declare(|spec| spec.paused = None),
-            Happening::SetLimits(limits) => self.world.declare(|spec| schedule::set_limits(spec, *limits)),
-            Happening::PodCrash | Happening::PodFailure | Happening::DeletePod => {
+        match disturbance {
+            Disturbance::SetImage(image) => self.world.set_image(image),
+            Disturbance::Scale(replicas) => self.world.declare(|spec| spec.replicas = Some(replicas)),
+            Disturbance::Pause => self.world.declare(|spec| spec.paused = Some(true)),
+            Disturbance::Resume => self.world.declare(|spec| spec.paused = None),
+            Disturbance::SetLimits(limits) => self.world.declare(|spec| schedule::set_limits(spec, limits)),
+            Disturbance::Pod(accident) => {
                 let names: Vec<_> = self.world.pods.keys().cloned().collect();
                 if let Some(name) = self.rng.pick(&names) {
-                    self.hit_pod(happening, &name);
+                    self.hit_pod(accident, &name);
                 }
             }
-            _ => {}
         }
         self.ceiling = self.ceiling.max(self.limits().ceiling());
     }
 
-    fn hit_pod(&mut self, happening: &Happening, name: &str) {
+    fn hit_pod(&mut self, accident: Accident, name: &str) {
         self.note(&format!("… {name}"));
-        match happening {
-            Happening::PodCrash => self.machine.crash(&mut self.world, name),
-            Happening::PodFailure => self.machine.fail(&mut self.world, name),
-            _ => self.world.delete_pod(name),
+        match accident {
+            Accident::Crash => self.machine.crash(&mut self.world, name),
+            Accident::Failure => self.machine.fail(&mut self.world, name),
+            Accident::Deletion => self.world.delete_pod(name),
         }
     }
 

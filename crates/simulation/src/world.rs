@@ -10,7 +10,8 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, ReplicaSet};
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
-use serde_json::json;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 
 /// Grace period of every pod, in seconds.
 const GRACE_SECONDS: i64 = 30;
@@ -61,15 +62,8 @@ impl World {
             "metadata": {"namespace": "production", "name": "web"},
             "spec": {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": 8080}]},
         });
-        let written = |parsed| match parsed {
-            Ok(object) => object,
-            Err(error) => panic!("the model's own objects are valid: {error}"),
-        };
-        let services = match serde_json::from_value(service) {
-            Ok(service) => vec![service],
-            Err(error) => panic!("the model's own objects are valid: {error}"),
-        };
-        let deployment: Deployment = written(serde_json::from_value(deployment));
+        let services = vec![written(service)];
+        let deployment: Deployment = written(deployment);
         let now = Timestamp::UNIX_EPOCH + SignedDuration::from_hours(24 * 365 * 50);
         let mut world =
             Self { now, deployment, replica_sets: BTreeMap::new(), pods: BTreeMap::new(), services, version: 0 };
@@ -259,6 +253,13 @@ impl World {
     fn next_version(&mut self) -> String {
         self.version += 1;
         self.version.to_string()
+    }
+}
+
+fn written<K: DeserializeOwned>(value: Value) -> K {
+    match serde_json::from_value(value) {
+        Ok(object) => object,
+        Err(error) => panic!("the model's own objects are valid: {error}"),
     }
 }
 

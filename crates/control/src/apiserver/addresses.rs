@@ -82,7 +82,8 @@ impl ClusterAddresses {
     pub(super) fn new(range: AddressRange, store: &Store) -> Self {
         let services = store.list("services", None);
         let owned = |value: &Value| Some((cluster_ip(value)?, uid(value).to_owned()));
-        let addresses: BTreeMap<u32, String> = services.objects.iter().filter_map(|service| owned(&service.value)).collect();
+        let addresses: BTreeMap<u32, String> =
+            services.objects.iter().filter_map(|service| owned(&service.value)).collect();
         let last = addresses.last_key_value().map_or(range.first, |(last, _)| *last);
         Self { range, taken: Mutex::new(Taken { addresses, last }) }
     }
@@ -105,7 +106,10 @@ impl ClusterAddresses {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let address = u32::from(wanted);
         if !self.range.holds(address) {
-            return Err(format!("failed to allocate IP {wanted}: the provided IP is not in the valid range {}", self.range));
+            return Err(format!(
+                "failed to allocate IP {wanted}: the provided IP is not in the valid range {}",
+                self.range
+            ));
         }
         let mine = taken.addresses.get(&address).is_some_and(|owner| owner == uid);
         if !mine && !self.is_free(&taken, address) {
@@ -129,7 +133,12 @@ impl ClusterAddresses {
 
 impl ApiServer {
     /// Gives a Service that needs one its cluster address; the old state's address is kept.
-    pub(super) fn allocate_addresses(&self, kind: &Kind, value: &mut Value, old: Option<&Value>) -> Result<(), Failure> {
+    pub(super) fn allocate_addresses(
+        &self,
+        kind: &Kind,
+        value: &mut Value,
+        old: Option<&Value>,
+    ) -> Result<(), Failure> {
         if !needs_address(kind, value) || old.is_some_and(|old| cluster_ip(old).is_some()) {
             return Ok(());
         }
@@ -137,7 +146,11 @@ impl ApiServer {
         let uid = uid(value).to_owned();
         let address = match value["spec"]["clusterIP"].as_str().filter(|text| !text.is_empty()) {
             Some("None") => return Ok(()),
-            None => self.addresses.take_next(&uid).ok_or_else(|| Failure::internal("no cluster address is left for a Service; delete some or start with a larger --service-cidr"))?,
+            None => self.addresses.take_next(&uid).ok_or_else(|| {
+                Failure::internal(
+                    "no cluster address is left for a Service; delete some or start with a larger --service-cidr",
+                )
+            })?,
             Some(wanted) => {
                 // Validation, which comes later, has the words for a text that is no address.
                 let Ok(address) = wanted.parse() else { return Ok(()) };
@@ -193,7 +206,8 @@ mod tests {
     #[test]
     fn addresses_are_given_once_until_they_come_back() {
         let range: AddressRange = "10.0.0.0/28".parse().unwrap();
-        let addresses = ClusterAddresses { range, taken: Mutex::new(Taken { last: range.first, addresses: BTreeMap::new() }) };
+        let addresses =
+            ClusterAddresses { range, taken: Mutex::new(Taken { last: range.first, addresses: BTreeMap::new() }) };
         let given: Vec<Ipv4Addr> = (0..).map_while(|service| addresses.take_next(&service.to_string())).collect();
         assert_eq!(given.len(), 13, "16 less the first, the last and the DNS server's");
         assert!(!given.contains(&range.dns()));

@@ -87,7 +87,12 @@ pub(super) fn object(kind: &Kind, value: &Value, form: Form, included: Included)
 }
 
 /// A `Table` of objects with the list's metadata.
-pub(super) fn table<'a>(kind: &Kind, values: impl IntoIterator<Item = &'a Value>, meta: &Value, included: Included) -> Value {
+pub(super) fn table<'a>(
+    kind: &Kind,
+    values: impl IntoIterator<Item = &'a Value>,
+    meta: &Value,
+    included: Included,
+) -> Value {
     let now = Timestamp::now();
     let rows: Vec<Value> = values
         .into_iter()

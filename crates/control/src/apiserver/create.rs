@@ -2,9 +2,9 @@
 
 use http::StatusCode;
 use jiff::Timestamp;
+use objects::hash;
 use objects::kind::{Kind, Subresource};
 use objects::status::Failure;
-use objects::hash;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -44,7 +44,9 @@ impl ApiServer {
     fn prepare_new(&self, place: &Place, value: &mut Value, warnings: &mut Vec<String>) -> Result<(), Failure> {
         let kind = place.kind;
         if value["metadata"]["resourceVersion"].as_str().is_some_and(|version| !version.is_empty()) {
-            return Err(Failure::bad_request("metadata.resourceVersion: must not be set on an object that is to be created"));
+            return Err(Failure::bad_request(
+                "metadata.resourceVersion: must not be set on an object that is to be created",
+            ));
         }
         self.namespace_takes(place, name_of(value))?;
         begin_life(kind, value);
@@ -97,7 +99,7 @@ impl ApiServer {
         self.change(place, asked, |pod| {
             if pod["spec"]["nodeName"].as_str().is_some_and(|bound| !bound.is_empty()) {
                 let sentence = format!("pod {} is already assigned to node {}", place.name(), pod["spec"]["nodeName"]);
-                return Err(refusals::conflict(place, &sentence));
+                return Err(refusals::conflict(place, &sentence).at_subresource(Subresource::Binding.path()));
             }
             pod["spec"]["nodeName"] = Value::String(node.to_owned());
             let scheduled = json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null,
@@ -136,7 +138,7 @@ fn generate_name(value: &Value) -> String {
 /// Sets what only the server may set.
 fn begin_life(kind: &Kind, value: &mut Value) {
     let Some(metadata) = value["metadata"].as_object_mut() else { return };
-    for field in ["resourceVersion", "selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "managedFields", "generation"] {
+    for field in ["resourceVersion", "selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "managedFields"] {
         metadata.shift_remove(field);
     }
     if !kind.is_namespaced() {
@@ -146,11 +148,6 @@ fn begin_life(kind: &Kind, value: &mut Value) {
     metadata.insert("creationTimestamp".to_owned(), Value::String(write::timestamp(Timestamp::now())));
     if kind.counts_generations {
         metadata.insert("generation".to_owned(), Value::from(1));
-    }
-    if kind.has(Subresource::Status) && kind.kind != "Node" {
-        if let Some(object) = value.as_object_mut() {
-            object.shift_remove("status");
-        }
     }
 }
 

@@ -100,12 +100,17 @@ impl ApiServer {
         let name = (place.namespace().to_owned(), place.name().to_owned());
         let removed = self.store.remove(&place.resource(), name, old.revision).await?;
         self.release_addresses(place.kind, &removed.value);
-        Ok(removed.value.clone())
+        let mut value = removed.value.clone();
+        if place.kind.kind == "Pod" {
+            value["metadata"]["deletionGracePeriodSeconds"] = Value::from(0);
+        }
+        Ok(value)
     }
 
     async fn mark(&self, place: &Place, old: &Object, value: Value) -> Result<Value, WriteError> {
         let name = (place.namespace().to_owned(), place.name().to_owned());
-        let written = self.store.write(&place.resource(), name, crate::store::Expected::Revision(old.revision), value).await?;
+        let written =
+            self.store.write(&place.resource(), name, crate::store::Expected::Revision(old.revision), value).await?;
         Ok(written.value.clone())
     }
 }
@@ -117,7 +122,7 @@ impl Options {
             true => Value::Null,
             false => objects_in::parse(asked)?.value,
         };
-        let from_query = asked.query.number("gracePeriodSeconds").map_err(|message| Failure::bad_request(message))?;
+        let from_query = asked.query.number("gracePeriodSeconds").map_err(Failure::bad_request)?;
         let word = body["propagationPolicy"].as_str().or_else(|| asked.query.get("propagationPolicy"));
         let orphans = body["orphanDependents"].as_bool();
         let text = |value: &Value| value.as_str().map(str::to_owned);
@@ -138,17 +143,23 @@ impl Options {
             && found != uid
         {
             let found = found.as_str().unwrap_or_default();
-            return Err(refusals::deletion_precondition(place, &format!(
-                "the UID in the precondition ({uid}) does not match the UID in record ({found}). The object might have been deleted and then recreated"
-            )));
+            return Err(refusals::deletion_precondition(
+                place,
+                &format!(
+                    "the UID in the precondition ({uid}) does not match the UID in record ({found}). The object might have been deleted and then recreated"
+                ),
+            ));
         }
         if let Some(version) = &self.resource_version
             && *version != old.revision.to_string()
         {
             let found = old.revision;
-            return Err(refusals::deletion_precondition(place, &format!(
-                "the ResourceVersion in the precondition ({version}) does not match the ResourceVersion in record ({found}). The object might have been modified"
-            )));
+            return Err(refusals::deletion_precondition(
+                place,
+                &format!(
+                    "the ResourceVersion in the precondition ({version}) does not match the ResourceVersion in record ({found}). The object might have been modified"
+                ),
+            ));
         }
         Ok(())
     }
@@ -201,7 +212,9 @@ fn marked(kind: &Kind, old: &Value, options: &Options) -> Option<Value> {
         let end = now.checked_add(seconds).unwrap_or(now);
         value["metadata"]["deletionTimestamp"] = Value::String(write::timestamp(end));
         value["metadata"]["deletionGracePeriodSeconds"] = Value::from(grace_seconds);
-        if already.is_none() && let Some(generation) = value["metadata"]["generation"].as_i64() {
+        if already.is_none()
+            && let Some(generation) = value["metadata"]["generation"].as_i64()
+        {
             value["metadata"]["generation"] = Value::from(generation + 1);
         }
         if let Some(explicit) = options.grace_period_seconds.filter(|_| kind.kind == "Pod") {

@@ -16,9 +16,13 @@ pub(super) fn answer(target: &Target, asked: &Asked) -> Answer {
     let version = aggregated(asked);
     let found = match (target, version) {
         (Target::CoreVersions, None) => Some(discovery::core_versions()),
-        (Target::CoreVersions, Some(version)) => return Ok(aggregated_answer(version, &discovery::aggregated_core(version))),
+        (Target::CoreVersions, Some(version)) => {
+            return Ok(aggregated_answer(version, &discovery::aggregated_core(version)));
+        }
         (Target::Groups, None) => Some(discovery::groups()),
-        (Target::Groups, Some(version)) => return Ok(aggregated_answer(version, &discovery::aggregated_groups(version))),
+        (Target::Groups, Some(version)) => {
+            return Ok(aggregated_answer(version, &discovery::aggregated_groups(version)));
+        }
         (Target::Group(group), _) => discovery::group(group),
         (Target::GroupVersion { group, version }, _) => discovery::resources(group, version),
         (Target::Swagger, _) => Some(openapi::swagger()),
@@ -82,4 +86,3 @@ fn aggregated(asked: &Asked) -> Option<&'static str> {
         _ => None,
     }
 }
-

@@ -67,7 +67,7 @@ impl ApiServer {
             return Err(refusals::option("ListOptions", cause));
         }
         let selection = Selection::read(place.kind, asked)?;
-        let limit: Option<usize> = asked.query.number("limit").map_err(|text| Failure::bad_request(text))?;
+        let limit: Option<usize> = asked.query.number("limit").map_err(Failure::bad_request)?;
         let after = Continue::read(asked)?;
         let listing = self.listing(place, asked, after.as_ref()).await?;
         let mut chosen: Vec<&Arc<Object>> = listing
@@ -82,7 +82,10 @@ impl ApiServer {
                 meta["remainingItemCount"] = Value::from(chosen.len() - limit);
             }
             chosen.truncate(limit);
-            meta["continue"] = chosen.last().map(|last| Value::String(Continue::after(listing.revision, &last.value))).unwrap_or_default();
+            meta["continue"] = chosen
+                .last()
+                .map(|last| Value::String(Continue::after(listing.revision, &last.value)))
+                .unwrap_or_default();
         }
         Ok(match form {
             Form::Whole => answer::json_bytes(list_text(place.kind, &meta, &chosen)),
@@ -156,7 +159,10 @@ impl Selection {
 
     pub(super) fn holds(&self, kind: &Kind, value: &Value) -> bool {
         self.name.as_ref().is_none_or(|name| value["metadata"]["name"] == **name)
-            && self.labels.as_ref().is_none_or(|labels| labels.matches_by(|label| value["metadata"]["labels"][label].as_str()))
+            && self
+                .labels
+                .as_ref()
+                .is_none_or(|labels| labels.matches_by(|label| value["metadata"]["labels"][label].as_str()))
             && self.fields.as_ref().is_none_or(|fields| fields.matches_by(|field| field_value(kind, value, field)))
     }
 }
@@ -200,7 +206,9 @@ pub(super) fn revision_number(asked: &Asked) -> Result<Option<u64>, Failure> {
     text.map(|text| {
         text.parse().map_err(|_| {
             let sentence = "must be a number that a get, list or watch gave";
-            Failure::bad_request(format!("invalid resource version: resourceVersion: Invalid value: {text:?}: {sentence}"))
+            Failure::bad_request(format!(
+                "invalid resource version: resourceVersion: Invalid value: {text:?}: {sentence}"
+            ))
         })
     })
     .transpose()
@@ -240,7 +248,8 @@ fn names(value: &Value) -> (&str, &str) {
 
 /// The text of a whole list, put together from the objects' own texts.
 fn list_text(kind: &Kind, meta: &Value, objects: &[&Arc<Object>]) -> Bytes {
-    let head = format!(r#"{{"kind":"{}List","apiVersion":"{}","metadata":{meta},"items":["#, kind.kind, kind.api_version());
+    let head =
+        format!(r#"{{"kind":"{}List","apiVersion":"{}","metadata":{meta},"items":["#, kind.kind, kind.api_version());
     let mut text = BytesMut::from(head.as_bytes());
     for (index, object) in objects.iter().enumerate() {
         if index > 0 {

@@ -33,10 +33,10 @@ pub trait PodLogs: Send + Sync {
 }
 
 impl ApiServer {
-    pub(super) async fn read_log(&self, place: &Place, asked: &Asked) -> Answer {
+    pub(super) fn read_log(&self, place: &Place, asked: &Asked) -> Answer {
         let pod = self.find(place)?;
         let container = chosen_container(place, &pod.value, asked)?;
-        let number = |key| asked.query.number(key).map_err(|text| Failure::bad_request(text));
+        let number = |key| asked.query.number(key).map_err(Failure::bad_request);
         let options = LogOptions {
             follow: asked.query.is_true("follow"),
             previous: asked.query.is_true("previous"),
@@ -46,7 +46,7 @@ impl ApiServer {
             since_seconds: number("sinceSeconds")?,
             since_time: asked.query.get("sinceTime").map(str::to_owned),
         };
-        let output = self.logs.read(&pod.value, &container, &options).map_err(|sentence| Failure::bad_request(sentence))?;
+        let output = self.logs.read(&pod.value, &container, &options).map_err(Failure::bad_request)?;
         Ok(answer::stream(output, "text/plain"))
     }
 }

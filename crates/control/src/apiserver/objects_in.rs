@@ -84,6 +84,7 @@ pub(super) fn decode(kind: &Kind, value: &mut Value) -> Result<Vec<String>, Fail
     if !value["metadata"].is_object() {
         value["metadata"] = Value::Object(serde_json::Map::new());
     }
+    put_kind_first(value);
     Ok(unknown)
 }
 
@@ -107,13 +108,17 @@ fn agree_with_kind(value: &mut Value, kind: &Kind) -> Result<(), Failure> {
         }
         fields.insert(field.to_owned(), Value::String(expected));
     }
-    // The two come first, as clients expect to read them.
+    Ok(())
+}
+
+/// The kind comes first and then its version, as in every answer of the API; lists count on it.
+fn put_kind_first(value: &mut Value) {
+    let Some(fields) = value.as_object_mut() else { return };
     for field in ["apiVersion", "kind"] {
-        if let Some(value) = fields.shift_remove(field) {
-            fields.shift_insert(0, field.to_owned(), value);
+        if let Some(text) = fields.shift_remove(field) {
+            fields.shift_insert(0, field.to_owned(), text);
         }
     }
-    Ok(())
 }
 
 /// Puts the path's namespace and name where the object has none, and refuses others.

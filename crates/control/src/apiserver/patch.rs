@@ -35,6 +35,7 @@ impl ApiServer {
                 let mut mistakes = duplicates.clone();
                 mistakes.extend(objects_in::decode(place.kind, &mut patched)?);
                 objects_in::check_path(&patched, place)?;
+                write::check_revision(place, &patched, stored)?;
                 *warned.lock().unwrap_or_else(PoisonError::into_inner) =
                     validation.judge(mistakes).map_err(|sentence| refusals::invalid_patch(&sentence))?;
                 self.replace(place, stored, patched)
@@ -57,7 +58,7 @@ impl Patch {
             "application/merge-patch+json" => Self::Merge,
             "application/strategic-merge-patch+json" => Self::Strategic,
             other => {
-                return Err(Failure::unsupported_media_type(&format!("{ACCEPTED}, not {other}")));
+                return Err(Failure::unsupported_patch_type(&format!("{ACCEPTED}, not {other}")));
             }
         };
         let parsed = objects::body::parse_json(&asked.body).map_err(|error| Failure::bad_request(error.to_string()))?;

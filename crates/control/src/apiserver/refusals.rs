@@ -1,7 +1,7 @@
 //! Refusals in the words of what the API was asked, over the general ones of `objects::status`.
 
 use objects::kind::Kind;
-use objects::status::{Details, Failure};
+use objects::status::Failure;
 use objects::validation::Cause;
 
 use super::Place;
@@ -42,7 +42,8 @@ pub(super) fn invalid_patch(sentence: &str) -> Failure {
 
 /// 406: metadata of one object was asked for where there are many.
 pub(super) fn list_is_no_object(place: &Place) -> Failure {
-    let sentence = format!("you requested PartialObjectMetadata, but the requested object is a list ({}List)", place.kind.kind);
+    let sentence =
+        format!("you requested PartialObjectMetadata, but the requested object is a list ({}List)", place.kind.kind);
     Failure { message: sentence, ..not_acceptable() }
 }
 
@@ -75,28 +76,26 @@ pub(super) fn invalid_option(field: &str, value: &str, sentence: &str) -> Cause 
 /// 403: nothing can be created in a namespace that is going away.
 pub(super) fn namespace_terminating(kind: &Kind, name: &str, namespace: &str) -> Failure {
     let why = format!("unable to create new content in namespace {namespace} because it is being terminated");
-    let mut failure = Failure::forbidden(kind.group, kind.plural, name, &why);
-    failure.details.causes.push(Cause {
+    let cause = Cause {
         reason: "NamespaceTerminating",
         field: "metadata.namespace".to_owned(),
         message: format!("namespace {namespace} is being terminated"),
-    });
-    failure
+    };
+    Failure::forbidden(kind.group, kind.plural, name, &why).because(cause)
 }
 
 /// 504: a revision was asked for that has not been reached.
 pub(super) fn revision_not_reached(wanted: u64, current: u64) -> Failure {
-    let mut failure = Failure::timeout(format!("Timeout: Too large resource version: {wanted}, current: {current}"), 1);
-    failure.details.causes.push(Cause {
+    let cause = Cause {
         reason: "ResourceVersionTooLarge",
         field: String::new(),
         message: "Too large resource version".to_owned(),
-    });
-    failure
+    };
+    Failure::timeout(format!("Timeout: Too large resource version: {wanted}, current: {current}"), 1).because(cause)
 }
 
 /// 403 for a path that stands for no object.
 pub(super) fn forbidden_path(user: &str, verb: &str, path: &str) -> Failure {
     let message = format!("forbidden: User \"{user}\" cannot {verb} path \"{path}\"");
-    Failure { code: 403, reason: "Forbidden", message, details: Details::default() }
+    Failure { code: 403, reason: "Forbidden", message, details: Some(Box::default()) }
 }

@@ -100,7 +100,14 @@ fn is_namespace_itself(group: &str, below: &[&str]) -> bool {
 }
 
 impl Place {
-    fn find(group: &str, version: &str, namespace: Option<&str>, plural: &str, name: Option<&str>, below: &[&str]) -> Option<Self> {
+    fn find(
+        group: &str,
+        version: &str,
+        namespace: Option<&str>,
+        plural: &str,
+        name: Option<&str>,
+        below: &[&str],
+    ) -> Option<Self> {
         let kind = objects::kinds::find(group, version, plural)?;
         let subresource = match *below {
             [] => None,
@@ -132,7 +139,9 @@ impl Place {
         let creates_below = self.subresource == Some(Subresource::Binding);
         let reads_only = self.subresource == Some(Subresource::Log);
         match *method {
-            Method::POST if creates_below || (!named && (self.namespace.is_some() || !self.kind.is_namespaced())) => Some(Verb::Create),
+            Method::POST if creates_below || (!named && (self.namespace.is_some() || !self.kind.is_namespaced())) => {
+                Some(Verb::Create)
+            }
             _ if creates_below => None,
             Method::GET | Method::HEAD if named && !query.is_true("watch") => Some(Verb::Get),
             Method::GET | Method::HEAD if query.is_true("watch") => Some(Verb::Watch),
@@ -175,7 +184,9 @@ impl Query {
     }
 
     pub(super) fn is_true(&self, key: &str) -> bool {
-        self.0.iter().any(|(found, value)| found == key && matches!(value.as_str(), "1" | "t" | "T" | "true" | "True" | "TRUE" | ""))
+        self.0.iter().any(|(found, value)| {
+            found == key && matches!(value.as_str(), "1" | "t" | "T" | "true" | "True" | "TRUE" | "")
+        })
     }
 
     /// A parameter that is a number, `Err` with its text where it is none.
@@ -229,7 +240,10 @@ mod tests {
             ("/api/v1/pods", "pods ns=None name=None sub=None"),
             ("/api/v1/namespaces/a/pods", r#"pods ns=Some("a") name=None sub=None"#),
             ("/api/v1/namespaces/a/pods/p/log", r#"pods ns=Some("a") name=Some("p") sub=Some(Log)"#),
-            ("/apis/apps/v1/namespaces/a/deployments/d/scale", r#"deployments.apps ns=Some("a") name=Some("d") sub=Some(Scale)"#),
+            (
+                "/apis/apps/v1/namespaces/a/deployments/d/scale",
+                r#"deployments.apps ns=Some("a") name=Some("d") sub=Some(Scale)"#,
+            ),
             ("/apis/apps/v1/namespaces/a/deployments/d/none", "nothing"),
             ("/api/v1/pods/p", "nothing"),
             ("/api/v1/namespaces/a/nodes", "nothing"),

@@ -37,7 +37,8 @@ impl ApiServer {
         let written = self
             .change(place, asked, |stored| {
                 let wanted = wanted(&scale_of(stored))?;
-                write::check_precondition(place, &wanted, stored)?;
+                write::check_uid(place, &wanted, stored)?;
+                write::check_revision(place, &wanted, stored)?;
                 let old = stored.clone();
                 stored["spec"]["replicas"] = Value::from(replicas(&wanted)?);
                 self.check_replacement(place.kind, stored, &old)
@@ -48,12 +49,12 @@ impl ApiServer {
 }
 
 fn replicas(scale: &Value) -> Result<i64, Failure> {
-    match &scale["spec"]["replicas"] {
-        Value::Null => Ok(0),
-        found => found
-            .as_i64()
-            .ok_or_else(|| Failure::bad_request(format!("spec.replicas: {found} is not a number of replicas"))),
+    let wanted = &scale["spec"]["replicas"];
+    if wanted.is_null() {
+        return Ok(0);
     }
+    let sentence = || format!("spec.replicas: {wanted} is not a number of replicas");
+    wanted.as_i64().ok_or_else(|| Failure::bad_request(sentence()))
 }
 
 fn scale_of(object: &Value) -> Value {

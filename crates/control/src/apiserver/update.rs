@@ -17,6 +17,8 @@ impl ApiServer {
         let written = self
             .change(place, asked, |stored| {
                 let sent = incoming.value.clone();
+                write::check_uid(place, &sent, stored)?;
+                write::check_revision(place, &sent, stored)?;
                 self.replace(place, stored, sent)
             })
             .await?;
@@ -29,7 +31,6 @@ impl ApiServer {
 
     /// Replaces the part of a stored object that a path stands for by what was sent.
     pub(super) fn replace(&self, place: &Place, stored: &mut Value, sent: Value) -> Result<(), Failure> {
-        write::check_precondition(place, &sent, stored)?;
         match place.subresource {
             None => {
                 let old = std::mem::replace(stored, sent);
@@ -37,6 +38,7 @@ impl ApiServer {
             }
             Some(Subresource::Status) => {
                 replace_field(stored, sent, "status");
+                (place.kind.default)(stored);
                 Ok(())
             }
             Some(Subresource::Finalize) => {
@@ -52,8 +54,10 @@ impl ApiServer {
 
 /// Replaces one field of the stored object, and nothing else.
 fn replace_field(stored: &mut Value, mut sent: Value, field: &str) {
-    match sent[field].take() {
-        Value::Null => drop(stored.as_object_mut().and_then(|fields| fields.shift_remove(field))),
-        given => stored[field] = given,
+    let given = sent[field].take();
+    if !given.is_null() {
+        stored[field] = given;
+    } else if let Some(fields) = stored.as_object_mut() {
+        fields.shift_remove(field);
     }
 }

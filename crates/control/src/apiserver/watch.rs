@@ -43,8 +43,9 @@ impl ApiServer {
     pub(super) async fn watch(&self, place: Place, asked: &Asked) -> Answer {
         let start = self.start(&place, asked).await?;
         let bookmarks = asked.query.is_true("allowWatchBookmarks");
-        let length = asked.query.number("timeoutSeconds").map_err(|text| Failure::bad_request(text))?;
-        let ends = Instant::now() + length.filter(|seconds| *seconds > 0).map_or(WATCH_LENGTH_DEFAULT, Duration::from_secs);
+        let length = asked.query.number("timeoutSeconds").map_err(Failure::bad_request)?;
+        let ends =
+            Instant::now() + length.filter(|seconds| *seconds > 0).map_or(WATCH_LENGTH_DEFAULT, Duration::from_secs);
         let view = View {
             kind: place.kind,
             selection: Selection::read(place.kind, asked)?.with_name(place.name.as_deref()),
@@ -106,12 +107,14 @@ const MATCH: &str = "resourceVersionMatch";
 fn check_initial_events(initial: Option<&str>, matching: Option<&str>) -> Result<(), Failure> {
     match (initial, matching) {
         (None, None) | (Some(_), Some("NotOlderThan")) => Ok(()),
-        (None, Some(_)) => {
-            Err(misuse(refusals::forbidden_option(MATCH, "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided")))
-        }
-        (Some(_), None) => {
-            Err(misuse(refusals::forbidden_option(MATCH, "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan")))
-        }
+        (None, Some(_)) => Err(misuse(refusals::forbidden_option(
+            MATCH,
+            "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+        ))),
+        (Some(_), None) => Err(misuse(refusals::forbidden_option(
+            MATCH,
+            "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+        ))),
         (Some(_), Some(other)) => {
             Err(misuse(refusals::unsupported_option(MATCH, &format!("{other:?}"), "\"NotOlderThan\"")))
         }
@@ -189,10 +192,14 @@ impl View {
         }
         let object = match self.form {
             Form::Whole => json!({"kind": self.kind.kind, "apiVersion": self.kind.api_version(), "metadata": metadata}),
-            Form::Metadata | Form::MetadataList => json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata}),
+            Form::Metadata | Form::MetadataList => {
+                json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata})
+            }
             Form::Table => {
-                let object = json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata});
-                let mut table = answer::table(self.kind, [], &json!({"resourceVersion": revision.to_string()}), self.included);
+                let object =
+                    json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata});
+                let mut table =
+                    answer::table(self.kind, [], &json!({"resourceVersion": revision.to_string()}), self.included);
                 table["rows"] = json!([{"cells": vec![Value::from(""); self.kind.columns.len()], "object": object}]);
                 table
             }

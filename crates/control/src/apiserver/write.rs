@@ -17,14 +17,12 @@ const ATTEMPTS: usize = 16;
 impl ApiServer {
     /// The object that a path names.
     pub(super) fn find(&self, place: &Place) -> Result<Arc<Object>, Failure> {
-        self.store
-            .get(&place.resource(), place.namespace(), place.name())
-            .ok_or_else(|| refusals::not_found(place))
+        self.store.get(&place.resource(), place.namespace(), place.name()).ok_or_else(|| refusals::not_found(place))
     }
 
     /// Changes an object by a function that may be called again on a newer state, and writes it.
     /// The function is given the stored object and leaves what is to be stored. Where a client named the version that
-    /// it wants to change, the function calls [`check_precondition`], so that the second look refuses it.
+    /// it wants to change, the function calls [`check_revision`], so that a later look refuses it.
     pub(super) async fn change<F>(&self, place: &Place, asked: &Asked, change: F) -> Result<Value, Failure>
     where
         F: Fn(&mut Value) -> Result<(), Failure>,
@@ -43,7 +41,13 @@ impl ApiServer {
     }
 
     /// Writes a changed object, or removes it when the change took away the last thing that held it.
-    async fn write_changed(&self, place: &Place, asked: &Asked, old: &Object, mut new: Value) -> Result<Value, WriteError> {
+    async fn write_changed(
+        &self,
+        place: &Place,
+        asked: &Asked,
+        old: &Object,
+        mut new: Value,
+    ) -> Result<Value, WriteError> {
         new["metadata"]["resourceVersion"] = old.value["metadata"]["resourceVersion"].clone();
         if new == old.value || is_dry_run(asked) {
             return Ok(new);
@@ -74,27 +78,36 @@ impl ApiServer {
     }
 }
 
-/// Whether the state that a client wants to change, by the `resourceVersion` and `uid` it sent, is the one that is there.
-pub(super) fn check_precondition(place: &Place, sent: &Value, stored: &Value) -> Result<(), Failure> {
-    let differs = |field: &str| {
-        let wanted = sent["metadata"][field].as_str().filter(|text| !text.is_empty())?;
-        let found = stored["metadata"][field].as_str().unwrap_or_default();
-        (wanted != found).then_some((wanted, found))
-    };
-    if let Some((wanted, found)) = differs("uid") {
-        return Err(refusals::uid_differs(place, wanted, found));
+/// Refuses a change of another object than the one that a client means by the `uid` it sent.
+pub(super) fn check_uid(place: &Place, sent: &Value, stored: &Value) -> Result<(), Failure> {
+    match differing(sent, stored, "uid") {
+        None => Ok(()),
+        Some((wanted, found)) => Err(refusals::uid_differs(place, wanted, found)),
     }
-    match differs("resourceVersion") {
+}
+
+/// Refuses a change of another state than the one that a client means by the `resourceVersion` it sent.
+pub(super) fn check_revision(place: &Place, sent: &Value, stored: &Value) -> Result<(), Failure> {
+    match differing(sent, stored, "resourceVersion") {
         None | Some(("0", _)) => Ok(()),
         Some(_) => Err(refusals::modified(place)),
     }
+}
+
+/// What was sent and what is stored, where a field of the metadata was sent and is not the same.
+fn differing<'a>(sent: &'a Value, stored: &'a Value, field: &str) -> Option<(&'a str, &'a str)> {
+    let wanted = sent["metadata"][field].as_str().filter(|text| !text.is_empty())?;
+    let found = stored["metadata"][field].as_str().unwrap_or_default();
+    (wanted != found).then_some((wanted, found))
 }
 
 /// A failure of the store as a client sees it.
 pub(super) fn failed(error: &WriteError) -> Failure {
     match error {
         WriteError::Changed(_) | WriteError::Closed => Failure::internal(error),
-        WriteError::Disk(source) => Failure::internal(format!("{error}: {source}; free some space on the data directory's disk")),
+        WriteError::Disk(source) => {
+            Failure::internal(format!("{error}: {source}; free some space on the data directory's disk"))
+        }
     }
 }
 

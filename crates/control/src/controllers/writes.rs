@@ -5,6 +5,7 @@ use std::fmt::{Debug, Display};
 use decide::target::Target;
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy};
+use kube::core::Status;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -82,13 +83,12 @@ impl Error {
     /// Whether somebody else was faster, or the namespace is going; then a fresh look decides better.
     pub(super) fn is_overtaken(&self) -> bool {
         match self {
-            Self::Apply { source, .. } => match source.as_ref() {
-                kube::Error::Api(status) => {
-                    matches!(status.code, 404 | 409) || status.message.contains("is being terminated")
-                }
-                _ => false,
-            },
+            Self::Apply { source, .. } => matches!(source.as_ref(), kube::Error::Api(status) if is_overtaken(status)),
             Self::Read { .. } | Self::UnknownKind { .. } => false,
         }
     }
+}
+
+fn is_overtaken(status: &Status) -> bool {
+    matches!(status.code, 404 | 409) || status.message.contains("is being terminated")
 }

@@ -29,13 +29,16 @@ pub(super) struct Disk {
     connection: Connection,
 }
 
+/// Where a caller waits for what became of its write.
+type Answer = oneshot::Sender<Result<Arc<Object>, WriteError>>;
+
 /// What the writes of one transaction have made so far, over the state that readers see.
 #[derive(Default)]
 struct Batch {
     revision: u64,
     pending: HashMap<(String, Name), Option<Arc<Object>>>,
     changes: Vec<(String, Name, Change)>,
-    accepted: Vec<(oneshot::Sender<Result<Arc<Object>, WriteError>>, Arc<Object>)>,
+    accepted: Vec<(Answer, Arc<Object>)>,
 }
 
 impl Disk {
@@ -97,8 +100,8 @@ impl Disk {
         let transaction = self.connection.transaction()?;
         {
             let mut insert = transaction.prepare_cached("INSERT OR REPLACE INTO objects VALUES (?1, ?2, ?3, ?4)")?;
-            let mut delete =
-                transaction.prepare_cached("DELETE FROM objects WHERE resource = ?1 AND namespace = ?2 AND name = ?3")?;
+            let mut delete = transaction
+                .prepare_cached("DELETE FROM objects WHERE resource = ?1 AND namespace = ?2 AND name = ?3")?;
             for (resource, (namespace, name), change) in &batch.changes {
                 match change.kind {
                     ChangeKind::Added | ChangeKind::Modified => {
@@ -137,7 +140,7 @@ impl Batch {
     }
 }
 
-fn refuse(answer: oneshot::Sender<Result<Arc<Object>, WriteError>>, current: Option<Arc<Object>>) {
+fn refuse(answer: Answer, current: Option<Arc<Object>>) {
     let _ = answer.send(Err(WriteError::Changed(current)));
 }
 
@@ -160,7 +163,8 @@ fn read_state(connection: &Connection, path: &Path) -> Result<State, OpenError> 
             name: name.clone(),
             source,
         })?;
-        let revision = value["metadata"]["resourceVersion"].as_str().and_then(|text| text.parse().ok()).unwrap_or(revision);
+        let revision =
+            value["metadata"]["resourceVersion"].as_str().and_then(|text| text.parse().ok()).unwrap_or(revision);
         let object = Arc::new(Object::new(revision, value));
         state.resources.entry(resource).or_default().objects.insert((namespace, name), object);
     }

@@ -64,7 +64,8 @@ async fn a_watch_tells_every_change_once_and_in_order() {
     let mut watch = store.watch("configmaps", 0).unwrap();
     let first = store.write("configmaps", named("a"), Expected::Absent, object("a", "1")).await.unwrap();
     store.write("secrets", named("s"), Expected::Absent, object("s", "1")).await.unwrap();
-    let second = store.write("configmaps", named("a"), Expected::Revision(first.revision), object("a", "2")).await.unwrap();
+    let second =
+        store.write("configmaps", named("a"), Expected::Revision(first.revision), object("a", "2")).await.unwrap();
     store.remove("configmaps", named("a"), second.revision).await.unwrap();
     let mut kinds = Vec::new();
     while kinds.len() < 3 {

@@ -64,15 +64,10 @@ fn initialised(pod: &PodSnapshot, phase: &str, init: &[ContainerStatus]) -> Want
     }
 }
 
-fn containers_ready(
-    pod: &PodSnapshot,
-    phase: &str,
-    init: &[ContainerStatus],
-    main: &[ContainerStatus],
-) -> Wanted {
-    let kept_running = init.iter().filter(|status| {
-        pod.init_containers().any(|(init, _)| init.name == status.name && keeps_running(init))
-    });
+fn containers_ready(pod: &PodSnapshot, phase: &str, init: &[ContainerStatus], main: &[ContainerStatus]) -> Wanted {
+    let kept_running = init
+        .iter()
+        .filter(|status| pod.init_containers().any(|(init, _)| init.name == status.name && keeps_running(init)));
     let unready = names_of(kept_running.chain(main).filter(|status| !status.ready));
     let (reason, message) = match phase {
         "Succeeded" => ("PodCompleted", None),
@@ -104,12 +99,7 @@ fn ready(pod: &PodSnapshot, containers_ready: &Wanted) -> Wanted {
     if closed.is_empty() {
         return Wanted::plain("Ready", "True");
     }
-    Wanted {
-        type_: "Ready",
-        status: "False",
-        reason: Some("ReadinessGatesNotReady"),
-        message: Some(closed.join(", ")),
-    }
+    Wanted { type_: "Ready", status: "False", reason: Some("ReadinessGatesNotReady"), message: Some(closed.join(", ")) }
 }
 
 fn take_out_of_routing(conditions: &mut [PodCondition], now: Timestamp) {

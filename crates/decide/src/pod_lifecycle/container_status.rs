@@ -47,7 +47,7 @@ fn container_status(
         container_id: container_id(snapshot).or_else(|| old.and_then(|old| old.container_id.clone())),
         image: container.image.clone().unwrap_or_default(),
         image_id: image_id(snapshot).or_else(|| old.map(|old| old.image_id.clone())).unwrap_or_default(),
-        last_state: Some(last_state(old, snapshot, waits.is_some())),
+        last_state: Some(last_state(old, snapshot, waits.as_ref())),
         name: container.name.clone(),
         ready: snapshot.is_ready(),
         resources: Some(resources),
@@ -155,8 +155,12 @@ fn full_name(pod: &PodSnapshot) -> String {
 }
 
 /// How the run before the shown one ended.
-fn last_state(old: Option<&ContainerStatus>, snapshot: &ContainerSnapshot, waits: bool) -> ContainerState {
-    if let (true, Some(exit)) = (waits, snapshot.instance.exit()) {
+fn last_state(
+    old: Option<&ContainerStatus>,
+    snapshot: &ContainerSnapshot,
+    waits: Option<&ContainerState>,
+) -> ContainerState {
+    if let (Some(_), Some(exit)) = (waits, snapshot.instance.exit()) {
         return ended(exit);
     }
     let shown = container_id(snapshot);
@@ -169,9 +173,7 @@ fn last_state(old: Option<&ContainerStatus>, snapshot: &ContainerSnapshot, waits
 fn container_id(snapshot: &ContainerSnapshot) -> Option<String> {
     match &snapshot.instance {
         Instance::Running(running) => Some(running.container_id.clone()),
-        Instance::Exited(exit) | Instance::Earlier(exit) => {
-            Some(exit.container_id.clone()).filter(|id| !id.is_empty())
-        }
+        Instance::Exited(exit) | Instance::Earlier(exit) => Some(exit.container_id.clone()).filter(|id| !id.is_empty()),
         Instance::None => None,
     }
 }

@@ -5,9 +5,7 @@ use k8s_openapi::api::core::v1::{Container, Probe};
 
 use super::PodSnapshot;
 use super::back_off::later;
-use super::snapshot::{
-    ContainerSnapshot, ImageState, Instance, Kill, RestartPolicy, Sandbox, Volumes, keeps_running,
-};
+use super::snapshot::{ContainerSnapshot, ImageState, Instance, Kill, RestartPolicy, Sandbox, Volumes, keeps_running};
 use super::steps::{Plan, PodStep, StopReason, WaitingOn};
 use crate::images::ImageWaiting;
 use crate::probes::ProbeKind;
@@ -63,9 +61,9 @@ fn has_sandbox(pod: &PodSnapshot, now: Timestamp, plan: &mut Plan) -> bool {
 }
 
 fn is_initialised(pod: &PodSnapshot, now: Timestamp, plan: &mut Plan) -> bool {
-    let main_started = pod.main_containers().any(|(_, snapshot)| {
-        matches!(snapshot.instance, Instance::Running(_) | Instance::Exited(_))
-    });
+    let main_started = pod
+        .main_containers()
+        .any(|(_, snapshot)| matches!(snapshot.instance, Instance::Running(_) | Instance::Exited(_)));
     for (container, snapshot) in pod.init_containers() {
         if keeps_running(container) {
             keep_running(pod, container, snapshot, RestartPolicy::Always, now, plan);

@@ -4,13 +4,13 @@
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Container, ContainerStateTerminated, ContainerStatus, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Container, ContainerStateTerminated, ContainerStatus, Pod, PodSpec, Probe};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::back_off::BackOff;
 use super::steps::StopReason;
 use crate::images::{FailedPull, ImageWaiting};
-use crate::probes::{ProbeKind, Verdict};
+use crate::probes::{Answers, ProbeKind, Verdict};
 
 /// One pod, as its node sees it.
 #[derive(Clone, Debug, PartialEq)]
@@ -263,10 +263,9 @@ impl ContainerSnapshot {
     /// A container of which nothing but its last run is known.
     #[must_use]
     pub fn new(container: &Container, instance: Instance) -> Self {
-        let initial = |kind, probe: bool| match (probe, kind) {
-            (false, _) | (true, ProbeKind::Liveness) => Verdict::Success,
-            (true, ProbeKind::Readiness) => Verdict::Failure,
-            (true, ProbeKind::Startup) => Verdict::Unknown,
+        let before_any_answer = |kind, probe: &Option<Probe>| match probe {
+            Some(_) => Answers::none_yet(kind).verdict,
+            None => Verdict::Success,
         };
         Self {
             instance,
@@ -276,9 +275,9 @@ impl ContainerSnapshot {
             failure: None,
             restarts: BackOff::default(),
             backing_off_until: None,
-            startup: initial(ProbeKind::Startup, container.startup_probe.is_some()),
-            readiness: initial(ProbeKind::Readiness, container.readiness_probe.is_some()),
-            liveness: initial(ProbeKind::Liveness, container.liveness_probe.is_some()),
+            startup: before_any_answer(ProbeKind::Startup, &container.startup_probe),
+            readiness: before_any_answer(ProbeKind::Readiness, &container.readiness_probe),
+            liveness: before_any_answer(ProbeKind::Liveness, &container.liveness_probe),
             stopping: None,
         }
     }

@@ -1,7 +1,7 @@
 //! What does a pod's status say? Everything in it is caused by what the node saw; what others write is kept.
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ContainerStatus, HostIP, PodIP, PodStatus, ResourceRequirements};
+use k8s_openapi::api::core::v1::{ContainerStatus, HostIP, PodIP, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::conditions::conditions;
@@ -33,7 +33,7 @@ pub fn status(pod: &PodSnapshot, now: Timestamp) -> PodStatus {
         message,
         observed_generation: pod.pod.metadata.generation,
         qos_class: Some(objects::pods::qos_class(&pod.pod).to_owned()),
-        resources: Some(old.resources.clone().unwrap_or_else(ResourceRequirements::default)),
+        resources: Some(old.resources.clone().unwrap_or_default()),
         start_time: Some(old.start_time.clone().unwrap_or(Time(now))),
         ..old
     }

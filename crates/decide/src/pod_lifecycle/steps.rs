@@ -14,15 +14,31 @@ pub enum PodStep {
     /// Clears what an earlier sandbox left, and makes namespaces and network anew.
     CreateSandbox,
     /// Asks for the image as the container's pull policy says.
-    PullImage { container: String },
+    PullImage {
+        container: String,
+    },
     /// Notes that the next pull waits.
-    BackOffPull { container: String },
-    StartContainer { container: String, attempt: i32 },
+    BackOffPull {
+        container: String,
+    },
+    StartContainer {
+        container: String,
+        attempt: i32,
+    },
     /// Notes that the next start waits.
-    BackOffRestart { container: String, until: Timestamp },
+    BackOffRestart {
+        container: String,
+        until: Timestamp,
+    },
     /// preStop, then the stop signal; what runs on after `grace` is killed.
-    StopContainer { container: String, reason: StopReason, grace: SignedDuration },
-    KillContainer { container: String },
+    StopContainer {
+        container: String,
+        reason: StopReason,
+        grace: SignedDuration,
+    },
+    KillContainer {
+        container: String,
+    },
     /// Ends every process of the pod and takes its network away.
     RemoveSandbox,
     /// Removes all that the pod has on disk: volumes, logs, what its containers wrote.
@@ -56,13 +72,25 @@ pub enum WaitingOn {
     Drain(String),
     Volumes,
     SandboxRetry,
-    Pull { container: String },
-    PullBackOff { container: String },
-    InitContainer { container: String },
-    CreateRetry { container: String },
-    RestartBackOff { container: String },
+    Pull {
+        container: String,
+    },
+    PullBackOff {
+        container: String,
+    },
+    InitContainer {
+        container: String,
+    },
+    CreateRetry {
+        container: String,
+    },
+    RestartBackOff {
+        container: String,
+    },
     /// It was told to stop.
-    Exit { container: String },
+    Exit {
+        container: String,
+    },
 }
 
 impl fmt::Display for WaitingOn {

@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::back_off::later;
 use super::containers::kill_when_overdue;
-use super::snapshot::{self, ContainerSnapshot, Files, Object, PodSnapshot, Sandbox};
+use super::snapshot::{ContainerSnapshot, Files, Object, PodSnapshot, Sandbox, keeps_running};
 use super::steps::{Plan, PodStep, StopReason, WaitingOn};
 use crate::safe_to_stop::{StopCause, safe_to_stop};
 
@@ -64,11 +64,8 @@ pub(super) fn go_down(pod: &PodSnapshot, now: Timestamp, plan: &mut Plan) {
 /// None of its containers is to run any more; the object stays until somebody deletes it.
 pub(super) fn finish(pod: &PodSnapshot, now: Timestamp, plan: &mut Plan) {
     if runs_anything(pod) {
-        let reason = if super::is_deadline_exceeded(pod) {
-            StopReason::DeadlineExceeded
-        } else {
-            StopReason::PodFinished
-        };
+        let reason =
+            if super::is_deadline_exceeded(pod) { StopReason::DeadlineExceeded } else { StopReason::PodFinished };
         stop_containers(pod, reason, objects::pods::grace_period(&pod.pod), now, plan);
     } else if pod.sandbox != Sandbox::Absent {
         plan.step(PodStep::RemoveSandbox);
@@ -105,13 +102,9 @@ fn grace_left(pod: &PodSnapshot, since: SignedDuration) -> SignedDuration {
 
 /// Containers that serve the others (init containers that keep running) are stopped after them.
 fn stop_containers(pod: &PodSnapshot, reason: StopReason, grace: SignedDuration, now: Timestamp, plan: &mut Plan) {
-    let running = |keep_running: bool| {
-        pod.all_containers().filter(move |(container, snapshot)| {
-            snapshot.is_running() && snapshot::keeps_running(container) == keep_running
-        })
-    };
-    let serving_others_only = running(false).next().is_none();
-    for (container, snapshot) in running(serving_others_only) {
+    let running = pod.all_containers().filter(|(_, snapshot)| snapshot.is_running());
+    let (serving, served): (Vec<_>, Vec<_>) = running.partition(|(container, _)| keeps_running(container));
+    for (container, snapshot) in if served.is_empty() { serving } else { served } {
         if is_stopping_within(snapshot, later(now, grace)) {
             kill_when_overdue(container, snapshot, now, plan);
         } else {

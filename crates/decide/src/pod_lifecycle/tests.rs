@@ -252,16 +252,8 @@ fn a_deleted_pod_drains_stops_and_goes() {
         ("work may still come", deleted(5), vec![]),
         ("drained", deleted(5).drained(), vec![stop(StopReason::PodDeleted, 30)]),
         ("the budget is over", deleted(30), vec![stop(StopReason::PodDeleted, 30)]),
-        (
-            "forced",
-            pod(json!({})).running("c").deleted(0, 0),
-            vec![stop(StopReason::PodDeleted, 0)],
-        ),
-        (
-            "nothing runs any more",
-            deleted(5).with("c", exited(0, 143)),
-            vec![PodStep::RemoveSandbox],
-        ),
+        ("forced", pod(json!({})).running("c").deleted(0, 0), vec![stop(StopReason::PodDeleted, 0)]),
+        ("nothing runs any more", deleted(5).with("c", exited(0, 143)), vec![PodStep::RemoveSandbox]),
         (
             "nothing is left here",
             deleted(5).with("c", exited(0, 143)).but(|pod| pod.sandbox = Sandbox::Absent),
@@ -281,11 +273,7 @@ fn a_deleted_pod_drains_stops_and_goes() {
             pod(json!({})).running("c").but(|pod| pod.stop = Some(Stop::Vanished)),
             vec![PodStep::RemoveSandbox, PodStep::RemoveFiles, PodStep::Forget],
         ),
-        (
-            "it never ran",
-            pod(json!({})).deleted(30, 0),
-            vec![PodStep::RemoveSandbox],
-        ),
+        ("it never ran", pod(json!({})).deleted(30, 0), vec![PodStep::RemoveSandbox]),
     ];
     for (what, pod, expected) in table {
         assert_eq!(steps(&pod), expected, "{what}");
@@ -346,11 +334,8 @@ fn init_containers_that_keep_running_start_first_and_stop_last() {
     let deleted = both.deleted(30, 0).drained();
     assert_eq!(steps(&deleted), [stop(StopReason::PodDeleted, 30)]);
     let main_ended = deleted.with("c", exited(0, 0));
-    let side = PodStep::StopContainer {
-        container: "side".to_owned(),
-        reason: StopReason::PodDeleted,
-        grace: seconds(30),
-    };
+    let side =
+        PodStep::StopContainer { container: "side".to_owned(), reason: StopReason::PodDeleted, grace: seconds(30) };
     assert_eq!(steps(&main_ended), [side]);
 }
 
@@ -437,7 +422,9 @@ fn phases_follow_from_the_containers() {
         ),
         (
             "an init container failed for good",
-            torn_down(pod(json!({"initContainers": [{"name": "i"}], "restartPolicy": "Never"})).with("i", exited(0, 4))),
+            torn_down(
+                pod(json!({"initContainers": [{"name": "i"}], "restartPolicy": "Never"})).with("i", exited(0, 4)),
+            ),
             "Failed",
         ),
         (
@@ -445,11 +432,7 @@ fn phases_follow_from_the_containers() {
             torn_down(pod(json!({})).running("c").with("c", |each| each.instance = Instance::Earlier(exit(0, 143)))),
             "Running",
         ),
-        (
-            "it was deleted",
-            torn_down(pod(json!({})).running("c").deleted(30, 1).with("c", exited(0, 143))),
-            "Failed",
-        ),
+        ("it was deleted", torn_down(pod(json!({})).running("c").deleted(30, 1).with("c", exited(0, 143))), "Failed"),
         (
             "it was active for too long",
             torn_down(pod(json!({"activeDeadlineSeconds": 100})).running("c").with("c", exited(0, 143))),

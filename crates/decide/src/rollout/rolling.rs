@@ -60,7 +60,7 @@ pub fn floor(deployment: &Deployment) -> i32 {
 /// still missing: an old pod may recover before a new one is there.
 pub(super) fn scale_down_unhealthy(seen: &Situation<'_>) -> Vec<Step> {
     let Some(new) = seen.new_one() else { return Vec::new() };
-    let spare = seen.total(Member::wanted) - seen.limits.floor() - (new.wanted() - new.kept_available());
+    let spare = seen.total(Member::staying) - seen.limits.floor() - (new.wanted() - new.kept_available());
     shrink_old(seen, spare, |old| old.wanted() - old.kept_available())
 }
 

@@ -146,6 +146,11 @@ impl<'a> Member<'a> {
         self.wanted().max(self.active())
     }
 
+    /// Pods that it goes on having: beyond its size those that it could not spare when it acted on that size.
+    pub(super) fn staying(&self) -> i32 {
+        if self.has_observed() { self.reserved() } else { self.wanted() }
+    }
+
     /// Available pods that are left once it has its size.
     pub(super) fn kept_available(&self) -> i32 {
         self.wanted().min(self.available())

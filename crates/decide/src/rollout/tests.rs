@@ -153,6 +153,19 @@ fn the_sizes_follow_what_is_available() {
     }
 }
 
+/// The Deployment would wait for room and the ReplicaSet for an available pod.
+#[test]
+fn pods_that_could_not_be_spared_let_a_broken_one_go_instead() {
+    let kept = (replica_set("app:1", 1, 0), 1, 1);
+    let broken = (replica_set("app:3", 2, 2), 2, 0);
+    let new = (replica_set("app:2", 3, 0), 0, 0);
+    let mut deployment = second_image(limits(json!(0), json!(1)));
+    let annotations = deployment.metadata.annotations.as_mut().unwrap();
+    annotations.insert("deployment.kubernetes.io/revision".to_owned(), "3".to_owned());
+    let found = moves(&rollout(deployment, vec![kept, broken, new]));
+    assert_eq!(found, ["scale ReplicaSet web-hash3 from 2 to 1 (of 3, at most 3)"]);
+}
+
 #[test]
 fn nothing_grows_while_a_replica_set_may_act_on_an_earlier_size() {
     let mut old = replica_set("app:1", 1, 2);

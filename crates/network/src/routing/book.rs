@@ -29,6 +29,16 @@ pub(super) struct Book {
     /// The last version that any engine sent.
     last_version: u64,
     link: LinkState,
+    goal: Goal,
+}
+
+/// What is wanted of the traffic as a whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Goal {
+    #[default]
+    Route,
+    /// No pod gets new work, for good.
+    DrainAll,
 }
 
 /// Whether a configuration can be sent.
@@ -117,15 +127,29 @@ impl Book {
         }
     }
 
+    /// From now on no pod gets new work.
+    pub(super) fn drain_all(&mut self) {
+        self.goal = Goal::DrainAll;
+    }
+
+    /// Whether it is acknowledged that no pod gets new work, and nothing is in flight.
+    pub(super) fn is_idle(&self) -> bool {
+        let is_idle = |uid: &PodUid| self.in_flight(uid) == Some(InFlight::default());
+        self.sent.last().is_some_and(|last| {
+            self.acknowledged == Some(last.version)
+                && last.plan.states.iter().all(|(uid, state)| *state == EndpointState::Withdrawn && is_idle(uid))
+        })
+    }
+
     /// What follows from everything that is known.
     pub(super) fn round(&mut self, snapshot: &Snapshot, dns: &Dns, now: Timestamp) -> Round {
         let mut round = Round::default();
         self.steps.retain(|uid, _| snapshot.pods.values().any(|pod| uid_of(pod) == *uid));
         for pod in snapshot.pods.values() {
-            if is_terminating(pod) {
-                self.drain(pod, now, &mut round);
-            } else {
-                round.write.extend(self.routed(snapshot, pod));
+            match self.goal {
+                Goal::DrainAll => drop(self.steps.insert(uid_of(pod), DrainStep::Withdraw)),
+                Goal::Route if is_terminating(pod) => self.drain(pod, now, &mut round),
+                Goal::Route => round.write.extend(self.routed(snapshot, pod)),
             }
         }
         round.send = self.next_configuration(plan(snapshot, &self.steps), dns);

@@ -53,7 +53,7 @@ impl Plan {
     }
 }
 
-/// Everything that the data plane is to do. `leaving` has the step that each terminating pod is at.
+/// Everything that the data plane is to do. `leaving` has the step that each pod is at that goes away.
 pub(super) fn plan(snapshot: &Snapshot, leaving: &BTreeMap<PodUid, DrainStep>) -> Plan {
     let mut slices: BTreeMap<String, Vec<&EndpointSlice>> = BTreeMap::new();
     for slice in snapshot.slices.values().filter(|slice| slice.address_type == "IPv4") {
@@ -211,7 +211,7 @@ impl Routes<'_> {
     /// None for an endpoint that may have no work now and may have again. The slice may know before the pod does that
     /// the pod is going away.
     fn state(&self, endpoint: &Endpoint, pod: &Pod, uid: &PodUid) -> Option<EndpointState> {
-        if is_terminating(pod) || is_terminating_endpoint(endpoint) {
+        if is_terminating(pod) || is_terminating_endpoint(endpoint) || self.leaving.contains_key(uid) {
             return match self.leaving.get(uid) {
                 Some(DrainStep::Deprioritise) => Some(EndpointState::Deprioritised),
                 Some(DrainStep::Withdraw | DrainStep::Drained(_)) => Some(EndpointState::Withdrawn),

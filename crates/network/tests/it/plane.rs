@@ -167,9 +167,18 @@ impl Plane {
         &self.command.keeper.run_dir
     }
 
-    /// Connects as an engine that was started anew.
+    /// Connects as an engine that was started anew. As an engine does, it tries again where a keeper that was killed
+    /// is not wholly gone.
     pub(crate) async fn connect_again(&mut self) -> u64 {
-        let (link, version) = Link::open(&self.command).await.unwrap();
+        let mut last = Link::open(&self.command).await;
+        for _ in 0..100 {
+            if last.is_ok() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            last = Link::open(&self.command).await;
+        }
+        let (link, version) = last.unwrap();
         self.link = link;
         version
     }

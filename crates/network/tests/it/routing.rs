@@ -1,11 +1,10 @@
 //! The whole way: objects in an API, routing, keeper, proxy, clients.
 
-use std::future::pending;
-
 use jiff::{SignedDuration, Timestamp};
 use network::config::Dns;
-use network::routing::{Settings, run};
+use network::routing::{Order, Settings, run};
 use serde_json::{Value, json};
+use tokio::sync::watch::{Sender, channel};
 use tokio::task::JoinHandle;
 
 use crate::api::FakeApi;
@@ -21,6 +20,7 @@ struct Cluster {
     api: FakeApi,
     plane: Plane,
     engine: JoinHandle<()>,
+    orders: Sender<Order>,
 }
 
 impl Cluster {
@@ -35,15 +35,15 @@ impl Cluster {
                 "spec": {"clusterIP": ip, "clusterIPs": [ip], "selector": {"app": "demo"}, "ports": [{"port": PORT}]},
             }),
         );
-        let engine = engine(&api, &plane);
-        Self { api, plane, engine }
+        let (engine, orders) = engine(&api, &plane);
+        Self { api, plane, engine, orders }
     }
 
     /// A new engine takes the place of the old one, which ends like a killed process.
     async fn restart_engine(&mut self) {
         self.engine.abort();
         let _ = (&mut self.engine).await;
-        self.engine = engine(&self.api, &self.plane);
+        (self.engine, self.orders) = engine(&self.api, &self.plane);
     }
 
     /// A ready pod, with an app in it.
@@ -113,9 +113,10 @@ impl Drop for Cluster {
     }
 }
 
-fn engine(api: &FakeApi, plane: &Plane) -> JoinHandle<()> {
+fn engine(api: &FakeApi, plane: &Plane) -> (JoinHandle<()>, Sender<Order>) {
     let settings = Settings { data_plane: plane.command.clone(), dns: Dns::default() };
-    tokio::spawn(run(api.client(), settings, pending()))
+    let (orders, received) = channel(Order::Route);
+    (tokio::spawn(run(api.client(), settings, received)), orders)
 }
 
 fn name(number: u8) -> String {
@@ -196,4 +197,17 @@ async fn a_service_whose_port_is_taken_says_so() {
         message.contains(&format!("{}:{}: Address already in use", cluster.plane.service_ip(), PORT + 1)),
         "{message}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn draining_everything_lets_the_last_answer_out_and_no_request_in() {
+    let mut cluster = Cluster::start().await;
+    let app = cluster.add_pod(2);
+    cluster.has(2, ROUTED).await;
+    let last = tokio::spawn(get(cluster.plane.service(), "/slow?300"));
+    app.has_begun(1).await;
+    cluster.orders.send_replace(Order::DrainAll);
+    (&mut cluster.engine).await.unwrap();
+    assert!(last.is_finished(), "routing went away before the last answer was out");
+    assert_eq!(last.await.unwrap().1, "app-2");
 }

@@ -1,6 +1,7 @@
 //! How the steps for a pod are done. What fails is remembered with the time of the next attempt and told as an event;
 //! an error that ends the round is one that the pod's own state does not explain.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,7 +37,7 @@ impl PodTask {
             }
             PodStep::KillContainer { container } => self.kill_container(container).await?,
             PodStep::RemoveSandbox => self.remove_sandbox().await?,
-            PodStep::RemoveFiles => self.remove_files()?,
+            PodStep::RemoveFiles => self.remove_files().await?,
             PodStep::DeleteObject => self.delete_object().await?,
             PodStep::Forget => {}
         }
@@ -67,7 +68,7 @@ impl PodTask {
             limits: limits::of_pod(pod),
         };
         let containers = machine.settings.pod_data_dir(&self.key.uid).join("containers");
-        remove_directory(&containers)?;
+        remove_directory(containers).await?;
         let _turn = machine.starts.acquire().await;
         match machine.runtime.create(&config, Arc::clone(&self.wake)).await {
             Ok(sandbox) => {
@@ -102,7 +103,8 @@ impl PodTask {
         let policy = PullPolicy::of(spec.image_pull_policy.as_deref(), &reference).unwrap_or(PullPolicy::IfNotPresent);
         match (images::next_step(policy, presence, None, self.machine.clock.now()), found) {
             (ImageStep::UsePresent, Some(image)) => {
-                let message = format!("Container image {text:?} already present on machine and can be accessed by the pod");
+                let message =
+                    format!("Container image {text:?} already present on machine and can be accessed by the pod");
                 self.record(Some(container), EventType::Normal, "Pulled", message);
                 let known = self.memory.container_mut(container);
                 known.image = ImageState::Present;
@@ -210,9 +212,9 @@ impl PodTask {
         Ok(())
     }
 
-    fn remove_files(&mut self) -> Result<(), PodError> {
-        remove_directory(&self.machine.settings.pod_run_dir(&self.key.uid))?;
-        remove_directory(&self.machine.settings.pod_data_dir(&self.key.uid))?;
+    async fn remove_files(&mut self) -> Result<(), PodError> {
+        remove_directory(self.machine.settings.pod_run_dir(&self.key.uid)).await?;
+        remove_directory(self.machine.settings.pod_data_dir(&self.key.uid)).await?;
         self.memory.files = Files::Removed;
         Ok(())
     }
@@ -264,11 +266,14 @@ fn running_id(snapshot: &PodSnapshot, container: &str) -> Option<String> {
     }
 }
 
-pub(super) fn remove_directory(path: &std::path::Path) -> Result<(), PodError> {
-    match std::fs::remove_dir_all(path) {
-        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-            Err(PodError::RemoveFiles { path: path.to_owned(), source })
-        }
+/// On a thread that may block: a container can leave very many files.
+pub(super) async fn remove_directory(path: PathBuf) -> Result<(), PodError> {
+    let removed = tokio::task::spawn_blocking({
+        let path = path.clone();
+        move || std::fs::remove_dir_all(path)
+    });
+    match removed.await.unwrap_or_else(|failure| Err(failure.into())) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(PodError::RemoveFiles { path, source }),
         Ok(()) | Err(_) => Ok(()),
     }
 }

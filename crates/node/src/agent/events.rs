@@ -147,10 +147,7 @@ impl Writer {
             },
             reason: Some(event.reason.to_owned()),
             message: Some(event.message.clone()),
-            source: Some(EventSource {
-                component: Some("kubelet".to_owned()),
-                host: Some(self.node_name.clone()),
-            }),
+            source: Some(EventSource { component: Some("kubelet".to_owned()), host: Some(self.node_name.clone()) }),
             type_: Some(
                 match event.type_ {
                     EventType::Normal => "Normal",

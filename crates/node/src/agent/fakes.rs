@@ -143,7 +143,11 @@ impl Runtime for FakeRuntime {
         })
     }
 
-    fn create<'a>(&'a self, config: &'a SandboxConfig, wake: Arc<Notify>) -> BoxFuture<'a, Result<Found, RuntimeError>> {
+    fn create<'a>(
+        &'a self,
+        config: &'a SandboxConfig,
+        wake: Arc<Notify>,
+    ) -> BoxFuture<'a, Result<Found, RuntimeError>> {
         Box::pin(async move {
             let mut state = self.lock();
             state.given_addresses += 1;
@@ -182,11 +186,11 @@ impl PodSandbox for FakeSandbox {
                     let source: Cause = "no such directory".into();
                     return Err(RuntimeError::Start { id: config.id, source });
                 }
-                let cannot_run = rest.cannot_run.contains(&config.name).then(|| {
-                    format!("exec: {:?}: stat {:?}: no such file or directory", config.args, config.args)
-                });
-                pod.containers.push(container(&config, cannot_run.clone()));
-                Ok(cannot_run.map_or(Started::Running, Started::CannotRun))
+                if rest.cannot_run.contains(&config.name) {
+                    return Ok(Started::CannotRun(format!("exec: {:?}: no such file or directory", config.args)));
+                }
+                pod.containers.push(container(&config));
+                Ok(Started::Running)
             })?
         })
     }
@@ -197,7 +201,9 @@ impl PodSandbox for FakeSandbox {
                 let named = pod.containers.iter().find(|each| each.id == id).map(|each| each.name.clone());
                 let (word, end) = match signal {
                     ContainerSignal::Kill => ("kill", Some(End::Code(137))),
-                    ContainerSignal::Stop if named.is_some_and(|name| rest.ignores_stop.contains(&name)) => ("stop", None),
+                    ContainerSignal::Stop if named.is_some_and(|name| rest.ignores_stop.contains(&name)) => {
+                        ("stop", None)
+                    }
                     ContainerSignal::Stop => ("stop", Some(End::Code(143))),
                 };
                 rest.asked.push(format!("{word} {id}"));
@@ -247,11 +253,7 @@ impl FakeSandbox {
 impl FakePod {
     fn end(&mut self, which: impl Fn(&ContainerState) -> bool, end: End) {
         for container in self.containers.iter_mut().filter(|each| is_running(each) && which(each)) {
-            let (code, oom_killed) = match end {
-                End::Code(code) => (code, false),
-                End::OutOfMemory => (137, true),
-            };
-            container.status = Status::Exited(exit(code, oom_killed, None));
+            container.status = Status::Exited(exit(end));
         }
         self.wake();
     }
@@ -261,7 +263,7 @@ impl FakePod {
     }
 }
 
-fn container(config: &ContainerConfig, cannot_run: Option<String>) -> ContainerState {
+fn container(config: &ContainerConfig) -> ContainerState {
     let now = Timestamp::now();
     ContainerState {
         id: config.id.clone(),
@@ -269,22 +271,23 @@ fn container(config: &ContainerConfig, cannot_run: Option<String>) -> ContainerS
         attempt: config.attempt,
         pid: 2,
         created_at: now,
-        status: match cannot_run {
-            Some(reason) => Status::Exited(exit(128, false, Some(reason))),
-            None => Status::Running { started_at: now },
-        },
+        status: Status::Running { started_at: now },
     }
 }
 
-fn exit(code: i32, oom_killed: bool, start_error: Option<String>) -> Exit {
+fn exit(end: End) -> Exit {
     let now = Timestamp::now();
+    let (code, oom_killed) = match end {
+        End::Code(code) => (code, false),
+        End::OutOfMemory => (137, true),
+    };
     Exit {
         code,
-        signal: (code > 128 && start_error.is_none()).then_some(code - 128),
+        signal: (code > 128).then_some(code - 128),
         oom_killed,
-        started_at: start_error.is_none().then_some(now),
+        started_at: Some(now),
         finished_at: now,
-        start_error,
+        start_error: None,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use decide::images::FailedPull;
-use decide::pod_lifecycle::{BackOff, Failure, Files, ImageState, Object, Stopping, Volumes};
+use decide::pod_lifecycle::{BackOff, Exit, Failure, Files, ImageState, Object, Stopping, Volumes};
 use decide::probes::{ProbeKind, Verdict};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, Pod};
@@ -39,6 +39,8 @@ pub(super) struct ContainerMemory {
     pub(super) local_image: Option<Image>,
     pub(super) failed_pull: Option<FailedPull>,
     pub(super) failure: Option<Failure>,
+    /// The run whose command could not be started: there may be no container that shows it.
+    pub(super) never_ran: Option<Exit>,
     pub(super) restarts: BackOff,
     pub(super) backing_off_until: Option<Timestamp>,
     pub(super) stopping: Option<Stopping>,
@@ -142,6 +144,7 @@ impl Memory {
         self.sandbox = None;
         for container in self.containers.values_mut() {
             container.forget_run();
+            container.never_ran = None;
         }
     }
 }

@@ -51,10 +51,8 @@ impl PodTask {
         let known = self.memory.container_mut(container);
         match result {
             Ok(image) => {
-                let message = format!(
-                    "Successfully pulled image {reference:?} in {took:.3?}. Image size: {} bytes.",
-                    image.size
-                );
+                let message =
+                    format!("Successfully pulled image {reference:?} in {took:.3?}. Image size: {} bytes.", image.size);
                 known.image = ImageState::Present;
                 known.local_image = Some(*image);
                 known.failed_pull = None;

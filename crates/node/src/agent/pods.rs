@@ -44,13 +44,8 @@ pub(super) async fn look_after_all(
     machine: Arc<Machine>,
     mut orders: watch::Receiver<Order>,
 ) -> Result<(), AgentError> {
-    let mut pods = Pods {
-        machine,
-        orders: orders.clone(),
-        wakes: BTreeMap::new(),
-        tasks: JoinSet::new(),
-        keys: HashMap::new(),
-    };
+    let mut pods =
+        Pods { machine, orders: orders.clone(), wakes: BTreeMap::new(), tasks: JoinSet::new(), keys: HashMap::new() };
     let mut version = pods.relist().await?;
     pods.remove_orphans().await?;
     loop {
@@ -200,15 +195,15 @@ impl Pods {
             info!(uid, "removing a pod whose object is gone");
             self.machine.runtime.remove(uid).await?;
         }
-        self.remove_orphaned_files(&known);
+        self.remove_orphaned_files(&known).await;
         Ok(())
     }
 
-    fn remove_orphaned_files(&self, known: &BTreeSet<String>) {
+    async fn remove_orphaned_files(&self, known: &BTreeSet<String>) {
         let directory = self.machine.settings.data_dir.join("pods");
         for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
             let is_known = entry.file_name().to_str().is_some_and(|uid| known.contains(uid));
-            if !is_known && let Err(error) = super::apply::remove_directory(&entry.path()) {
+            if !is_known && let Err(error) = super::apply::remove_directory(entry.path()).await {
                 warn!(error = chain(&error), "files of a deleted pod stay");
             }
         }

@@ -22,7 +22,8 @@ pub trait Runtime: Send + Sync + 'static {
     fn adopt<'a>(&'a self, uid: &'a str, wake: Arc<Notify>) -> BoxFuture<'a, Result<Option<Found>, RuntimeError>>;
 
     /// Clears what is left of the pod's last sandbox and makes a new one.
-    fn create<'a>(&'a self, config: &'a SandboxConfig, wake: Arc<Notify>) -> BoxFuture<'a, Result<Found, RuntimeError>>;
+    fn create<'a>(&'a self, config: &'a SandboxConfig, wake: Arc<Notify>)
+    -> BoxFuture<'a, Result<Found, RuntimeError>>;
 
     /// Ends every process of the pod and takes its network and run directory away. Nothing left is no error.
     fn remove<'a>(&'a self, uid: &'a str) -> BoxFuture<'a, Result<(), RuntimeError>>;
@@ -101,21 +102,53 @@ pub enum RuntimeError {
     #[error("cannot list the pods that an earlier engine left")]
     List(#[source] Cause),
     #[error("cannot create the sandbox of pod {uid}")]
-    Create { uid: String, #[source] source: Cause },
+    Create {
+        uid: String,
+        #[source]
+        source: Cause,
+    },
     #[error("cannot reach the sandbox of pod {uid}")]
-    Reach { uid: String, #[source] source: Cause },
+    Reach {
+        uid: String,
+        #[source]
+        source: Cause,
+    },
     #[error("cannot remove what is left of pod {uid}")]
-    Remove { uid: String, #[source] source: Cause },
+    Remove {
+        uid: String,
+        #[source]
+        source: Cause,
+    },
     #[error("cannot read the state of pod {uid}")]
-    State { uid: String, #[source] source: Cause },
+    State {
+        uid: String,
+        #[source]
+        source: Cause,
+    },
     #[error("cannot create container {id}")]
-    Start { id: String, #[source] source: Cause },
+    Start {
+        id: String,
+        #[source]
+        source: Cause,
+    },
     #[error("cannot signal container {id}")]
-    Signal { id: String, #[source] source: Cause },
+    Signal {
+        id: String,
+        #[source]
+        source: Cause,
+    },
     #[error("cannot remove container {id}")]
-    RemoveContainer { id: String, #[source] source: Cause },
+    RemoveContainer {
+        id: String,
+        #[source]
+        source: Cause,
+    },
     #[error("cannot run a command in container {id}")]
-    Exec { id: String, #[source] source: Cause },
+    Exec {
+        id: String,
+        #[source]
+        source: Cause,
+    },
 }
 
 /// Whatever went wrong further down.

@@ -22,6 +22,9 @@ use crate::shim::protocol::{ContainerState, FailureKind};
 /// A shim that was told to end has no container left and ends at once.
 const SHIM_ENDS_WITHIN: Duration = Duration::from_secs(10);
 
+/// A shim knows its state by heart; one that is silent for so long answers nothing any more.
+const SHIM_ANSWERS_WITHIN: Duration = Duration::from_secs(30);
+
 /// Runs every pod in a shim of its own.
 pub(crate) struct Shims {
     settings: Settings,
@@ -77,8 +80,8 @@ impl Shims {
     async fn end_processes(&self, uid: &str) -> Result<(), Cause> {
         if let Some(client) = self.connect(uid).await? {
             // A shim that can't do it is ended below, like one that is gone.
-            let _ = client.shutdown().await;
-            let _ = tokio::time::timeout(SHIM_ENDS_WITHIN, client.gone()).await;
+            let ends = async { drop((client.shutdown().await, client.gone().await)) };
+            let _ = tokio::time::timeout(SHIM_ENDS_WITHIN, ends).await;
         }
         let cgroup = Cgroup::parse(&self.cgroup(uid))?;
         let hierarchies = self.hierarchies.clone();
@@ -131,7 +134,11 @@ impl Runtime for Shims {
         Box::pin(async move { self.find(uid, wake).await.map_err(failed) })
     }
 
-    fn create<'a>(&'a self, config: &'a SandboxConfig, wake: Arc<Notify>) -> BoxFuture<'a, Result<Found, RuntimeError>> {
+    fn create<'a>(
+        &'a self,
+        config: &'a SandboxConfig,
+        wake: Arc<Notify>,
+    ) -> BoxFuture<'a, Result<Found, RuntimeError>> {
         let failed = |source| RuntimeError::Create { uid: config.uid.clone(), source };
         Box::pin(async move { self.make(config, wake).await.map_err(failed) })
     }
@@ -155,13 +162,11 @@ impl ShimSandbox {
                 self.client.remove(&id).await?;
                 self.client.create(config).await?;
             }
-            Err(error) => return Err(error),
+            Err(error) => return cannot_run(error),
         }
         match self.client.start(&id).await {
-            Err(ShimError::Failed(failure)) if failure.kind == FailureKind::CannotRun => {
-                Ok(Started::CannotRun(failure.message))
-            }
-            started => started.map(|()| Started::Running),
+            Ok(()) => Ok(Started::Running),
+            Err(error) => cannot_run(error),
         }
     }
 }
@@ -172,8 +177,13 @@ impl PodSandbox for ShimSandbox {
     }
 
     fn containers(&self) -> BoxFuture<'_, Result<Vec<ContainerState>, RuntimeError>> {
-        let failed = |error: ShimError| RuntimeError::State { uid: self.uid.clone(), source: error.into() };
-        Box::pin(async move { self.client.state().await.map(|state| state.containers).map_err(failed) })
+        let failed = |source| RuntimeError::State { uid: self.uid.clone(), source };
+        Box::pin(async move {
+            match tokio::time::timeout(SHIM_ANSWERS_WITHIN, self.client.state()).await {
+                Ok(state) => state.map(|state| state.containers).map_err(|error| failed(error.into())),
+                Err(elapsed) => Err(failed(elapsed.into())),
+            }
+        })
     }
 
     fn start(&self, config: ContainerConfig) -> BoxFuture<'_, Result<Started, RuntimeError>> {
@@ -241,6 +251,16 @@ async fn wake_on_changes(client: ShimClient, wake: Arc<Notify>) {
             () = client.gone() => return wake.notify_one(),
         }
     }
+}
+
+/// A command that can't be run is no failure of ours.
+fn cannot_run(error: ShimError) -> Result<Started, ShimError> {
+    if let ShimError::Failed(failure) = &error
+        && failure.kind == FailureKind::CannotRun
+    {
+        return Ok(Started::CannotRun(failure.message.clone()));
+    }
+    Err(error)
 }
 
 fn has_ended(kind: FailureKind) -> bool {

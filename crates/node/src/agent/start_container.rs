@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use decide::pod_lifecycle::{Failure, FailureReason, ImageState};
-use jiff::SignedDuration;
+use decide::pod_lifecycle::{Exit, ExitReason, Failure, FailureReason, ImageState};
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, Pod, Service};
 use kube::api::{Api, ListParams};
 
@@ -20,6 +20,8 @@ use crate::pod::{self, ConfigError, Ingredients, service_links};
 const CREATE_RETRY: SignedDuration = SignedDuration::from_secs(10);
 /// How many runs' logs are kept: the last one, and the one before for `kubectl logs --previous`.
 const LOGS_KEPT: i32 = 2;
+/// The exit code of a command that could not be started; Kubernetes' number.
+const CANNOT_RUN: i32 = 128;
 
 /// Why a container was not started.
 #[derive(Debug, thiserror::Error)]
@@ -107,8 +109,8 @@ impl PodTask {
         let data_dir = self.machine.settings.pod_data_dir(&self.key.uid);
         for report in sandbox.containers().await?.iter().filter(|report| report.name == container.name) {
             sandbox.remove(&report.id).await?;
-            let cleared = super::apply::remove_directory(&data_dir.join("containers").join(&report.id));
-            cleared.map_err(|error| StartError::Clear(error.into()))?;
+            let cleared = super::apply::remove_directory(data_dir.join("containers").join(&report.id));
+            cleared.await.map_err(|error| StartError::Clear(error.into()))?;
         }
         let oldest_kept = attempt + 1 - LOGS_KEPT;
         crate::logs::remove_older(&data_dir.join("logs").join(&container.name), oldest_kept)
@@ -119,6 +121,10 @@ impl PodTask {
         let now = self.machine.clock.now();
         let status_id = pod::status_id(&self.key.uid, container, attempt);
         let known = self.memory.container_mut(container);
+        known.never_ran = match started {
+            Started::Running => None,
+            Started::CannotRun(reason) => Some(never_ran(attempt, &status_id, image, reason)),
+        };
         known.image_id = Some((status_id, image.image_id()));
         known.failure = None;
         known.backing_off_until = None;
@@ -139,7 +145,7 @@ impl PodTask {
     }
 
     fn note_failure(&mut self, container: &str, error: &StartError) {
-        let retry_at = self.machine.clock.now().checked_add(CREATE_RETRY).unwrap_or(jiff::Timestamp::MAX);
+        let retry_at = self.machine.clock.now().checked_add(CREATE_RETRY).unwrap_or(Timestamp::MAX);
         let reason = match error {
             StartError::Config(_) | StartError::Fetch(_) => FailureReason::CreateContainerConfigError,
             StartError::Runtime(_) | StartError::Clear(_) => FailureReason::CreateContainerError,
@@ -147,5 +153,18 @@ impl PodTask {
         let message = chain(error);
         self.memory.container_mut(container).failure = Some(Failure { reason, message: message.clone(), retry_at });
         self.record(Some(container), EventType::Warning, "Failed", format!("Error: {message}"));
+    }
+}
+
+fn never_ran(attempt: i32, status_id: &str, image: &Image, reason: &str) -> Exit {
+    Exit {
+        attempt,
+        container_id: status_id.to_owned(),
+        image_id: image.image_id(),
+        code: CANNOT_RUN,
+        reason: ExitReason::StartError,
+        message: Some(reason.to_owned()),
+        started_at: None,
+        finished_at: Some(Timestamp::now()),
     }
 }

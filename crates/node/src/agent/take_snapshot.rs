@@ -74,7 +74,9 @@ impl PodTask {
 
     /// A sandbox that does not answer is looked for once more before it counts as dead.
     async fn read_containers(&mut self) -> Result<Vec<ContainerState>, PodError> {
-        let Some(sandbox) = self.memory.sandbox.clone() else { return Ok(Vec::new()) };
+        // Whatever runs there is ended with the sandbox.
+        let sandbox = self.memory.sandbox.clone().filter(|_| !self.memory.is_gone());
+        let Some(sandbox) = sandbox else { return Ok(Vec::new()) };
         let error = match sandbox.containers().await {
             Ok(containers) => return Ok(containers),
             Err(error) => error,
@@ -135,6 +137,8 @@ impl PodTask {
         let known = self.memory.container_mut(&container.name);
         let instance = report
             .and_then(|report| reported(report, &uid, last_status, known))
+            .filter(|instance| !is_before(instance, known.never_ran.as_ref()))
+            .or_else(|| known.never_ran.clone().map(Instance::Exited))
             .or_else(|| last_status.map(Instance::from_status))
             .unwrap_or(Instance::None);
         match &instance {
@@ -149,12 +153,7 @@ impl PodTask {
     }
 
     /// Starts the probes that are to be asked now, and ends the others.
-    fn start_probes(
-        &mut self,
-        container: &Container,
-        report: Option<&ContainerState>,
-        snapshot: &ContainerSnapshot,
-    ) {
+    fn start_probes(&mut self, container: &Container, report: Option<&ContainerState>, snapshot: &ContainerSnapshot) {
         let (Instance::Running(running), Some(report)) = (&snapshot.instance, report) else { return };
         let Some(sandbox) = self.memory.sandbox.clone() else { return };
         let tell = self.tell.clone();
@@ -207,6 +206,15 @@ fn reported(
             finished_at: Some(exit.finished_at),
         })),
     }
+}
+
+fn is_before(instance: &Instance, never_ran: Option<&Exit>) -> bool {
+    let attempt = match instance {
+        Instance::Running(running) => running.attempt,
+        Instance::Exited(exit) | Instance::Earlier(exit) => exit.attempt,
+        Instance::None => return true,
+    };
+    never_ran.is_some_and(|never_ran| attempt < never_ran.attempt)
 }
 
 fn exit_reason(exit: &protocol::Exit) -> ExitReason {

@@ -17,6 +17,9 @@ use super::fakes::{End, FakeImages, FakeRuntime};
 use super::*;
 use api::FakeApi;
 
+/// In virtual time, far longer than any back-off.
+const PATIENCE: Duration = Duration::from_secs(7200);
+
 /// A machine whose agent can be stopped and started again.
 struct World {
     api: FakeApi,
@@ -36,7 +39,7 @@ impl World {
         let images = FakeImages::default();
         images.has("app:1");
         let mut world = Self {
-            api: FakeApi::new(),
+            api: FakeApi::new(PATIENCE),
             runtime: FakeRuntime::default(),
             images,
             directory: tempfile::tempdir().unwrap(),
@@ -162,9 +165,10 @@ async fn a_pod_comes_to_run() {
     assert_eq!(world.runtime.asked(), ["create sandbox", "start c-0"]);
     world.api.until("events", |api| (!api.events("Started").is_empty()).then_some(())).await;
     assert_eq!(world.api.events("Created"), ["Created container: c"]);
-    assert_eq!(world.api.events("Pulled"), [
-        "Container image \"app:1\" already present on machine and can be accessed by the pod"
-    ]);
+    assert_eq!(
+        world.api.events("Pulled"),
+        ["Container image \"app:1\" already present on machine and can be accessed by the pod"]
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -184,7 +188,12 @@ async fn an_ended_container_is_restarted_with_back_off() {
     world.container_state("/lastState/terminated/exitCode", "7").await;
     world.runtime.end("c", End::Code(7));
     world.container_state("/state/waiting/reason", "CrashLoopBackOff").await;
-    world.container_state("/state/waiting/message", "back-off 1m20s restarting failed container=c pod=web_default(web-uid)").await;
+    world
+        .container_state(
+            "/state/waiting/message",
+            "back-off 1m20s restarting failed container=c pod=web_default(web-uid)",
+        )
+        .await;
     let backed_off = world.api.until("BackOff", |api| api.events("BackOff").first().cloned()).await;
     assert_eq!(backed_off, "Back-off restarting failed container c in pod web_default(web-uid)");
 }
@@ -219,9 +228,12 @@ async fn failed_liveness_takes_the_pod_out_of_routing_before_it_is_signalled() {
     world.runtime.exec_answers("c", 0);
     world.runtime.end("c", End::Code(143));
     world.asked("start c-1", 1).await;
-    world.api.until("Killing", |api| {
-        (api.events("Killing") == ["Container c failed liveness probe, will be restarted"]).then_some(())
-    }).await;
+    world
+        .api
+        .until("Killing", |api| {
+            (api.events("Killing") == ["Container c failed liveness probe, will be restarted"]).then_some(())
+        })
+        .await;
     assert_eq!(world.api.events("Unhealthy"), ["Liveness probe failed: "]);
 }
 
@@ -275,10 +287,12 @@ async fn a_missing_image_backs_off_until_it_is_there() {
     world.create_pod(json!({"image": "app:2"}));
     world.container_state("/state/waiting/reason", "ErrImagePull").await;
     world.container_state("/state/waiting/reason", "ImagePullBackOff").await;
-    world.container_state(
-        "/state/waiting/message",
-        "Back-off pulling image \\\"app:2\\\": ErrImagePull: docker.io/library/app:2: not found",
-    ).await;
+    world
+        .container_state(
+            "/state/waiting/message",
+            "Back-off pulling image \\\"app:2\\\": ErrImagePull: docker.io/library/app:2: not found",
+        )
+        .await;
     let started = Instant::now();
     while world.images.pulls() < 4 {
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -410,10 +424,13 @@ async fn a_pod_that_runs_once_succeeds_or_fails() {
         world.create_pod_with(json!({"restartPolicy": "Never"}), json!({}));
         world.ready().await;
         world.runtime.end("c", End::Code(code));
-        let pod = world.api.until(phase, |api| {
-            let pod = api.pod("web")?;
-            (pod.status.as_ref()?.phase.as_deref() == Some(phase)).then_some(pod)
-        }).await;
+        let pod = world
+            .api
+            .until(phase, |api| {
+                let pod = api.pod("web")?;
+                (pod.status.as_ref()?.phase.as_deref() == Some(phase)).then_some(pod)
+            })
+            .await;
         assert_eq!(pods::condition(&pod, "Ready").unwrap().reason.as_deref(), Some(reason));
         assert_eq!(world.runtime.sandboxes(), 0);
         world.kill_engine().await;
@@ -448,9 +465,11 @@ async fn a_command_that_is_not_there_is_a_start_error() {
     world.create_pod_with(json!({"restartPolicy": "Never"}), json!({}));
     world.container_state("/state/terminated/reason", "StartError").await;
     world.container_state("/state/terminated/exitCode", "128").await;
-    let first = world.api.statuses("web").into_iter().find(|status| {
-        status["containerStatuses"][0]["state"]["terminated"]["reason"] == "StartError"
-    });
+    let first = world
+        .api
+        .statuses("web")
+        .into_iter()
+        .find(|status| status["containerStatuses"][0]["state"]["terminated"]["reason"] == "StartError");
     assert_eq!(first.unwrap()["phase"], "Pending");
     let failed = world.api.until("Failed", |api| api.events("Failed").first().cloned()).await;
     assert!(failed.starts_with("Error: exec:"), "{failed}");
@@ -496,10 +515,13 @@ async fn a_pod_fails_when_its_deadline_is_over() {
     world.create_pod_with(json!({"activeDeadlineSeconds": 20}), json!({}));
     world.ready().await;
     let started = Instant::now();
-    let pod = world.api.until("it fails", |api| {
-        let pod = api.pod("web")?;
-        pods::is_finished(&pod).then_some(pod)
-    }).await;
+    let pod = world
+        .api
+        .until("it fails", |api| {
+            let pod = api.pod("web")?;
+            pods::is_finished(&pod).then_some(pod)
+        })
+        .await;
     assert!((18..=21).contains(&started.elapsed().as_secs()), "{:?}", started.elapsed());
     let status = pod.status.unwrap();
     assert_eq!(status.reason.as_deref(), Some("DeadlineExceeded"));
@@ -510,10 +532,13 @@ async fn a_pod_fails_when_its_deadline_is_over() {
 async fn conditions_of_others_and_conflicts_are_survived() {
     let world = World::new();
     world.create_pod_with(json!({"readinessGates": [{"conditionType": "x/gate"}]}), json!({}));
-    world.api.until("it says what it waits for", |api| {
-        let pod = api.pod("web")?;
-        (pods::condition(&pod, "Ready")?.reason.as_deref() == Some("ReadinessGatesNotReady")).then_some(())
-    }).await;
+    world
+        .api
+        .until("it says what it waits for", |api| {
+            let pod = api.pod("web")?;
+            (pods::condition(&pod, "Ready")?.reason.as_deref() == Some("ReadinessGatesNotReady")).then_some(())
+        })
+        .await;
     world.api.refuse_status_writes(3);
     world.api.set_condition("web", "x/gate", "True", "Opened");
     world.ready().await;
@@ -538,9 +563,10 @@ async fn an_object_held_by_a_finalizer_is_deleted_only_once() {
 #[tokio::test(start_paused = true)]
 async fn the_node_is_registered_and_ready() {
     let world = World::new();
-    let node = world.api.until("the node is there", |api| api.object("nodes", "box").filter(|node| {
-        !node["status"].is_null()
-    })).await;
+    let node = world
+        .api
+        .until("the node is there", |api| api.object("nodes", "box").filter(|node| !node["status"].is_null()))
+        .await;
     assert_eq!(node["metadata"]["labels"]["kubernetes.io/hostname"], "box");
     assert_eq!(node["status"]["capacity"]["pods"], "110");
     assert_eq!(node["status"]["addresses"][0], json!({"type": "InternalIP", "address": "192.0.2.1"}));

@@ -87,7 +87,10 @@ fn disk_shortage(data_dir: &Path) -> Shortage {
 
 /// `/proc/loadavg` counts the threads that there are, `pid_max` says how many there can be.
 fn pid_shortage() -> Shortage {
-    let used = read_line("/proc/loadavg").split_whitespace().nth(3).and_then(|tasks| tasks.split_once('/')?.1.parse::<u64>().ok());
+    let used = read_line("/proc/loadavg")
+        .split_whitespace()
+        .nth(3)
+        .and_then(|tasks| tasks.split_once('/')?.1.parse::<u64>().ok());
     let most = read_line("/proc/sys/kernel/pid_max").parse::<u64>().ok();
     let (Some(used), Some(most)) = (used, most) else { return Shortage::No };
     Shortage::below(most.saturating_sub(used) * 100, most * LEAST_PIDS_PERCENT)
@@ -98,10 +101,7 @@ fn read_memory(text: &str) -> Memory {
         let line = text.lines().find_map(|line| line.strip_prefix(name))?;
         line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
     };
-    Memory {
-        total_bytes: bytes("MemTotal:").unwrap_or(0),
-        available_bytes: bytes("MemAvailable:").unwrap_or(0),
-    }
+    Memory { total_bytes: bytes("MemTotal:").unwrap_or(0), available_bytes: bytes("MemAvailable:").unwrap_or(0) }
 }
 
 #[cfg(test)]

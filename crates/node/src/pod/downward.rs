@@ -67,19 +67,22 @@ pub(crate) fn resource(
     facts: &Facts<'_>,
 ) -> Result<String, ConfigError> {
     let named = selector.container_name.as_deref().filter(|name| !name.is_empty() && *name != container.name);
-    let others = || pod.spec.iter().flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
+    let others =
+        || pod.spec.iter().flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
     let container = match named {
         None => container,
-        Some(name) => others()
-            .find(|other| other.name == name)
-            .ok_or_else(|| ConfigError::UnknownContainer(name.to_owned()))?,
+        Some(name) => {
+            others().find(|other| other.name == name).ok_or_else(|| ConfigError::UnknownContainer(name.to_owned()))?
+        }
     };
     let resources = container.resources.clone().unwrap_or_default();
     let amount = |amounts: &Option<BTreeMap<String, Quantity>>, name: &str| amounts.as_ref()?.get(name).cloned();
     let (millis, whole) = match selector.resource.as_str() {
         "limits.cpu" => (amount(&resources.limits, "cpu").map(|q| quantity::cpu_millis(&q)), facts.capacity.cpu_millis),
         "requests.cpu" => (amount(&resources.requests, "cpu").map(|q| quantity::cpu_millis(&q)), 0),
-        "limits.memory" => return Ok(bytes(amount(&resources.limits, "memory"), facts.capacity.memory_bytes, selector)),
+        "limits.memory" => {
+            return Ok(bytes(amount(&resources.limits, "memory"), facts.capacity.memory_bytes, selector));
+        }
         "requests.memory" => return Ok(bytes(amount(&resources.requests, "memory"), 0, selector)),
         other => return Err(ConfigError::UnsupportedResource(other.to_owned())),
     };

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Container, EnvFromSource, EnvVar, EnvVarSource, Pod};
 
+use super::ConfigError;
 use super::downward::{self, Facts};
 use super::expansion::expand;
 use super::references::{MissingReference, References};
-use super::ConfigError;
 
 /// Variables in the order in which they were first named.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -157,23 +157,30 @@ mod tests {
     use serde_json::{Value, json};
 
     fn references() -> References {
-        let config_map: ConfigMap =
-            serde_json::from_value(json!({"metadata": {"name": "settings"}, "data": {"k": "v", "A": "from map", "a=b": "no"}}))
-                .unwrap();
+        let config_map: ConfigMap = serde_json::from_value(
+            json!({"metadata": {"name": "settings"}, "data": {"k": "v", "A": "from map", "a=b": "no"}}),
+        )
+        .unwrap();
         let secret: Secret =
             serde_json::from_value(json!({"metadata": {"name": "keys"}, "data": {"s": "aGlkZGVu"}})).unwrap();
         References::holding([config_map], [secret])
     }
 
-    fn resolved(container: Value) -> Result<Vec<String>, String> {
-        let pod: Pod = serde_json::from_value(json!({
+    fn container(value: Value) -> Container {
+        serde_json::from_value(value).unwrap()
+    }
+
+    fn pod() -> Pod {
+        serde_json::from_value(json!({
             "metadata": {"name": "p", "namespace": "n", "uid": "u", "labels": {"app": "web"}},
-            "spec": {"nodeName": "box", "serviceAccountName": "default", "containers": [container]},
+            "spec": {"nodeName": "box", "serviceAccountName": "default", "containers": []},
         }))
-        .unwrap();
+        .unwrap()
+    }
+
+    fn resolved(value: Value) -> Result<Vec<String>, String> {
         let services = BTreeMap::from([("DB_SERVICE_HOST".to_owned(), "10.45.0.9".to_owned())]);
-        let container = &pod.spec.as_ref().unwrap().containers[0];
-        let environment = resolve(&pod, container, &services, &references(), &Facts::for_tests());
+        let environment = resolve(&pod(), &container(value), &services, &references(), &Facts::for_tests());
         environment.map(|environment| environment.lines().collect()).map_err(|error| error.to_string())
     }
 

@@ -185,10 +185,7 @@ mod tests {
                 json!({"containers": []}),
                 "search shop.svc.cluster.local svc.cluster.local cluster.local lan\nnameserver 10.45.0.10\noptions ndots:5\n",
             ),
-            (
-                json!({"containers": [], "dnsPolicy": "Default"}),
-                "search lan\nnameserver 192.0.2.53\noptions edns0\n",
-            ),
+            (json!({"containers": [], "dnsPolicy": "Default"}), "search lan\nnameserver 192.0.2.53\noptions edns0\n"),
             (
                 json!({"containers": [], "dnsPolicy": "None", "dnsConfig": {"nameservers": ["1.1.1.1"]}}),
                 "nameserver 1.1.1.1\n",

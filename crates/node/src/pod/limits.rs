@@ -28,7 +28,8 @@ pub(crate) fn of_container(container: &Container) -> Limits {
 /// Limits of all containers together: none unless each has one.
 pub(crate) fn of_pod(pod: &Pod) -> Limits {
     let spec = pod.spec.as_ref();
-    let containers = || spec.into_iter().flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
+    let containers =
+        || spec.into_iter().flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
     let sum = |name: &str, read: fn(&Quantity) -> i64| {
         let limit = |container: &Container| {
             amount(container.resources.as_ref().and_then(|resources| resources.limits.as_ref()), name).map(read)
@@ -79,7 +80,8 @@ mod tests {
 
     #[test]
     fn requests_weigh_and_limits_bind() {
-        let pod = pod(&[json!({"requests": {"cpu": "250m", "memory": "256Mi"}, "limits": {"cpu": "1", "memory": "1Gi"}})]);
+        let pod =
+            pod(&[json!({"requests": {"cpu": "250m", "memory": "256Mi"}, "limits": {"cpu": "1", "memory": "1Gi"}})]);
         let limits = of_container(&pod.spec.as_ref().unwrap().containers[0]);
         assert_eq!(limits.cpu_quota_us, Some(100_000));
         assert_eq!(limits.cpu_shares, Some(256));

@@ -36,8 +36,8 @@ fn volume_mount(
     container: &Container,
     mount: &VolumeMount,
 ) -> Result<Mount, ConfigError> {
-    let place = volumes::place(settings, pod, &mount.name)
-        .ok_or_else(|| ConfigError::UnknownVolume(mount.name.clone()))?;
+    let place =
+        volumes::place(settings, pod, &mount.name).ok_or_else(|| ConfigError::UnknownVolume(mount.name.clone()))?;
     let sub_path = mount.sub_path.as_deref().filter(|path| !path.is_empty());
     if mount.sub_path_expr.as_deref().is_some_and(|path| !path.is_empty()) {
         return Err(ConfigError::Unsupported("subPathExpr"));

@@ -115,12 +115,7 @@ fn user_of_image(text: &str, accounts: &Accounts) -> Result<(u32, u32), ConfigEr
     Ok((uid, gid))
 }
 
-fn check_non_root(
-    pod: &Pod,
-    container: &Container,
-    uid: u32,
-    image_user: Option<&str>,
-) -> Result<(), ConfigError> {
+fn check_non_root(pod: &Pod, container: &Container, uid: u32, image_user: Option<&str>) -> Result<(), ConfigError> {
     let whose = format!("(pod: {:?}, container: {})", super::full_name(pod), container.name);
     match image_user.map(|user| user.split(':').next().unwrap_or_default()) {
         Some(name) if !name.is_empty() && name.parse::<u32>().is_err() => {
@@ -166,14 +161,21 @@ mod tests {
         }
     }
 
-    fn user(pod: Value, container: Value, image_user: &str) -> Result<User, String> {
-        let pod: Pod = serde_json::from_value(json!({
+    fn pod(security: Value) -> Pod {
+        serde_json::from_value(json!({
             "metadata": {"name": "p", "namespace": "n", "uid": "u"},
-            "spec": {"securityContext": pod, "containers": [{"name": "c", "securityContext": container}]},
+            "spec": {"securityContext": security, "containers": []},
         }))
-        .unwrap();
-        let container = &pod.spec.as_ref().unwrap().containers[0];
-        resolve(&pod, container, image_user, &accounts()).map_err(|error| error.to_string())
+        .unwrap()
+    }
+
+    fn container(security: Value) -> Container {
+        serde_json::from_value(json!({"name": "c", "securityContext": security})).unwrap()
+    }
+
+    fn user(of_pod: Value, of_container: Value, image_user: &str) -> Result<User, String> {
+        let user = resolve(&pod(of_pod), &container(of_container), image_user, &accounts());
+        user.map_err(|error| error.to_string())
     }
 
     #[test]
@@ -190,7 +192,11 @@ mod tests {
         ];
         for (pod, container, image_user, (uid, gid, additional_gids)) in table {
             let expected = User { uid, gid, additional_gids };
-            assert_eq!(user(pod.clone(), container.clone(), image_user), Ok(expected), "{pod} {container} {image_user}");
+            assert_eq!(
+                user(pod.clone(), container.clone(), image_user),
+                Ok(expected),
+                "{pod} {container} {image_user}"
+            );
         }
         assert!(user(json!({}), json!({}), "nobody-here").is_err());
     }
@@ -201,7 +207,12 @@ mod tests {
         let whose = "(pod: \"p_n(u)\", container: c)";
         let table = [
             ("", format!("container has runAsNonRoot and image will run as root {whose}")),
-            ("app", format!("container has runAsNonRoot and image has non-numeric user (app), cannot verify user is non-root {whose}")),
+            (
+                "app",
+                format!(
+                    "container has runAsNonRoot and image has non-numeric user (app), cannot verify user is non-root {whose}"
+                ),
+            ),
         ];
         for (image_user, message) in table {
             assert_eq!(user(non_root(), json!({}), image_user), Err(message));

@@ -18,10 +18,7 @@ const LOOPBACK: &str = "lo";
 
 /// Makes a pair of links, one of them in the pod's namespace from the beginning.
 pub(super) async fn add_pair(handle: &Handle, host: &str, namespace: BorrowedFd<'_>) -> Result<(), NetworkError> {
-    let peer = LinkMessageBuilder::<LinkUnspec>::new()
-        .name(POD_LINK)
-        .setns_by_fd(namespace.as_raw_fd())
-        .build();
+    let peer = LinkMessageBuilder::<LinkUnspec>::new().name(POD_LINK).setns_by_fd(namespace.as_raw_fd()).build();
     let pair = LinkMessageBuilder::<LinkVeth>::new(host, POD_LINK).set_info_data(InfoData::Veth(InfoVeth::Peer(peer)));
     let added = handle.link().add(pair.build()).execute().await;
     added.map_err(failed(|| format!("add link {host} for a pod")))
@@ -78,11 +75,13 @@ pub(super) async fn find(handle: &Handle, prefix: &str) -> Result<Vec<String>, N
     let mut links = Box::pin(handle.link().get().execute());
     let mut names = Vec::new();
     while let Some(link) = links.try_next().await.map_err(failed(|| "list links".to_owned()))? {
-        names.extend(link.attributes.into_iter().find_map(|attribute| match attribute {
-            LinkAttribute::IfName(name) if name.starts_with(prefix) => Some(name),
-            _ => None,
-        }));
+        names.extend(
+            link.attributes
+                .into_iter()
+                .filter_map(|attribute| if let LinkAttribute::IfName(name) = attribute { Some(name) } else { None }),
+        );
     }
+    names.retain(|name| name.starts_with(prefix));
     Ok(names)
 }
 

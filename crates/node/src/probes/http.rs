@@ -192,8 +192,8 @@ fn headers(get: &HTTPGetAction) -> Result<HeaderMap, String> {
 }
 
 fn reason(error: &std::io::Error) -> String {
-    match error.kind() {
-        std::io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
-        _ => error.to_string(),
+    if error.kind() == std::io::ErrorKind::ConnectionRefused {
+        return "connection refused".to_owned();
     }
+    error.to_string()
 }

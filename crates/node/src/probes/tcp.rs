@@ -10,7 +10,11 @@ use tokio::net::TcpStream;
 use super::{Answer, failure, http};
 
 /// Host and port to connect to.
-pub(super) fn address(action: &TCPSocketAction, container: &Container, pod_ip: IpAddr) -> Result<(String, u16), String> {
+pub(super) fn address(
+    action: &TCPSocketAction,
+    container: &Container,
+    pod_ip: IpAddr,
+) -> Result<(String, u16), String> {
     let host = action.host.clone().filter(|host| !host.is_empty()).unwrap_or_else(|| pod_ip.to_string());
     Ok((host, http::port(&action.port, container)?))
 }

@@ -31,12 +31,13 @@ fn status(line: &str) -> String {
     format!("HTTP/1.1 {line}\r\ncontent-length: 0\r\n\r\n")
 }
 
+fn parsed<T: serde::de::DeserializeOwned>(value: Value) -> T {
+    serde_json::from_value(value).unwrap()
+}
+
 fn request(get: Value) -> Result<http::Request, String> {
-    let get: HTTPGetAction = serde_json::from_value(get).unwrap();
-    let container: Container = serde_json::from_value(
-        json!({"name": "c", "ports": [{"name": "web", "containerPort": 8080}]}),
-    )
-    .unwrap();
+    let get: HTTPGetAction = parsed(get);
+    let container: Container = parsed(json!({"name": "c", "ports": [{"name": "web", "containerPort": 8080}]}));
     http::Request::new(&get, &container, HERE)
 }
 
@@ -65,9 +66,8 @@ async fn statuses_from_200_to_399_are_success() {
 async fn a_refused_connection_says_where() {
     let port = TcpListener::bind((HERE, 0)).await.unwrap().local_addr().unwrap().port();
     let answer = probe(port).await;
-    let expected = format!(
-        "Get \"http://127.0.0.1:{port}/ready\": dial tcp 127.0.0.1:{port}: connect: connection refused"
-    );
+    let expected =
+        format!("Get \"http://127.0.0.1:{port}/ready\": dial tcp 127.0.0.1:{port}: connect: connection refused");
     assert_eq!(answer, failure(expected));
 }
 
@@ -84,7 +84,8 @@ async fn a_server_that_says_nothing_fails_in_time() {
 #[tokio::test]
 async fn redirects_are_followed_on_the_same_host_only() {
     let (second_port, second) = server(vec![status("500 No")]).await;
-    let there = format!("HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1:{second_port}/there\r\ncontent-length: 0\r\n\r\n");
+    let there =
+        format!("HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1:{second_port}/there\r\ncontent-length: 0\r\n\r\n");
     let (port, _) = server(vec![there]).await;
     assert_eq!(probe(port).await.outcome, Outcome::Failure);
     assert!(second.await.unwrap()[0].starts_with("get /there http/1.1"));
@@ -102,7 +103,9 @@ async fn headers_can_be_chosen() {
     ]});
     http::get(&request(get).unwrap()).await.unwrap();
     let asked = &asked.await.unwrap()[0];
-    for line in ["get /x?y=1 http/1.1", "host: web.example", "x-probe: yes", "user-agent: kube-probe/1.36", "connection: close"] {
+    for line in
+        ["get /x?y=1 http/1.1", "host: web.example", "x-probe: yes", "user-agent: kube-probe/1.36", "connection: close"]
+    {
         assert!(asked.lines().any(|each| each == line), "{line} is not in {asked}");
     }
 }

@@ -46,20 +46,21 @@ struct Selection<'a> {
 
 impl Payload {
     /// Collects the files that the volume is to have.
-    pub(super) fn of(
-        pod: &Pod,
-        volume: &Volume,
-        references: &References,
-        node_name: &str,
-    ) -> Result<Self, SetUpError> {
+    pub(super) fn of(pod: &Pod, volume: &Volume, references: &References, node_name: &str) -> Result<Self, SetUpError> {
         let mut payload = Self::default();
         if let Some(source) = &volume.config_map {
-            let selection =
-                Selection { items: source.items.as_ref(), optional: source.optional, default_mode: source.default_mode };
+            let selection = Selection {
+                items: source.items.as_ref(),
+                optional: source.optional,
+                default_mode: source.default_mode,
+            };
             payload.add_keys(Source::ConfigMap(&source.name), &selection, references)?;
         } else if let Some(source) = &volume.secret {
-            let selection =
-                Selection { items: source.items.as_ref(), optional: source.optional, default_mode: source.default_mode };
+            let selection = Selection {
+                items: source.items.as_ref(),
+                optional: source.optional,
+                default_mode: source.default_mode,
+            };
             let name = source.secret_name.as_deref().unwrap_or_default();
             payload.add_keys(Source::Secret(name), &selection, references)?;
         } else if let Some(source) = &volume.downward_api {
@@ -273,18 +274,16 @@ mod tests {
     use k8s_openapi::api::core::v1::{ConfigMap, Secret};
     use serde_json::{Value, json};
 
-    fn payload(volume: Value, data: Value) -> Result<Payload, String> {
-        let pod: Pod = serde_json::from_value(
-            json!({"metadata": {"name": "p", "namespace": "n", "labels": {"a": "b"}}, "spec": {"containers": []}}),
-        )
-        .unwrap();
-        let mut volume = volume;
+    fn parsed<T: serde::de::DeserializeOwned>(value: Value) -> T {
+        serde_json::from_value(value).unwrap()
+    }
+
+    fn payload(mut volume: Value, data: Value) -> Result<Payload, String> {
+        let pod: Pod = parsed(json!({"metadata": {"name": "p", "namespace": "n", "labels": {"a": "b"}}}));
         volume["name"] = json!("v");
-        let volume: Volume = serde_json::from_value(volume).unwrap();
-        let config_map: ConfigMap =
-            serde_json::from_value(json!({"metadata": {"name": "settings"}, "data": data})).unwrap();
-        let secret: Secret =
-            serde_json::from_value(json!({"metadata": {"name": "keys"}, "data": {"s": "aGlkZGVu"}})).unwrap();
+        let volume: Volume = parsed(volume);
+        let config_map: ConfigMap = parsed(json!({"metadata": {"name": "settings"}, "data": data}));
+        let secret: Secret = parsed(json!({"metadata": {"name": "keys"}, "data": {"s": "aGlkZGVu"}}));
         let references = References::holding([config_map], [secret]);
         Payload::of(&pod, &volume, &references, "box").map_err(|error| error.to_string())
     }

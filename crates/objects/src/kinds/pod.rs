@@ -23,6 +23,7 @@ pub(super) const KIND: Kind = Kind {
     short_names: &["po"],
     categories: &["all"],
     subresources: &[Subresource::Binding, Subresource::Log, Subresource::Status],
+    answers_with_deleted: true,
     type_name: "io.k8s.api.core.v1.Pod",
     add_types: add_type::<Pod>,
     counts_generations: true,

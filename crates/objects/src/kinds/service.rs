@@ -28,6 +28,7 @@ pub(super) const KIND: Kind = Kind {
     short_names: &["svc"],
     categories: &["all"],
     subresources: &[Subresource::Status],
+    answers_with_deleted: true,
     type_name: "io.k8s.api.core.v1.Service",
     add_types: add_type::<Service>,
     default,

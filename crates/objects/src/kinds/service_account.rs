@@ -11,6 +11,7 @@ pub(super) const KIND: Kind = Kind {
     plural: "serviceaccounts",
     singular: "serviceaccount",
     short_names: &["sa"],
+    answers_with_deleted: true,
     type_name: "io.k8s.api.core.v1.ServiceAccount",
     add_types: add_type::<ServiceAccount>,
     columns: &[table::NAME, table::AGE],

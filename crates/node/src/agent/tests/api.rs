@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
@@ -22,6 +23,8 @@ type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
 pub(super) struct FakeApi {
     state: Arc<Mutex<State>>,
     version: Arc<watch::Sender<u64>>,
+    /// How long anything is waited for.
+    patience: Duration,
 }
 
 #[derive(Default)]
@@ -42,8 +45,8 @@ struct Path {
 }
 
 impl FakeApi {
-    pub(super) fn new() -> Self {
-        Self { state: Arc::default(), version: Arc::new(watch::channel(1).0) }
+    pub(super) fn new(patience: Duration) -> Self {
+        Self { state: Arc::default(), version: Arc::new(watch::channel(1).0), patience }
     }
 
     pub(super) fn client(&self) -> kube::Client {
@@ -137,7 +140,7 @@ impl FakeApi {
                 version.changed().await.unwrap();
             }
         };
-        match tokio::time::timeout(std::time::Duration::from_secs(7200), waited).await {
+        match tokio::time::timeout(self.patience, waited).await {
             Ok(found) => found,
             Err(_) => panic!("never: {what}; pods are {:#?}", self.pods()),
         }
@@ -198,7 +201,8 @@ impl FakeApi {
         let state = self.lock();
         let of_resource = |key: &str| {
             let mut parts = key.split('/');
-            (path.namespace.is_empty() || parts.next() == Some(&path.namespace)) && key.contains(&format!("/{}/", path.resource))
+            (path.namespace.is_empty() || parts.next() == Some(&path.namespace))
+                && key.contains(&format!("/{}/", path.resource))
         };
         let items: Vec<Value> =
             state.objects.iter().filter(|(key, _)| of_resource(key)).map(|(_, object)| object.clone()).collect();
@@ -279,12 +283,7 @@ impl Path {
     fn parse(path: &str) -> Self {
         let mut parts = path.trim_start_matches("/api/v1/").split('/').map(str::to_owned).peekable();
         let namespace = parts.next_if(|part| part == "namespaces").and_then(|_| parts.next()).unwrap_or_default();
-        Self {
-            namespace,
-            resource: parts.next().unwrap_or_default(),
-            name: parts.next(),
-            subresource: parts.next(),
-        }
+        Self { namespace, resource: parts.next().unwrap_or_default(), name: parts.next(), subresource: parts.next() }
     }
 
     fn key(&self) -> String {

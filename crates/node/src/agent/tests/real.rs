@@ -9,18 +9,18 @@ use futures::StreamExt;
 use tokio::sync::watch;
 
 use super::*;
-use crate::cgroups::Hierarchies;
+use crate::cgroups::{Cgroup, Hierarchies, remove_instance};
 use crate::logs::{self, Follow, LogOptions, Run};
 
 const INSIDE: &str = "SEGUE_TEST_INSIDE";
 /// Far more than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Runs a test in its own PID, mount and network namespaces: the first time by running this program again there.
 fn inside<F: Future<Output = ()>>(test: &str, work: impl FnOnce() -> F) {
     if std::env::var_os(INSIDE).is_some() {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        return runtime.block_on(async { tokio::time::timeout(PATIENCE, work()).await.expect("in time") });
+        return runtime.block_on(work());
     }
     let output = Command::new("unshare")
         .args(["--pid", "--fork", "--mount-proc", "--mount", "--net", "--kill-child"])
@@ -60,7 +60,8 @@ impl RealWorld {
             dns: Ipv4Addr::new(10, 45, 0, 10),
             cluster_domain: "cluster.local".to_owned(),
         };
-        let mut world = Self { api: FakeApi::new(), images, settings, engine: None, created: 0, _directory: directory };
+        let mut world =
+            Self { api: FakeApi::new(PATIENCE), images, settings, engine: None, created: 0, _directory: directory };
         world.start_engine();
         world
     }
@@ -85,7 +86,7 @@ impl RealWorld {
 
     fn create_pod(&mut self, spec: Value) {
         self.created += 1;
-        let uid = format!("{:08x}-2222-3333-4444-555555555555", self.created);
+        let uid = uid(self.created);
         let mut object = json!({
             "metadata": {"name": "web", "generation": 1, "uid": uid},
             "spec": {"nodeName": "box", "terminationGracePeriodSeconds": 5},
@@ -95,10 +96,12 @@ impl RealWorld {
     }
 
     async fn status(&self, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
-        self.api.until(what, |api| {
-            let status = serde_json::to_value(api.pod("web")?.status?).unwrap();
-            holds(&status).then_some(status)
-        }).await
+        self.api
+            .until(what, |api| {
+                let status = serde_json::to_value(api.pod("web")?.status?).unwrap();
+                holds(&status).then_some(status)
+            })
+            .await
     }
 
     async fn log(&self, options: &LogOptions) -> String {
@@ -116,10 +119,29 @@ impl RealWorld {
         assert!(!String::from_utf8_lossy(&links).contains(": sg"), "a link is left");
         assert_eq!(std::fs::read_dir(self.settings.run_dir.join("pods")).unwrap().count(), 0);
         let hierarchies = Hierarchies::find().unwrap();
-        let pod = crate::cgroups::Cgroup::parse(&format!("/segue-{}/pod", self.settings.instance)).unwrap();
+        let pod = Cgroup::parse(&format!("/segue-{}/pod", self.settings.instance)).unwrap();
         let pod_directory = hierarchies.directory("memory", &pod).unwrap();
         assert!(!pod_directory.parent().unwrap().exists(), "a cgroup is left");
     }
+}
+
+impl Drop for RealWorld {
+    /// A test that failed must not leave cgroups on the machine either. Their processes ended with the namespace's first.
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let hierarchies = Hierarchies::find().unwrap();
+        for pod in 1..=self.created {
+            let cgroup = Cgroup::parse(&format!("/segue-{}/pod{}", self.settings.instance, uid(pod))).unwrap();
+            let _ = cgroup.kill(&hierarchies).and_then(|()| cgroup.remove(&hierarchies));
+        }
+        let _ = remove_instance(&self.settings.instance, &hierarchies);
+    }
+}
+
+fn uid(pod: u8) -> String {
+    format!("{pod:08x}-2222-3333-4444-555555555555")
 }
 
 /// The example program is a shim whatever it is told first, so a script takes the engine's first word away.
@@ -151,12 +173,15 @@ fn a_real_pod_runs_survives_its_engine_and_leaves_nothing() {
             "cat /v/k; echo; cat /s/s; echo; echo $GREETING; echo $(cat /etc/hostname); \
              grep -c 10.45.0.10 /etc/resolv.conf; echo on disk > /e/f; trap 'exit 0' TERM; while :; do sleep 0.1; done",
         );
-        merge(&mut container, json!({
-            "env": [{"name": "GREETING", "value": "hello $(WHO)"}, {"name": "X", "value": "y"}],
-            "readinessProbe": {"exec": {"command": ["/bin/cat", "/e/f"]}, "periodSeconds": 1},
-            "volumeMounts": [{"name": "v", "mountPath": "/v"}, {"name": "s", "mountPath": "/s"},
-                {"name": "e", "mountPath": "/e"}],
-        }));
+        merge(
+            &mut container,
+            json!({
+                "env": [{"name": "GREETING", "value": "hello $(WHO)"}, {"name": "X", "value": "y"}],
+                "readinessProbe": {"exec": {"command": ["/bin/cat", "/e/f"]}, "periodSeconds": 1},
+                "volumeMounts": [{"name": "v", "mountPath": "/v"}, {"name": "s", "mountPath": "/s"},
+                    {"name": "e", "mountPath": "/e"}],
+            }),
+        );
         world.create_pod(json!({"containers": [container], "volumes": [
             {"name": "v", "configMap": {"name": "settings"}}, {"name": "s", "secret": {"secretName": "keys"}},
             {"name": "e", "emptyDir": {}},
@@ -197,7 +222,8 @@ fn real_ends_have_real_reasons() {
         ];
         for (container, phase, reason, code) in table {
             world.create_pod(json!({"containers": [container], "restartPolicy": "Never"}));
-            let status = world.status(phase, |status| status["phase"] == "Failed" || status["phase"] == "Succeeded").await;
+            let status =
+                world.status(phase, |status| status["phase"] == "Failed" || status["phase"] == "Succeeded").await;
             let terminated = &status["containerStatuses"][0]["state"]["terminated"];
             assert_eq!((&status["phase"], &terminated["reason"]), (&json!(phase), &json!(reason)), "{status:#}");
             assert_eq!(terminated["exitCode"], code, "{reason}");
@@ -218,9 +244,9 @@ fn going_down_and_up_brings_the_same_pod_back() {
         world.go_down().await;
         world.assert_nothing_left();
         world.start_engine();
-        let status = world.status("the pod is back", |status| {
-            is_ready(status) && status["containerStatuses"][0]["restartCount"] == 1
-        }).await;
+        let status = world
+            .status("the pod is back", |status| is_ready(status) && status["containerStatuses"][0]["restartCount"] == 1)
+            .await;
         assert_eq!(status["containerStatuses"][0]["lastState"]["terminated"]["exitCode"], 9);
         let previous = LogOptions { run: Run::Previous, ..LogOptions::default() };
         assert_eq!(world.log(&previous).await, "run\n");
