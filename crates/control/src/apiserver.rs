@@ -22,13 +22,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{Method, Request, Response};
 use objects::kind::Subresource;
+use objects::ranges::Range;
 use objects::status::Failure;
 
 use self::addresses::ClusterAddresses;
 use self::request::{Place, Query, Target, Verb};
 use crate::store::Store;
 
-pub use self::addresses::AddressRange;
+pub use self::addresses::dns_address;
 pub use self::answer::Body;
 pub(crate) use self::answer::failure;
 pub use self::logs::{LogOptions, LogStream, PodLogs};
@@ -69,7 +70,7 @@ type Answer = Result<Response<Body>, Failure>;
 impl ApiServer {
     /// An API over `store`, giving Services addresses of `service_range` and reading logs through `logs`.
     #[must_use]
-    pub fn new(store: Store, service_range: AddressRange, logs: Arc<dyn PodLogs>) -> Self {
+    pub fn new(store: Store, service_range: Range, logs: Arc<dyn PodLogs>) -> Self {
         let addresses = Arc::new(ClusterAddresses::new(service_range, &store));
         Self { store, addresses, logs }
     }

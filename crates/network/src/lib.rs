@@ -7,7 +7,6 @@ pub mod keeper;
 pub mod link;
 pub mod preflight;
 pub mod proxy;
-pub mod ranges;
 pub mod routing;
 pub mod rules;
 

@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use crate::ranges::Range;
 use crate::rules::{InForce, Rules, RulesError, in_force, parse, run};
+use objects::ranges::Range;
 
 /// Addresses that a tailnet gives its machines.
 const TAILNET: &str = "100.64.0.0/10";

@@ -6,7 +6,7 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
-use crate::ranges::Range;
+use objects::ranges::Range;
 
 #[derive(Debug, thiserror::Error)]
 pub enum RulesError {

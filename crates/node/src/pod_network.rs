@@ -18,7 +18,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rtnetlink::Handle;
 use tokio::task::JoinHandle;
 
-use crate::addresses::{Addresses, Exhausted, PodRange};
+use objects::ranges::Range;
+
+use crate::addresses::{Addresses, Exhausted};
 use forwarding::Forwarding;
 
 /// The gateway that every pod sees; it is only ever used on the link between a pod and its host.
@@ -76,7 +78,7 @@ pub(crate) enum NetworkError {
 
 impl PodNetwork {
     /// Finds the addresses that pods have and turns forwarding on.
-    pub(crate) fn open(run_dir: &Path, instance: &str, range: PodRange) -> Result<Self, NetworkError> {
+    pub(crate) fn open(run_dir: &Path, instance: &str, range: Range) -> Result<Self, NetworkError> {
         let (connection, handle, _) = rtnetlink::new_connection().map_err(NetworkError::Netlink)?;
         Ok(Self {
             addresses: Mutex::new(Addresses::new(range, found_addresses(run_dir)?)),

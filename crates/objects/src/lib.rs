@@ -22,6 +22,7 @@ pub mod counts;
 pub mod hash;
 pub mod pods;
 pub mod quantity;
+pub mod ranges;
 
 mod json;
 mod table;

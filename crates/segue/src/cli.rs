@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, FromArgMatches, Parser, Subcommand};
-use network::ranges::Range;
 use network::rules::Rules;
+use objects::ranges::{Range, RangeError};
 
 use crate::settings::Directories;
 
@@ -78,10 +78,10 @@ pub(crate) struct Up {
     #[arg(long, default_value = "127.0.0.1:7443", value_name = "ADDRESS:PORT")]
     pub(crate) listen: SocketAddr,
     /// Addresses for pods
-    #[arg(long, default_value = "10.44.0.0/16", value_name = "RANGE")]
+    #[arg(long, default_value = "10.44.0.0/16", value_name = "RANGE", value_parser = range)]
     pub(crate) pod_cidr: Range,
     /// Addresses for Services
-    #[arg(long, default_value = "10.45.0.0/16", value_name = "RANGE")]
+    #[arg(long, default_value = "10.45.0.0/16", value_name = "RANGE", value_parser = range)]
     pub(crate) service_cidr: Range,
     /// Pull images of a registry from elsewhere, e.g. registry.example.com=http://127.0.0.1:5000 (may be repeated)
     #[arg(long, value_name = "REGISTRY=URL")]
@@ -153,4 +153,8 @@ pub(crate) enum ImageCommand {
 pub(crate) enum Output {
     Text,
     Json,
+}
+
+fn range(text: &str) -> Result<Range, RangeError> {
+    text.parse::<Range>()?.to_give_out()
 }

@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::Parser;
 use decide::images::ImageReference;
-use network::ranges::Range;
 use node::images::ImageStore;
 use node::images::build::{FileContent, NewFile, NewImage};
+use objects::ranges::Range;
 use tools::demo::{Image, Images, Stage};
 
 use crate::cli::{Command, CommandLine, Up};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use control::apiserver::{AddressRange, ApiServer};
+use control::apiserver::{ApiServer, dns_address};
 use control::pki::Pki;
 use control::store::Store;
 use control::{controllers, serve};
@@ -104,11 +104,10 @@ impl Engine {
             network::link::shut_down(&directories.run).await?;
             fs::remove_file(directories.going_down())?;
         }
-        let settings = agent_settings(options, &directories)?;
+        let settings = agent_settings(options, &directories);
         let images = Arc::new(StoredImages { store: ImageStore::open(&directories.images())?, mirrors });
         let store = Store::open(&directories.store())?;
-        let services: AddressRange = options.service_cidr.to_string().parse()?;
-        let api = ApiServer::new(store, services, Arc::new(NodeLogs { settings: settings.clone() }));
+        let api = ApiServer::new(store, options.service_cidr, Arc::new(NodeLogs { settings: settings.clone() }));
         let client = serve::client(&api);
         let pki = Pki::open(&directories.pki(), &[IpAddr::V4(Ipv4Addr::LOCALHOST), options.listen.ip()])?;
         ensure_namespaces(&client).await?;
@@ -118,7 +117,11 @@ impl Engine {
         let address = listener.map(|listener| listen(&mut tasks, &api, &pki, listener, &directories)).transpose()?;
         tasks.spawn(controllers::run(client.clone(), pki.authority_pem().to_owned(), std::future::pending()));
         let (traffic, routed) = watch::channel(routing::Order::Route);
-        let routing = tokio::spawn(routing::run(client.clone(), routing_settings(&directories, services), routed));
+        let routing = tokio::spawn(routing::run(
+            client.clone(),
+            routing_settings(&directories, dns_address(options.service_cidr)),
+            routed,
+        ));
         let (orders, ordered) = watch::channel(AgentOrder::Run);
         let node_name = settings.node_name.clone();
         let agent = tokio::spawn(agent::run(settings, client.clone(), images, ordered));
@@ -259,22 +262,21 @@ fn listen(
     Ok(address)
 }
 
-fn agent_settings(options: &Up, directories: &Directories) -> anyhow::Result<agent::Settings> {
-    let services: AddressRange = options.service_cidr.to_string().parse()?;
-    Ok(agent::Settings {
+fn agent_settings(options: &Up, directories: &Directories) -> agent::Settings {
+    agent::Settings {
         node_name: options.node_name.clone().unwrap_or_else(host_name),
         host_ip: host_address(),
         data_dir: directories.data.clone(),
         run_dir: directories.run.clone(),
         instance: directories.instance.clone(),
-        pod_range: options.pod_cidr.to_string().parse().context("--pod-cidr")?,
-        dns: services.dns(),
+        pod_range: options.pod_cidr,
+        dns: dns_address(options.service_cidr),
         cluster_domain: CLUSTER_DOMAIN.to_owned(),
         executable: EXECUTABLE.into(),
-    })
+    }
 }
 
-fn routing_settings(directories: &Directories, services: AddressRange) -> routing::Settings {
+fn routing_settings(directories: &Directories, dns: Ipv4Addr) -> routing::Settings {
     routing::Settings {
         data_plane: DataPlaneCommand {
             executable: EXECUTABLE.into(),
@@ -282,7 +284,7 @@ fn routing_settings(directories: &Directories, services: AddressRange) -> routin
             log: directories.data_plane_log(),
         },
         dns: Dns {
-            listen: vec![(services.dns(), DNS_PORT).into()],
+            listen: vec![(dns, DNS_PORT).into()],
             domain: CLUSTER_DOMAIN.to_owned(),
             forward_to: resolvers(&fs::read_to_string(RESOLV_CONF).unwrap_or_default()),
         },

@@ -312,14 +312,22 @@ impl Simulation {
     /// excuses more pods.
     fn lower_ceiling(&mut self, ceiling: i32) {
         let sets = || self.world.replica_sets.values();
-        let sizes = sets().filter_map(|it| it.spec.as_ref()?.replicas);
+        let reserved =
+            sets().map(|it| self.pods_of(it).max(it.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1)));
         let observed = |it: &ReplicaSet| it.status.as_ref().and_then(|status| status.observed_generation);
         if self.controllers.is_idle()
-            && sizes.sum::<i32>() <= ceiling
+            && reserved.sum::<i32>() <= ceiling
             && sets().all(|it| observed(it) == it.metadata.generation)
         {
             self.ceiling = ceiling;
         }
+    }
+
+    /// Its pods that are neither terminating nor finished.
+    fn pods_of(&self, set: &ReplicaSet) -> i32 {
+        let active = self.world.pods.values().filter(|pod| !pods::is_terminating(pod) && !pods::is_finished(pod));
+        let own = active.filter(|pod| owners::is_controlled_by(&pod.metadata, &set.metadata));
+        i32::try_from(own.count()).unwrap_or(i32::MAX)
     }
 
     fn check_one_new_replica_set(&self) -> Result<(), String> {

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use std::sync::{Mutex, PoisonError};
 
 use objects::kind::Kind;
+use objects::ranges::Range;
 use objects::status::Failure;
 use objects::validation::Cause;
 use serde_json::{Value, json};
@@ -15,115 +16,70 @@ use crate::store::Store;
 /// Offset of the DNS server's address in the service range; never given to a Service.
 const DNS_OFFSET: u32 = 10;
 
-/// An IPv4 range, as `address/prefix length`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AddressRange {
-    first: u32,
-    length: u32,
-}
-
-/// Why a text is no range.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not an IPv4 range such as 10.45.0.0/16 with a prefix of 8 to 28")]
-pub struct RangeError(String);
-
 /// The cluster addresses that are in use.
 pub(super) struct ClusterAddresses {
-    range: AddressRange,
+    range: Range,
     taken: Mutex<Taken>,
 }
 
 struct Taken {
     /// Each address with the uid of its Service, so that a change that is tried again finds the one it took.
-    addresses: BTreeMap<u32, String>,
-    /// The address given out last: the search goes on after it, so that one is not reused soon.
+    addresses: BTreeMap<Ipv4Addr, String>,
+    /// Where in the range the last address was found: the search goes on after it, so that one is not reused soon.
     last: u32,
 }
 
-impl std::str::FromStr for AddressRange {
-    type Err = RangeError;
-
-    fn from_str(text: &str) -> Result<Self, RangeError> {
-        let wrong = || RangeError(text.to_owned());
-        let (address, prefix) = text.split_once('/').ok_or_else(wrong)?;
-        let address: Ipv4Addr = address.parse().map_err(|_| wrong())?;
-        let prefix: u32 = prefix.parse().ok().filter(|prefix| (8..=28).contains(prefix)).ok_or_else(wrong)?;
-        let length = 1 << (32 - prefix);
-        let first = u32::from(address);
-        if first % length == 0 { Ok(Self { first, length }) } else { Err(wrong()) }
-    }
-}
-
-impl std::fmt::Display for AddressRange {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(formatter, "{}/{}", Ipv4Addr::from(self.first), 32 - self.length.ilog2())
-    }
-}
-
-impl AddressRange {
-    /// The address at an offset from the range's first.
-    #[must_use]
-    pub fn at(&self, offset: u32) -> Ipv4Addr {
-        Ipv4Addr::from(self.first + offset % self.length)
-    }
-
-    /// The address that DNS answers at.
-    #[must_use]
-    pub fn dns(&self) -> Ipv4Addr {
-        self.at(DNS_OFFSET)
-    }
-
-    fn holds(&self, address: u32) -> bool {
-        address > self.first && address < self.first + self.length - 1
-    }
+/// The address of a Service range that DNS answers at.
+#[must_use]
+pub fn dns_address(services: Range) -> Ipv4Addr {
+    services.address(DNS_OFFSET)
 }
 
 impl ClusterAddresses {
-    pub(super) fn new(range: AddressRange, store: &Store) -> Self {
+    pub(super) fn new(range: Range, store: &Store) -> Self {
         let services = store.list("services", None);
         let owned = |value: &Value| Some((cluster_ip(value)?, uid(value).to_owned()));
-        let addresses: BTreeMap<u32, String> =
+        let addresses: BTreeMap<Ipv4Addr, String> =
             services.objects.iter().filter_map(|service| owned(&service.value)).collect();
-        let last = addresses.last_key_value().map_or(range.first, |(last, _)| *last);
+        let last = addresses.keys().filter_map(|address| range.offset_of(*address)).max().unwrap_or(0);
         Self { range, taken: Mutex::new(Taken { addresses, last }) }
     }
 
     fn take_next(&self, uid: &str) -> Option<Ipv4Addr> {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((mine, _)) = taken.addresses.iter().find(|(_, owner)| *owner == uid) {
-            return Some(Ipv4Addr::from(*mine));
+            return Some(*mine);
         }
-        let start = taken.last.wrapping_sub(self.range.first);
-        let found = (1..=self.range.length)
-            .map(|step| self.range.first + (start + step) % self.range.length)
-            .find(|address| self.is_free(&taken, *address))?;
-        taken.addresses.insert(found, uid.to_owned());
+        let end = self.range.last_offset();
+        let found = (taken.last + 1..end).chain(1..=taken.last).find(|offset| self.is_free(&taken, *offset))?;
+        let address = self.range.address(found);
+        taken.addresses.insert(address, uid.to_owned());
         taken.last = found;
-        Some(Ipv4Addr::from(found))
+        Some(address)
     }
 
     fn take(&self, wanted: Ipv4Addr, uid: &str) -> Result<(), String> {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let address = u32::from(wanted);
-        if !self.range.holds(address) {
+        let offset = self.range.offset_of(wanted).filter(|offset| (1..self.range.last_offset()).contains(offset));
+        let Some(offset) = offset else {
             return Err(format!(
                 "failed to allocate IP {wanted}: the provided IP is not in the valid range {}",
                 self.range
             ));
-        }
-        let mine = taken.addresses.get(&address).is_some_and(|owner| owner == uid);
-        if !mine && !self.is_free(&taken, address) {
+        };
+        let mine = taken.addresses.get(&wanted).is_some_and(|owner| owner == uid);
+        if !mine && !self.is_free(&taken, offset) {
             return Err(format!("failed to allocate IP {wanted}: provided IP is already allocated"));
         }
-        taken.addresses.insert(address, uid.to_owned());
+        taken.addresses.insert(wanted, uid.to_owned());
         Ok(())
     }
 
-    fn is_free(&self, taken: &Taken, address: u32) -> bool {
-        self.range.holds(address) && address != self.range.first + DNS_OFFSET && !taken.addresses.contains_key(&address)
+    fn is_free(&self, taken: &Taken, offset: u32) -> bool {
+        offset != DNS_OFFSET && !taken.addresses.contains_key(&self.range.address(offset))
     }
 
-    fn give_back(&self, address: u32, uid: &str) {
+    fn give_back(&self, address: Ipv4Addr, uid: &str) {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         if taken.addresses.get(&address).is_some_and(|owner| owner == uid) {
             taken.addresses.remove(&address);
@@ -181,8 +137,8 @@ fn needs_address(kind: &Kind, value: &Value) -> bool {
     kind.kind == "Service" && kind.group.is_empty() && value["spec"]["type"] != "ExternalName"
 }
 
-fn cluster_ip(service: &Value) -> Option<u32> {
-    service["spec"]["clusterIP"].as_str()?.parse::<Ipv4Addr>().ok().map(u32::from)
+fn cluster_ip(service: &Value) -> Option<Ipv4Addr> {
+    service["spec"]["clusterIP"].as_str()?.parse().ok()
 }
 
 fn uid(service: &Value) -> &str {
@@ -194,27 +150,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ranges_are_read_and_written_alike() {
-        for text in ["10.45.0.0/16", "192.168.8.0/24"] {
-            assert_eq!(text.parse::<AddressRange>().unwrap().to_string(), text);
-        }
-        for text in ["", "10.45.0.0", "10.45.0.1/16", "10.45.0.0/33", "::/64", "10.45.0.0/x"] {
-            assert!(text.parse::<AddressRange>().is_err(), "{text}");
-        }
-    }
-
-    #[test]
     fn addresses_are_given_once_until_they_come_back() {
-        let range: AddressRange = "10.0.0.0/28".parse().unwrap();
-        let addresses =
-            ClusterAddresses { range, taken: Mutex::new(Taken { last: range.first, addresses: BTreeMap::new() }) };
-        let given: Vec<Ipv4Addr> = (0..).map_while(|service| addresses.take_next(&service.to_string())).collect();
+        let range: Range = "10.0.0.0/28".parse().unwrap();
+        let addresses = ClusterAddresses { range, taken: Mutex::new(Taken { last: 0, addresses: BTreeMap::new() }) };
+        let given: Vec<Ipv4Addr> = (0..).map_while(|service: u32| addresses.take_next(&service.to_string())).collect();
         assert_eq!(given.len(), 13, "16 less the first, the last and the DNS server's");
-        assert!(!given.contains(&range.dns()));
+        assert!(!given.contains(&dns_address(range)));
         assert_eq!(addresses.take_next("4"), Some(given[4]), "a change that is tried again keeps its address");
         assert!(addresses.take(given[4], "another").is_err());
-        addresses.give_back(u32::from(given[4]), "4");
+        addresses.give_back(given[4], "4");
         assert!(addresses.take(given[4], "another").is_ok());
-        assert!(addresses.take("192.168.0.1".parse().unwrap(), "x").is_err());
+        for outside in ["192.168.0.1", "10.0.0.0", "10.0.0.15"] {
+            assert!(addresses.take(outside.parse().unwrap(), "x").is_err(), "{outside}");
+        }
     }
 }

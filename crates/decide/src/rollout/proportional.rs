@@ -21,7 +21,7 @@ pub(super) fn scale(seen: &Situation<'_>) -> Vec<Step> {
         _ => None,
     };
     match alone {
-        Some(alone) => resize(seen, alone, grown_within_room(seen, alone)).into_iter().collect(),
+        Some(alone) => resize(seen, alone, seen.limits.replicas.min(seen.largest_size(alone))).into_iter().collect(),
         None if is_saturated(seen) => seen.old_ones().filter_map(|old| resize(seen, old, 0)).collect(),
         None if seen.mode == Mode::Recreate => Vec::new(),
         None => share(seen, active),
@@ -34,10 +34,6 @@ fn active<'s, 'a>(seen: &'s Situation<'a>) -> Vec<&'s Member<'a>> {
 
 fn latest<'s, 'a>(seen: &'s Situation<'a>) -> Option<&'s Member<'a>> {
     seen.new_one().or_else(|| seen.members.last())
-}
-
-fn grown_within_room(seen: &Situation<'_>, member: &Member<'_>) -> i32 {
-    seen.limits.replicas.min(member.reserved() + seen.room())
 }
 
 /// Whether the new ReplicaSet serves the whole size already.
@@ -69,7 +65,11 @@ fn share(seen: &Situation<'_>, mut active: Vec<&Member<'_>>) -> Vec<Step> {
     if let Some(first) = sizes.first_mut() {
         *first = (*first + left).max(0);
     }
-    active.into_iter().zip(sizes).filter_map(|(member, size)| resize(seen, member, size)).collect()
+    active
+        .into_iter()
+        .zip(sizes)
+        .filter_map(|(member, size)| resize(seen, member, size.min(seen.largest_size(member))))
+        .collect()
 }
 
 /// How many pods more or fewer keep the ReplicaSet's share of the whole, rounded to the nearest.

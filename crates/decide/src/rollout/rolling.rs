@@ -65,10 +65,10 @@ pub(super) fn scale_down_unhealthy(seen: &Situation<'_>) -> Vec<Step> {
 }
 
 /// The new ReplicaSet grows as far as the surge allows; pods that it has beyond its size take up no more of it. It
-/// shrinks only when it is larger than the Deployment.
+/// shrinks only when it is larger than the Deployment, or would create pods for which there is no room any more.
 pub(super) fn scale_up_new(seen: &Situation<'_>) -> Vec<Step> {
     let Some(new) = seen.new_one() else { return Vec::new() };
-    let size = seen.limits.replicas.min(new.reserved() + seen.room());
+    let size = seen.limits.replicas.min(seen.largest_size(new));
     if size == new.wanted() { Vec::new() } else { vec![Step::scale(seen, new, size)] }
 }
 

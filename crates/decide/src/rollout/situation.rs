@@ -76,10 +76,17 @@ impl<'a> Situation<'a> {
     /// How many pods may be added now: none while a ReplicaSet has not acted on its last size, since it may be creating
     /// pods for an earlier, larger one.
     pub(super) fn room(&self) -> i32 {
-        if self.members.iter().any(|member| !member.has_observed()) {
-            return 0;
-        }
-        (self.limits.ceiling() - self.total(Member::reserved)).max(0)
+        if self.members.iter().all(Member::has_observed) { self.free().max(0) } else { 0 }
+    }
+
+    /// The largest size that makes nobody create a pod beyond the ceiling; pods that are there already may stay.
+    pub(super) fn largest_size(&self, member: &Member<'a>) -> i32 {
+        (member.reserved() + self.free().min(self.room())).max(member.active())
+    }
+
+    /// Pods missing to the ceiling; negative beyond it.
+    fn free(&self) -> i32 {
+        self.limits.ceiling() - self.total(Member::reserved)
     }
 
     /// The name of the ReplicaSet for the Deployment's present template.

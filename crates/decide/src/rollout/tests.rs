@@ -144,7 +144,7 @@ fn the_sizes_follow_what_is_available() {
         ("no room without surge", limits(json!(0), json!(1)), (old(3), 3, 3), (new(0), 0, 0), scale("hash1", 3, 2)),
         ("all old ones are broken: the new ones are waited for", json!({}), (old(3), 3, 0), (new(1), 1, 0), none()),
         ("a new one works: a broken one goes", json!({}), (old(3), 3, 0), (new(1), 1, 1), scale("hash1", 3, 2)),
-        ("pods beyond its size need no room", json!({}), (old(1), 1, 0), (new(2), 3, 3), scale("hash2", 2, 3)),
+        ("pods beyond its size need no room", json!({}), (old(1), 1, 1), (new(2), 3, 3), scale("hash2", 2, 3)),
     ];
     for (what, more, old, new, expected) in table {
         let found = moves(&rollout(second_image(more), vec![old, new]));

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::attempts::{NotTaken, connect};
@@ -46,9 +47,17 @@ enum Turn {
     Opaque(Bytes, Option<(TcpStream, InFlight)>),
 }
 
+/// What every connection needs.
+#[derive(Clone)]
+pub(crate) struct Serving {
+    pub(crate) balancer: Arc<Balancer>,
+    /// Becomes true when the proxy ends; HTTP connections subscribe to it for as long as they live.
+    pub(crate) leaving: Arc<watch::Sender<bool>>,
+}
+
 /// Serves a connection that came in at `at`.
-pub(crate) async fn serve(stream: TcpStream, client: SocketAddr, at: SocketAddr, balancer: Arc<Balancer>) {
-    if let Err(error) = find_out_and_pass(stream, client, at, balancer).await {
+pub(crate) async fn serve(stream: TcpStream, client: SocketAddr, at: SocketAddr, serving: Serving) {
+    if let Err(error) = find_out_and_pass(stream, client, at, serving).await {
         tracing::trace!("a connection from {client} to {at} ended: {error}");
     }
 }
@@ -57,7 +66,7 @@ async fn find_out_and_pass(
     mut stream: TcpStream,
     client: SocketAddr,
     at: SocketAddr,
-    balancer: Arc<Balancer>,
+    Serving { balancer, leaving }: Serving,
 ) -> Result<(), Ended> {
     let turn = match balancer.speaks(at) {
         Speaks::Opaque => Turn::Opaque(Bytes::new(), None),
@@ -66,7 +75,8 @@ async fn find_out_and_pass(
     match turn {
         Turn::Http(read_already) => {
             let origin = Origin::new(client.ip(), at);
-            http::serve(Prefixed::new(read_already, stream), http::Client { balancer, at, origin }).await;
+            let client = http::Client { balancer, at, origin };
+            http::serve(Prefixed::new(read_already, stream), client, leaving.subscribe()).await;
         }
         Turn::Opaque(read_already, connected) => {
             let (mut server, in_flight) = match connected {

@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
 use tokio::net::{TcpListener, UdpSocket, UnixListener, UnixStream};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::ProxyError;
 use super::balancer::Balancer;
-use super::connection;
+use super::connection::{self, Serving};
 use crate::channel::{AsyncChannel, Channel, ChannelError, DESCRIPTORS_PER_FRAME};
 use crate::config::{DataPlaneConfig, Listener, Transport};
 use crate::dns;
@@ -24,6 +25,8 @@ use crate::frames::{Command, Drain, Handover, Passed, Report, decode, encode, en
 const REPORT_EVERY: Duration = Duration::from_millis(10);
 /// How often idle connections are looked through.
 const CLOSE_IDLE_EVERY: Duration = Duration::from_secs(5);
+/// How long the last answers may take to reach their clients when the proxy ends; the keeper gives it 2 seconds.
+const LONGEST_FAREWELL: Duration = Duration::from_millis(1500);
 /// The pause after an accept that failed for want of descriptors or memory; nothing tells when there are some again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
@@ -32,6 +35,7 @@ pub(super) struct Control {
     adoption: Option<UnixListener>,
     served: BTreeMap<Listener, Served>,
     balancer: Arc<Balancer>,
+    leaving: Arc<watch::Sender<bool>>,
     dns: Arc<dns::Server>,
     /// The payload of the `Configure` frame in force.
     configured: Option<Vec<u8>>,
@@ -61,6 +65,7 @@ impl Control {
             served: BTreeMap::new(),
             dns: Arc::new(dns::Server::new(balancer.clone())),
             balancer,
+            leaving: Arc::new(watch::Sender::new(false)),
             configured: None,
             reported: (0, Vec::new()),
         }
@@ -76,7 +81,7 @@ impl Control {
             tokio::select! {
                 received = receive(&mut self.keeper) => {
                     if self.hear(received).await == Life::End {
-                        return;
+                        return self.leave().await;
                     }
                 }
                 accepted = accept(self.adoption.as_ref()) => match accepted {
@@ -89,6 +94,15 @@ impl Control {
                 }
                 _ = close_idle.tick() => balancer.close_idle(),
             }
+        }
+    }
+
+    /// Takes no connection any more, and lets the answers that are on their way reach their clients.
+    async fn leave(&mut self) {
+        self.stop_serving_others(&BTreeSet::new()).await;
+        self.leaving.send_replace(true);
+        if tokio::time::timeout(LONGEST_FAREWELL, self.leaving.closed()).await.is_err() {
+            tracing::warn!("some clients did not take their last answer in time");
         }
     }
 
@@ -150,10 +164,10 @@ impl Control {
 
     /// Sockets are served only under a configuration that knows them; until then clients wait in the kernel.
     async fn serve_what_was_taken(&mut self) {
-        let (balancer, dns) = (&self.balancer, &self.dns);
+        let serving = Serving { balancer: self.balancer.clone(), leaving: self.leaving.clone() };
         let mut failures = Vec::new();
         for (listener, served) in self.served.iter_mut().filter(|(_, served)| served.task.is_none()) {
-            match start_serving(*listener, &served.socket, balancer, dns) {
+            match start_serving(*listener, &served.socket, &serving, &self.dns) {
                 Ok(task) => served.task = Some(task),
                 Err(error) => failures.push(format!("{listener} can't be served: {error}")),
             }
@@ -255,25 +269,25 @@ async fn accept(adoption: Option<&UnixListener>) -> io::Result<UnixStream> {
 fn start_serving(
     listener: Listener,
     socket: &OwnedFd,
-    balancer: &Arc<Balancer>,
+    serving: &Serving,
     dns: &Arc<dns::Server>,
 ) -> io::Result<JoinHandle<()>> {
     let socket = socket.try_clone()?;
     Ok(match listener.transport {
         Transport::Tcp => {
             let sockets = TcpListener::from_std(socket.into())?;
-            tokio::spawn(accept_connections(sockets, listener, balancer.clone(), dns.clone()))
+            tokio::spawn(accept_connections(sockets, listener, serving.clone(), dns.clone()))
         }
         Transport::Udp => tokio::spawn(dns.clone().serve_datagrams(UdpSocket::from_std(socket.into())?)),
     })
 }
 
-async fn accept_connections(listener: TcpListener, name: Listener, balancer: Arc<Balancer>, dns: Arc<dns::Server>) {
+async fn accept_connections(listener: TcpListener, name: Listener, serving: Serving, dns: Arc<dns::Server>) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) if dns.is_at(name.address) => drop(tokio::spawn(dns.clone().serve_stream(stream))),
             Ok((stream, client)) => {
-                drop(tokio::spawn(connection::serve(stream, client, name.address, balancer.clone())));
+                drop(tokio::spawn(connection::serve(stream, client, name.address, serving.clone())));
             }
             Err(error) => {
                 tracing::warn!("can't accept a connection at {name}: {error}");

@@ -3,6 +3,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 
 use http::{HeaderValue, Request, Response, StatusCode, Version, header};
@@ -12,6 +13,7 @@ use hyper::service::service_fn;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
 
 use super::attempts::{Attempts, NotTaken};
 use super::balancer::{Balancer, InFlight, Work};
@@ -30,8 +32,12 @@ pub(crate) struct Client {
     pub(crate) origin: Origin,
 }
 
-/// Serves a client's connection until it ends.
-pub(crate) async fn serve(io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, client: Client) {
+/// Serves a client's connection until it ends, or until the answer to its last request is sent once `leaving` is true.
+pub(crate) async fn serve(
+    io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    client: Client,
+    mut leaving: watch::Receiver<bool>,
+) {
     let client = Arc::new(client);
     let service = service_fn(move |request| {
         let client = client.clone();
@@ -39,9 +45,21 @@ pub(crate) async fn serve(io: impl AsyncRead + AsyncWrite + Send + Unpin + 'stat
     });
     let mut builder = Builder::new();
     builder.auto_date_header(false).header_read_timeout(None);
-    if let Err(error) = builder.serve_connection(TokioIo::new(io), service).with_upgrades().await {
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service).with_upgrades());
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = is_leaving(&mut leaving) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
         tracing::trace!("a client's connection ended: {error}");
     }
+}
+
+async fn is_leaving(leaving: &mut watch::Receiver<bool>) {
+    let _ = leaving.wait_for(|leaving| *leaving).await;
 }
 
 /// Why a request has no pod's answer.

@@ -129,6 +129,20 @@ async fn a_service_that_is_gone_is_not_listened_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn shutting_down_lets_the_answers_that_are_on_their_way_out() {
+    let mut plane = Plane::start().await;
+    let app = App::start(plane.pod(2), "app-2");
+    plane.route(&[(2, Ready)]).await;
+    let mut idle = Client::connect(plane.service()).await.unwrap();
+    idle.get("/").await;
+    let service = plane.service();
+    let last = tokio::spawn(async move { get(service, "/slow?500").await });
+    app.has_begun(2).await;
+    network::link::shut_down(plane.run_dir()).await.unwrap();
+    assert_eq!(last.await.unwrap().1, "app-2");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn shutting_down_leaves_no_process_and_no_socket() {
     let mut plane = Plane::start().await;
     plane.route(&[]).await;

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
-use crate::addresses::PodRange;
+use objects::ranges::Range;
 
 /// Where one agent keeps things and how its pods reach others.
 #[derive(Clone, Debug)]
@@ -19,7 +19,7 @@ pub struct Settings {
     /// `default`, or 8 hex digits; tells this engine's cgroups and links from another's.
     pub instance: String,
     /// Where pods' addresses come from.
-    pub pod_range: PodRange,
+    pub pod_range: Range,
     /// The nameserver of pods.
     pub dns: Ipv4Addr,
     /// `cluster.local`, usually.

@@ -1,4 +1,4 @@
-//! Address ranges, as `--pod-cidr` and `--service-cidr` give them. Pure.
+//! Address ranges: those that pods and Services are given addresses of, and those that routes lead to.
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -18,6 +18,8 @@ pub enum RangeError {
     NotARange { text: String },
     #[error("{text:?} is not the first address of its range; {range} is")]
     NotTheFirst { text: String, range: Range },
+    #[error("{range} has too many addresses to give out, or too few: its length must be 8 to 28")]
+    Size { range: Range },
 }
 
 impl Range {
@@ -26,6 +28,33 @@ impl Range {
     pub fn around(first: Ipv4Addr, length: u8) -> Self {
         let length = length.min(32);
         Self { first: Ipv4Addr::from(u32::from(first) & mask(length)), length }
+    }
+
+    /// The range, if it has a size that addresses can be given out of.
+    ///
+    /// # Errors
+    /// When it is larger than a /8 or smaller than a /28.
+    pub fn to_give_out(self) -> Result<Self, RangeError> {
+        if (8..=28).contains(&self.length) { Ok(self) } else { Err(RangeError::Size { range: self }) }
+    }
+
+    /// The range's first address.
+    #[must_use]
+    pub fn first(self) -> Ipv4Addr {
+        self.first
+    }
+
+    /// The offset of the range's last address from its first.
+    #[must_use]
+    pub fn last_offset(self) -> u32 {
+        !mask(self.length)
+    }
+
+    /// How far an address is from the first; none for one of another range.
+    #[must_use]
+    pub fn offset_of(self, address: Ipv4Addr) -> Option<u32> {
+        let offset = u32::from(address).checked_sub(u32::from(self.first))?;
+        (offset <= self.last_offset()).then_some(offset)
     }
 
     /// Whether some address is in both.
@@ -89,6 +118,23 @@ mod tests {
         }
         let error = "10.44.3.0/16".parse::<Range>().unwrap_err();
         assert_eq!(error.to_string(), "\"10.44.3.0/16\" is not the first address of its range; 10.44.0.0/16 is");
+    }
+
+    #[test]
+    fn addresses_are_counted_from_the_first() {
+        let pods = range("10.44.0.0/16");
+        assert_eq!(pods.last_offset(), 65_535);
+        assert_eq!(pods.offset_of(pods.address(258)), Some(258));
+        assert_eq!(pods.offset_of(Ipv4Addr::new(10, 45, 0, 0)), None);
+        assert_eq!(pods.offset_of(Ipv4Addr::new(10, 43, 255, 255)), None);
+    }
+
+    #[test]
+    fn addresses_are_given_out_of_ranges_of_sensible_size() {
+        assert!(range("10.0.0.0/8").to_give_out().is_ok());
+        for text in ["0.0.0.0/0", "10.44.0.0/29"] {
+            assert!(matches!(range(text).to_give_out(), Err(RangeError::Size { .. })), "{text}");
+        }
     }
 
     #[test]
