@@ -251,7 +251,7 @@ mod tests {
     fn lines_are_written_as_the_cri_wants_them() {
         let expected = "1970-01-01T00:00:00.000000000Z stdout F one\n\
                         1970-01-01T00:00:00.000000000Z stdout F \n\
-                        1970-01-01T00:00:00.000000000Z stdout F two\n";
+                        1970-01-01T00:00:00.000000000Z stdout P two\n";
         assert_eq!(text_of(&[b"o", b"ne\n\ntw", b"o"]), expected);
     }
 

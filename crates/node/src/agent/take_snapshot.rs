@@ -148,18 +148,26 @@ impl PodTask {
         }
         let mut snapshot = ContainerSnapshot::new(container, instance);
         copy_memory(&mut snapshot, known);
-        self.start_probes(container, report, &snapshot);
+        self.start_probes(pod, container, report, &snapshot);
         snapshot
     }
 
-    /// Starts the probes that are to be asked now, and ends the others.
-    fn start_probes(&mut self, container: &Container, report: Option<&ContainerState>, snapshot: &ContainerSnapshot) {
+    /// Starts the probes that are to be asked now, and ends the others. What is going away anyway is not restarted, so
+    /// only its readiness is asked for.
+    fn start_probes(
+        &mut self,
+        pod: &Pod,
+        container: &Container,
+        report: Option<&ContainerState>,
+        snapshot: &ContainerSnapshot,
+    ) {
+        let goes = snapshot.stopping.is_some() || objects::pods::is_terminating(pod);
         let (Instance::Running(running), Some(report)) = (&snapshot.instance, report) else { return };
         let Some(sandbox) = self.memory.sandbox.clone() else { return };
         let tell = self.tell.clone();
         let known = self.memory.container_mut(&container.name);
         for (kind, probe) in probes_of(container) {
-            let ends = snapshot.stopping.is_some() && kind != ProbeKind::Readiness;
+            let ends = goes && kind != ProbeKind::Readiness;
             if ends || !probes::is_asked(kind, snapshot.startup) {
                 known.probers.remove(&kind);
                 continue;
