@@ -91,8 +91,6 @@ pub(crate) enum PodError {
     Delete(#[source] kube::Error),
     #[error("cannot encode the pod")]
     Encode(#[source] serde_json::Error),
-    #[error("cannot write the pod's /etc files")]
-    EtcFiles(#[source] io::Error),
     #[error("cannot remove {path:?}")]
     RemoveFiles {
         path: PathBuf,
@@ -179,12 +177,12 @@ async fn run_with(
 }
 
 impl Machine {
-    fn write_etc_files(&self, pod: &Pod, ip: Ipv4Addr) -> Result<(), PodError> {
+    fn write_etc_files(&self, pod: &Pod, ip: Ipv4Addr) -> io::Result<()> {
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
         let resolv_conf = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
         let naming =
             Naming { dns: self.settings.dns, cluster_domain: &self.settings.cluster_domain, resolv_conf: &resolv_conf };
         let files = EtcFiles::new(pod, ip, &naming);
-        files.write(&pod::etc_directory(&self.settings, uid)).map_err(PodError::EtcFiles)
+        files.write(&pod::etc_directory(&self.settings, uid))
     }
 }

@@ -72,7 +72,6 @@ impl PodTask {
         let _turn = machine.starts.acquire().await;
         match machine.runtime.create(&config, Arc::clone(&self.wake)).await {
             Ok(sandbox) => {
-                machine.write_etc_files(pod, sandbox.ip())?;
                 self.take_sandbox(sandbox);
             }
             Err(error) => {

@@ -32,6 +32,8 @@ enum StartError {
     Fetch(#[source] kube::Error),
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
+    #[error("cannot write the pod's /etc files")]
+    EtcFiles(#[source] std::io::Error),
     #[error("cannot clear the container's last run away")]
     Clear(#[source] Cause),
 }
@@ -60,6 +62,8 @@ impl PodTask {
     ) -> Result<Started, StartError> {
         let config = self.configure(sandbox, container, attempt, image).await?;
         self.clear_last_runs(sandbox, container, attempt).await?;
+        // The sandbox may be older than this engine, and its maker may have been killed before it came to them.
+        self.machine.write_etc_files(self.memory.pod(), sandbox.ip()).map_err(StartError::EtcFiles)?;
         let _turn = self.machine.starts.acquire().await;
         Ok(sandbox.start(config).await?)
     }
@@ -148,7 +152,9 @@ impl PodTask {
         let retry_at = self.machine.clock.now().checked_add(CREATE_RETRY).unwrap_or(Timestamp::MAX);
         let reason = match error {
             StartError::Config(_) | StartError::Fetch(_) => FailureReason::CreateContainerConfigError,
-            StartError::Runtime(_) | StartError::Clear(_) => FailureReason::CreateContainerError,
+            StartError::Runtime(_) | StartError::EtcFiles(_) | StartError::Clear(_) => {
+                FailureReason::CreateContainerError
+            }
         };
         let message = chain(error);
         self.memory.container_mut(container).failure = Some(Failure { reason, message: message.clone(), retry_at });

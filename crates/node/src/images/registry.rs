@@ -80,6 +80,8 @@ pub(super) async fn pull(
 
 async fn pull_from(store: &ImageStore, reference: &ImageReference, endpoint: &Endpoint) -> Result<Image, PullError> {
     let image = reference.to_string();
+    // Fails only where the process has chosen its cryptography already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let client = match Client::try_from(client_config(endpoint)) {
         Ok(client) => client,
         Err(error) => return Err(PullError::of_client(endpoint, &image, error).await),
