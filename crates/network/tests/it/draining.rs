@@ -31,7 +31,6 @@ async fn apps_that_exit_at_once_when_drained_lose_no_request() {
     some_traffic().await;
     let outcome = load.stop().await;
     assert!(outcome.failed.is_empty(), "{:?}", outcome.failed);
-    assert!(outcome.answered > 100, "{outcome:?}");
     assert_eq!(outcome.by_app.len(), 7, "every app had its turn: {:?}", outcome.by_app);
 }
 
