@@ -19,18 +19,18 @@ async fn apps_that_exit_at_once_when_drained_lose_no_request() {
     let mut old = App::start(plane.pod(2), "app-2");
     plane.route(&[(2, Ready)]).await;
     let load = Load::start(plane.service());
+    old.has_begun(20).await;
     for number in 3..9 {
         let new = App::start(plane.pod(number), &format!("app-{number}"));
-        some_traffic().await;
         plane.route(&[(number - 1, Ready), (number, Ready)]).await;
-        some_traffic().await;
+        new.has_begun(20).await;
         plane.route(&[(number - 1, Withdrawn), (number, Ready)]).await;
         plane.drained_to(number - 1, 0, 0).await;
         std::mem::replace(&mut old, new).exit();
     }
-    some_traffic().await;
     let outcome = load.stop().await;
     assert!(outcome.failed.is_empty(), "{:?}", outcome.failed);
+    assert!(outcome.answered > 100, "{outcome:?}");
     assert_eq!(outcome.by_app.len(), 7, "every app had its turn: {:?}", outcome.by_app);
 }
 

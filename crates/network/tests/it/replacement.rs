@@ -1,7 +1,6 @@
 //! What happens to clients while proxies, keepers and engines are replaced.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use decide::balancing::EndpointState::{Ready, Withdrawn};
 use network::config::Transport;
@@ -28,17 +27,18 @@ async fn a_killed_proxy_is_replaced_and_no_connection_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn under_load_a_killed_proxy_costs_only_what_was_open_in_it() {
     let mut plane = Plane::start().await;
-    let _app = App::start(plane.pod(2), "app-2");
+    let app = App::start(plane.pod(2), "app-2");
     plane.route(&[(2, Ready)]).await;
     let load = Load::start(plane.service());
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    app.has_begun(20).await;
     plane.kill_proxy();
     plane.acknowledgement(plane.config.version).await;
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    let begun = app.begun();
+    app.has_begun(begun + 20).await;
     let outcome = load.stop().await;
     assert!(outcome.failed.iter().all(|failure| !failure.starts_with("connect:")), "{:?}", outcome.failed);
     assert!(outcome.failed.len() <= 8, "each of 8 clients had one connection: {:?}", outcome.failed);
-    assert!(outcome.answered > 0, "{outcome:?}");
+    assert!(outcome.answered > 20, "{outcome:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -137,7 +137,7 @@ async fn pods_are_replaced_under_load_and_no_request_is_lost() {
     for number in 3..9 {
         let new = cluster.add_pod(number);
         cluster.has(number, ROUTED).await;
-        new.has_begun(3).await;
+        new.has_begun(9).await;
         cluster.delete_pod(number - 1);
         if number % 2 == 0 {
             cluster.restart_engine().await;
@@ -148,6 +148,7 @@ async fn pods_are_replaced_under_load_and_no_request_is_lost() {
     }
     let outcome = load.stop().await;
     assert!(outcome.failed.is_empty(), "{:?}", outcome.failed);
+    assert!(outcome.answered > 50, "{outcome:?}");
     assert!(outcome.by_app.len() >= 6, "each pod had traffic before it was replaced: {outcome:?}");
 }
 
