@@ -34,6 +34,7 @@ struct State {
     ignores_stop: BTreeSet<String>,
     exec_codes: BTreeMap<String, i32>,
     cannot_run: BTreeSet<String>,
+    cannot_create_sandboxes: bool,
     cannot_create: BTreeSet<String>,
 }
 
@@ -93,6 +94,11 @@ impl FakeRuntime {
         self.lock().cannot_run.insert(container.to_owned());
     }
 
+    /// No sandbox can be made from now on.
+    pub fn cannot_create_sandboxes(&self) {
+        self.lock().cannot_create_sandboxes = true;
+    }
+
     /// The container can't be made.
     pub fn cannot_create(&self, container: &str) {
         self.lock().cannot_create.insert(container.to_owned());
@@ -150,9 +156,12 @@ impl Runtime for FakeRuntime {
     ) -> BoxFuture<'a, Result<Found, RuntimeError>> {
         Box::pin(async move {
             let mut state = self.lock();
+            state.asked.push("create sandbox".to_owned());
+            if state.cannot_create_sandboxes {
+                return Err(RuntimeError::Create { uid: config.uid.clone(), source: "no namespaces".into() });
+            }
             state.given_addresses += 1;
             let ip = Ipv4Addr::new(10, 44, 0, state.given_addresses);
-            state.asked.push("create sandbox".to_owned());
             state.pods.insert(config.uid.clone(), FakePod { ip, containers: Vec::new(), wakes: vec![wake] });
             drop(state);
             Ok(self.sandbox(&config.uid, ip))

@@ -142,6 +142,7 @@ impl Memory {
     /// The sandbox is no more, and what was seen in it says nothing about the next one.
     pub(super) fn forget_sandbox(&mut self) {
         self.sandbox = None;
+        self.sandbox_retry_at = None;
         for container in self.containers.values_mut() {
             container.forget_run();
             container.never_ran = None;

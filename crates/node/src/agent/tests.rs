@@ -496,6 +496,22 @@ async fn a_container_that_cannot_be_made_is_tried_again_and_not_counted() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pod_whose_sandbox_cannot_be_made_is_tried_less_and_less_often_and_can_be_deleted() {
+    let world = World::new();
+    world.runtime.cannot_create_sandboxes();
+    world.create_pod(json!({}));
+    let failed = |api: &FakeApi| api.events("FailedCreatePodSandBox").first().cloned();
+    let failed = world.api.until("FailedCreatePodSandBox", failed).await;
+    assert!(failed.ends_with("no namespaces"), "{failed}");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let tried = world.runtime.count("create sandbox");
+    assert!((5..=8).contains(&tried), "1 s doubled up to a minute makes 6 or 7 attempts, not {tried}");
+    world.api.delete_pod("web", 30);
+    world.gone().await;
+    assert_eq!(world.runtime.count("remove sandbox"), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_missing_volume_keeps_the_pod_from_being_made() {
     let world = World::new();
     world.create_pod_with(json!({"volumes": [{"name": "v", "configMap": {"name": "none"}}]}), json!({}));
