@@ -11,6 +11,7 @@ mod headers;
 mod http;
 mod prefixed;
 mod upstream;
+mod workers;
 
 use std::ffi::OsString;
 use std::io;
@@ -19,9 +20,7 @@ use std::os::fd::AsFd;
 use crate::channel::{AsyncChannel, Channel, ChannelError};
 pub(crate) use balancer::Balancer;
 use control::Control;
-
-/// Each carries some 20,000 requests a second, so these saturate a network card before they run out.
-const MOST_WORKERS: usize = 8;
+use workers::Workers;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ProxyError {
@@ -61,10 +60,11 @@ pub fn run(mut arguments: impl Iterator<Item = OsString>) -> Result<(), ProxyErr
         return Err(ProxyError::Argument { argument });
     }
     let keeper = keeper_on_standard_input().map_err(|source| ProxyError::NoKeeper { source })?;
-    let runtime = runtime().map_err(|source| ProxyError::Runtime { source })?;
+    let started = runtime().and_then(|runtime| Ok((runtime, Workers::start()?)));
+    let (runtime, workers) = started.map_err(|source| ProxyError::Runtime { source })?;
     runtime.block_on(async {
         let keeper = AsyncChannel::new(keeper).map_err(|source| ProxyError::Runtime { source })?;
-        Control::new(keeper).run().await;
+        Control::new(keeper, workers).run().await;
         Ok(())
     })
 }
@@ -75,7 +75,7 @@ fn keeper_on_standard_input() -> io::Result<Channel> {
     Channel::new(standard_input.as_fd().try_clone_to_owned()?)
 }
 
+/// For what the keeper says; connections have threads of their own, so that a large configuration delays none of them.
 fn runtime() -> io::Result<tokio::runtime::Runtime> {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    tokio::runtime::Builder::new_multi_thread().worker_threads(cores.min(MOST_WORKERS)).enable_all().build()
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
 }

@@ -22,7 +22,6 @@ use crate::frames::Drain;
 const REMEMBERED_WITHDRAWALS: usize = 17_280;
 
 /// The configuration in force.
-#[derive(Default)]
 pub(crate) struct Balancer {
     table: RwLock<Table>,
     memory: Mutex<Memory>,
@@ -49,6 +48,8 @@ struct Port {
 /// What outlives a configuration.
 #[derive(Default)]
 struct Memory {
+    /// Threads that keep connections of their own to each pod.
+    workers: usize,
     pods: HashMap<PodUid, Arc<Pod>>,
     upstreams: HashMap<(PodUid, SocketAddr), Arc<Upstream>>,
     withdrawn: HashSet<PodUid>,
@@ -100,6 +101,16 @@ pub(crate) enum NoPick {
 }
 
 impl Balancer {
+    /// For so many threads, of which each keeps connections of its own.
+    pub(crate) fn new(workers: usize) -> Self {
+        Self {
+            table: RwLock::default(),
+            memory: Mutex::new(Memory { workers, ..Memory::default() }),
+            version: watch::Sender::default(),
+            counts_changed: Arc::default(),
+        }
+    }
+
     /// Picks an endpoint for work that came in at `at`, leaving out those in `tried`, and counts the work.
     pub(crate) fn pick(&self, at: SocketAddr, work: Work, tried: &[SocketAddr]) -> Result<InFlight, NoPick> {
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
@@ -233,7 +244,7 @@ impl Memory {
         let pod = self.pods.entry(endpoint.pod.clone()).or_insert_with(|| Arc::new(Pod::new(endpoint, counts_changed)));
         let address = SocketAddr::new(endpoint.ip, endpoint.port);
         let upstream = self.upstreams.entry((endpoint.pod.clone(), address));
-        upstream.or_insert_with(|| Arc::new(Upstream::new(address, pod.clone()))).clone()
+        upstream.or_insert_with(|| Arc::new(Upstream::new(address, pod.clone(), self.workers))).clone()
     }
 
     /// Where every known pod stands in `table`.

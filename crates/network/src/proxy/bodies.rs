@@ -9,6 +9,7 @@ use hyper::body::Incoming;
 
 use super::balancer::InFlight;
 use super::upstream::Connection;
+use super::workers::WorkerNumber;
 
 /// A request's body on its way to a pod.
 #[derive(Debug)]
@@ -30,12 +31,13 @@ pub(crate) enum ReplyBody {
 #[derive(Debug)]
 pub(crate) struct Borrowed {
     pub(crate) connection: Connection,
+    pub(crate) worker: WorkerNumber,
     pub(crate) in_flight: InFlight,
 }
 
 impl Borrowed {
     fn give_back(self) {
-        self.in_flight.upstream.keep(self.connection);
+        self.in_flight.upstream.keep(self.worker, self.connection);
     }
 }
 

@@ -17,6 +17,7 @@ use super::headers::Origin;
 use super::http;
 use super::prefixed::Prefixed;
 use super::upstream::Upstream;
+use super::workers::WorkerNumber;
 use crate::config::Speaks;
 
 /// A client that says nothing for so long may be waiting for the server to speak first.
@@ -56,8 +57,14 @@ pub(crate) struct Serving {
 }
 
 /// Serves a connection that came in at `at`.
-pub(crate) async fn serve(stream: TcpStream, client: SocketAddr, at: SocketAddr, serving: Serving) {
-    if let Err(error) = find_out_and_pass(stream, client, at, serving).await {
+pub(crate) async fn serve(
+    stream: TcpStream,
+    client: SocketAddr,
+    at: SocketAddr,
+    serving: Serving,
+    worker: WorkerNumber,
+) {
+    if let Err(error) = find_out_and_pass(stream, client, at, serving, worker).await {
         tracing::trace!("a connection from {client} to {at} ended: {error}");
     }
 }
@@ -67,6 +74,7 @@ async fn find_out_and_pass(
     client: SocketAddr,
     at: SocketAddr,
     Serving { balancer, leaving }: Serving,
+    worker: WorkerNumber,
 ) -> Result<(), Ended> {
     let turn = match balancer.speaks(at) {
         Speaks::Opaque => Turn::Opaque(Bytes::new(), None),
@@ -75,7 +83,7 @@ async fn find_out_and_pass(
     match turn {
         Turn::Http(read_already) => {
             let origin = Origin::new(client.ip(), at);
-            let client = http::Client { balancer, at, origin };
+            let client = http::Client { balancer, worker, at, origin };
             http::serve(Prefixed::new(read_already, stream), client, leaving.subscribe()).await;
         }
         Turn::Opaque(read_already, connected) => {

@@ -3,12 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
-use tokio::net::{TcpListener, UdpSocket, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpStream, UdpSocket, UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
@@ -16,6 +17,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use super::ProxyError;
 use super::balancer::Balancer;
 use super::connection::{self, Serving};
+use super::workers::{Open, WorkerNumber, Workers};
 use crate::channel::{AsyncChannel, Channel, ChannelError, DESCRIPTORS_PER_FRAME};
 use crate::config::{DataPlaneConfig, Listener, Transport};
 use crate::dns;
@@ -34,6 +36,7 @@ pub(super) struct Control {
     keeper: Option<AsyncChannel>,
     adoption: Option<UnixListener>,
     served: BTreeMap<Listener, Served>,
+    workers: Workers,
     balancer: Arc<Balancer>,
     leaving: Arc<watch::Sender<bool>>,
     dns: Arc<dns::Server>,
@@ -57,13 +60,14 @@ enum Life {
 }
 
 impl Control {
-    pub(super) fn new(keeper: AsyncChannel) -> Self {
-        let balancer = Arc::new(Balancer::default());
+    pub(super) fn new(keeper: AsyncChannel, workers: Workers) -> Self {
+        let balancer = Arc::new(Balancer::new(workers.count()));
         Self {
             keeper: Some(keeper),
             adoption: None,
             served: BTreeMap::new(),
             dns: Arc::new(dns::Server::new(balancer.clone())),
+            workers,
             balancer,
             leaving: Arc::new(watch::Sender::new(false)),
             configured: None,
@@ -165,9 +169,13 @@ impl Control {
     /// Sockets are served only under a configuration that knows them; until then clients wait in the kernel.
     async fn serve_what_was_taken(&mut self) {
         let serving = Serving { balancer: self.balancer.clone(), leaving: self.leaving.clone() };
+        let accepting = Accepting { workers: self.workers.clone(), serving, dns: self.dns.clone() };
         let mut failures = Vec::new();
-        for (listener, served) in self.served.iter_mut().filter(|(_, served)| served.task.is_none()) {
-            match start_serving(*listener, &served.socket, &serving, &self.dns) {
+        for (place, (listener, served)) in self.served.iter_mut().enumerate() {
+            if served.task.is_some() {
+                continue;
+            }
+            match accepting.start(*listener, &served.socket, place) {
                 Ok(task) => served.task = Some(task),
                 Err(error) => failures.push(format!("{listener} can't be served: {error}")),
             }
@@ -266,33 +274,68 @@ async fn accept(adoption: Option<&UnixListener>) -> io::Result<UnixStream> {
     }
 }
 
-fn start_serving(
-    listener: Listener,
-    socket: &OwnedFd,
-    serving: &Serving,
-    dns: &Arc<dns::Server>,
-) -> io::Result<JoinHandle<()>> {
-    let socket = socket.try_clone()?;
-    Ok(match listener.transport {
-        Transport::Tcp => {
-            let sockets = TcpListener::from_std(socket.into())?;
-            tokio::spawn(accept_connections(sockets, listener, serving.clone(), dns.clone()))
-        }
-        Transport::Udp => tokio::spawn(dns.clone().serve_datagrams(UdpSocket::from_std(socket.into())?)),
-    })
+/// What every listening socket needs.
+#[derive(Clone)]
+struct Accepting {
+    workers: Workers,
+    serving: Serving,
+    dns: Arc<dns::Server>,
 }
 
-async fn accept_connections(listener: TcpListener, name: Listener, serving: Serving, dns: Arc<dns::Server>) {
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) if dns.is_at(name.address) => drop(tokio::spawn(dns.clone().serve_stream(stream))),
-            Ok((stream, client)) => {
-                drop(tokio::spawn(connection::serve(stream, client, name.address, serving.clone())));
+impl Accepting {
+    fn start(&self, listener: Listener, socket: &OwnedFd, place: usize) -> io::Result<JoinHandle<()>> {
+        let socket = socket.try_clone()?;
+        let accepting = self.clone();
+        Ok(match listener.transport {
+            Transport::Tcp => {
+                let here = self.workers.at(place);
+                self.workers.spawn(here, accepting.accept(socket, listener, here))
             }
-            Err(error) => {
-                tracing::warn!("can't accept a connection at {name}: {error}");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+            Transport::Udp => {
+                let _entered = self.workers.enter();
+                let socket = UdpSocket::from_std(socket.into())?;
+                self.workers.spawn(self.workers.at(0), accepting.dns.serve_datagrams(socket))
             }
+        })
+    }
+
+    async fn accept(self, socket: OwnedFd, listener: Listener, here: WorkerNumber) {
+        let socket = match TcpListener::from_std(socket.into()) {
+            Ok(socket) => socket,
+            Err(error) => return tracing::error!("can't wait for connections at {listener}: {error}"),
+        };
+        loop {
+            match socket.accept().await {
+                Ok((stream, client)) => self.hand_out(stream, client, listener.address, here),
+                Err(error) => {
+                    tracing::warn!("can't accept a connection at {listener}: {error}");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Gives a connection to the thread that has fewest; moving one costs more than serving a request here.
+    fn hand_out(&self, stream: TcpStream, client: SocketAddr, at: SocketAddr, here: WorkerNumber) {
+        let (accepting, open) = (self.clone(), self.workers.least_busy(here));
+        let worker = open.worker();
+        if worker == here {
+            drop(tokio::spawn(accepting.carry(stream, client, at, open)));
+            return;
+        }
+        let Ok(stream) = stream.into_std() else { return };
+        self.workers.spawn(worker, async move {
+            if let Ok(stream) = TcpStream::from_std(stream) {
+                accepting.carry(stream, client, at, open).await;
+            }
+        });
+    }
+
+    async fn carry(self, stream: TcpStream, client: SocketAddr, at: SocketAddr, open: Open) {
+        if self.dns.is_at(at) {
+            self.dns.serve_stream(stream).await;
+        } else {
+            connection::serve(stream, client, at, self.serving, open.worker()).await;
         }
     }
 }

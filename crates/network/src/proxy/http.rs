@@ -20,6 +20,7 @@ use super::balancer::{Balancer, InFlight, Work};
 use super::bodies::{Borrowed, ReplyBody, RequestBody};
 use super::headers::{Origin, Refusal, asks_for_upgrade, switching_to_client, to_client, to_pod};
 use super::upstream::{Connection, Repeatable};
+use super::workers::WorkerNumber;
 
 /// How often a request that a pod broke off before its answer is sent again.
 const MOST_REPEATS: u32 = 3;
@@ -27,6 +28,8 @@ const MOST_REPEATS: u32 = 3;
 /// A client's connection.
 pub(crate) struct Client {
     pub(crate) balancer: Arc<Balancer>,
+    /// The thread that serves it.
+    pub(crate) worker: WorkerNumber,
     /// The Service's address that it came in at.
     pub(crate) at: std::net::SocketAddr,
     pub(crate) origin: Origin,
@@ -105,9 +108,9 @@ async fn exchange(
     loop {
         let copy = copy_if_repeatable(&request);
         let repeatable = if copy.is_some() { Repeatable::Yes } else { Repeatable::No };
-        let (mut connection, in_flight) = borrow(&mut attempts, repeatable, repeats).await?;
+        let (mut connection, in_flight) = borrow(&mut attempts, client.worker, repeatable, repeats).await?;
         match connection.try_send_request(request).await {
-            Ok(response) => return Ok((response, Borrowed { connection, in_flight })),
+            Ok(response) => return Ok((response, Borrowed { connection, worker: client.worker, in_flight })),
             // What hyper gives back was never sent.
             Err(mut error) => match error.take_message().or(copy) {
                 Some(again) if repeats < MOST_REPEATS => request = again,
@@ -121,6 +124,7 @@ async fn exchange(
 /// A connection to an endpoint that may have the request now.
 async fn borrow(
     attempts: &mut Attempts<'_>,
+    worker: WorkerNumber,
     repeatable: Repeatable,
     repeats: u32,
 ) -> Result<(Connection, InFlight), NotTaken> {
@@ -128,7 +132,7 @@ async fn borrow(
         let in_flight = attempts.next(Work::Request).await?;
         let upstream = &in_flight.upstream;
         // After a kept connection broke off, the others of that pool may be dead too.
-        let idle = if repeats == 0 { upstream.take_idle(repeatable) } else { None };
+        let idle = if repeats == 0 { upstream.take_idle(worker, repeatable) } else { None };
         let connection = match idle {
             Some(connection) => Ok(connection),
             None => upstream.connect_http().await,

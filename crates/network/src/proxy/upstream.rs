@@ -11,10 +11,11 @@ use tokio::net::TcpStream;
 
 use super::balancer::Pod;
 use super::bodies::RequestBody;
+use super::workers::WorkerNumber;
 
 /// Pods are one hop away; one that has not answered by then is dead or cut off.
 const LONGEST_CONNECT: Duration = Duration::from_secs(2);
-/// Idle connections kept to one port of one pod: what 128 clients that wait for each other's answers need.
+/// Idle connections that a thread keeps to one port of one pod: what 128 clients that wait for each other's answers need.
 const MOST_IDLE: usize = 128;
 /// Servers commonly end connections that were idle for a minute or more.
 const LONGEST_IDLE: Duration = Duration::from_secs(55);
@@ -28,7 +29,8 @@ pub(crate) type Connection = SendRequest<RequestBody>;
 pub(crate) struct Upstream {
     pub(crate) address: SocketAddr,
     pub(crate) pod: Arc<Pod>,
-    pool: Mutex<Pool>,
+    /// One for each thread: a connection is used only where it is driven.
+    pools: Box<[Mutex<Pool>]>,
 }
 
 #[derive(Debug, Default)]
@@ -52,13 +54,13 @@ pub(crate) enum Repeatable {
 }
 
 impl Upstream {
-    pub(crate) fn new(address: SocketAddr, pod: Arc<Pod>) -> Self {
-        Self { address, pod, pool: Mutex::new(Pool::default()) }
+    pub(crate) fn new(address: SocketAddr, pod: Arc<Pod>, workers: usize) -> Self {
+        Self { address, pod, pools: (0..workers).map(|_| Mutex::default()).collect() }
     }
 
     /// An idle connection for a request.
-    pub(crate) fn take_idle(&self, repeatable: Repeatable) -> Option<Connection> {
-        let mut pool = self.pool();
+    pub(crate) fn take_idle(&self, worker: WorkerNumber, repeatable: Repeatable) -> Option<Connection> {
+        let mut pool = self.pool(worker);
         while let Some(Idle { connection, since }) = pool.idle.pop() {
             if !connection.is_ready() {
                 continue;
@@ -73,9 +75,9 @@ impl Upstream {
     }
 
     /// Keeps a connection whose response was wholly received.
-    pub(crate) fn keep(self: &Arc<Self>, mut connection: Connection) {
+    pub(crate) fn keep(self: &Arc<Self>, worker: WorkerNumber, mut connection: Connection) {
         if connection.is_ready() {
-            return self.keep_ready(connection);
+            return self.keep_ready(worker, connection);
         }
         if connection.is_closed() {
             return;
@@ -84,13 +86,13 @@ impl Upstream {
         let upstream = self.clone();
         tokio::spawn(async move {
             if connection.ready().await.is_ok() {
-                upstream.keep_ready(connection);
+                upstream.keep_ready(worker, connection);
             }
         });
     }
 
-    fn keep_ready(&self, connection: Connection) {
-        let mut pool = self.pool();
+    fn keep_ready(&self, worker: WorkerNumber, connection: Connection) {
+        let mut pool = self.pool(worker);
         if pool.is_open && pool.idle.len() < MOST_IDLE {
             pool.idle.push(Idle { connection, since: Instant::now() });
         }
@@ -117,22 +119,28 @@ impl Upstream {
 
     /// Allows connections to be kept.
     pub(crate) fn open_pool(&self) {
-        self.pool().is_open = true;
+        self.pools().for_each(|mut pool| pool.is_open = true);
     }
 
     /// Closes every idle connection, and each busy one after its response.
     pub(crate) fn close_pool(&self) {
-        let mut pool = self.pool();
-        pool.is_open = false;
-        pool.idle.clear();
+        for mut pool in self.pools() {
+            pool.is_open = false;
+            pool.idle.clear();
+        }
     }
 
     /// Closes connections that have been idle for long, or were closed by the pod.
     pub(crate) fn close_idle(&self) {
-        self.pool().idle.retain(|idle| idle.connection.is_ready() && idle.since.elapsed() < LONGEST_IDLE);
+        let is_useful = |idle: &Idle| idle.connection.is_ready() && idle.since.elapsed() < LONGEST_IDLE;
+        self.pools().for_each(|mut pool| pool.idle.retain(is_useful));
     }
 
-    fn pool(&self) -> MutexGuard<'_, Pool> {
-        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
+    fn pool(&self, worker: WorkerNumber) -> MutexGuard<'_, Pool> {
+        self.pools[worker.index()].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pools(&self) -> impl Iterator<Item = MutexGuard<'_, Pool>> {
+        self.pools.iter().map(|pool| pool.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

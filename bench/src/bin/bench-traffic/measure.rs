@@ -1,0 +1,117 @@
+//! What is measured of one contestant, by `wrk` and `h2load` and by what the kernel says of its processes.
+
+use std::fs;
+use std::net::SocketAddr;
+
+use end_to_end::machine::Machine;
+use end_to_end::processes::Process;
+use end_to_end::run::output_of;
+
+use super::contestants::{CLIENT_CORE, Contestant};
+
+/// Whether a client keeps its connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Connections {
+    Kept,
+    NewForEachRequest,
+}
+
+/// One run of `wrk`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Saturated {
+    pub(crate) requests_per_second: f64,
+    /// Time that the contestant's processes spent on a request.
+    pub(crate) cpu_micros: f64,
+}
+
+/// Requests as fast as `connections` clients can send them.
+pub(crate) fn saturate(machine: &Machine, contestant: &Contestant, kind: Connections, connections: u32) -> Saturated {
+    let before = ticks(&contestant.processes);
+    let (requests, requests_per_second) = wrk(machine, contestant.address, kind, connections);
+    let spent = (ticks(&contestant.processes) - before) as f64 * MICROS_PER_TICK;
+    Saturated { requests_per_second, cpu_micros: spent / requests }
+}
+
+/// Linux counts times of processes in hundredths of a second for all programs, whatever the kernel's own tick.
+const MICROS_PER_TICK: f64 = 10_000.0;
+const SECONDS: u32 = 4;
+
+/// Requests answered in all, and a second.
+pub(crate) fn wrk(machine: &Machine, address: SocketAddr, kind: Connections, connections: u32) -> (f64, f64) {
+    let mut wrk = machine.namespace().command("taskset");
+    wrk.args(["--cpu-list", CLIENT_CORE, "wrk", "--threads", "1", "--connections", &connections.to_string()]);
+    wrk.args(["--duration", &format!("{SECONDS}s"), &format!("http://{address}/")]);
+    if kind == Connections::NewForEachRequest {
+        wrk.args(["--header", "Connection: close"]);
+    }
+    let said = output_of(&mut wrk);
+    assert!(!said.contains("Non-2xx") && !said.contains("Socket errors"), "requests failed:\n{said}");
+    let requests = said.lines().find_map(|line| line.trim().split_once(" requests in ")).expect("wrk counts").0;
+    let rate = said.lines().find_map(|line| line.strip_prefix("Requests/sec:")).expect("wrk gives the rate");
+    (requests.parse().expect("a number"), rate.trim().parse().expect("a number"))
+}
+
+/// The time within which 99 of 100 requests are answered at a fixed rate, in microseconds.
+pub(crate) fn p99_micros(machine: &Machine, address: SocketAddr, requests_per_second: u32) -> u32 {
+    const CLIENTS: u32 = 32;
+    let log = machine.directory().join("requests.tsv");
+    let _ = fs::remove_file(&log);
+    let each = (requests_per_second / CLIENTS).max(1);
+    let mut h2load = machine.namespace().command("taskset");
+    h2load.args(["--cpu-list", CLIENT_CORE, "h2load", "--h1", "--threads", "1", "--clients", &CLIENTS.to_string()]);
+    h2load.args(["--rps", &each.to_string(), "--requests", &(CLIENTS * each * SECONDS).to_string()]);
+    h2load.arg("--log-file").arg(&log).arg(format!("http://{address}/"));
+    output_of(&mut h2load);
+    let lines = fs::read_to_string(&log).expect("h2load writes its log");
+    let mut took: Vec<u32> = lines
+        .lines()
+        .map(|line| {
+            let fields: Vec<_> = line.split('\t').collect();
+            assert_eq!(fields[1], "200", "a request failed: {line}");
+            fields[2].parse().expect("microseconds")
+        })
+        .collect();
+    took.sort_unstable();
+    took[took.len() * 99 / 100]
+}
+
+/// HTTP/2 requests a second, over 8 connections with 16 streams each.
+pub(crate) fn http2_per_second(machine: &Machine, address: SocketAddr) -> f64 {
+    let mut h2load = machine.namespace().command("taskset");
+    h2load.args([
+        "--cpu-list",
+        CLIENT_CORE,
+        "h2load",
+        "--threads",
+        "1",
+        "--clients",
+        "8",
+        "--max-concurrent-streams",
+        "16",
+    ]);
+    h2load.args(["--duration", &SECONDS.to_string(), "--warm-up-time", "1", &format!("http://{address}/")]);
+    let said = output_of(&mut h2load);
+    assert!(said.contains(" 0 failed, 0 errored, 0 timeout"), "requests failed:\n{said}");
+    let line = said.lines().find_map(|line| line.strip_prefix("finished in ")).expect("h2load gives the rate");
+    let rate = line.split(", ").nth(1).and_then(|rate| rate.strip_suffix(" req/s")).expect("a rate");
+    rate.parse().expect("a number")
+}
+
+/// Proportional set size of all processes, in MiB.
+pub(crate) fn memory_mib(processes: &[Process]) -> f64 {
+    let kib = |process: &Process| {
+        let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", process.pid)).expect("the process lives");
+        let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).expect("the kernel says Pss");
+        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number of KiB")
+    };
+    processes.iter().map(kib).sum::<u64>() as f64 / 1024.0
+}
+
+fn ticks(processes: &[Process]) -> u64 {
+    let of = |process: &Process| {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", process.pid)).expect("the process lives");
+        let fields: Vec<_> = stat.rsplit_once(") ").expect("a name in brackets").1.split(' ').collect();
+        [11, 12].iter().map(|place| fields[*place].parse::<u64>().expect("a number of ticks")).sum::<u64>()
+    };
+    processes.iter().map(of).sum()
+}
