@@ -27,6 +27,8 @@ use forwarding::Forwarding;
 pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 /// The file in a pod's run directory that says which address it has.
 const ADDRESS_FILE: &str = "address";
+/// The file beside it that is there once the pod is connected: an engine may be killed at any moment before.
+const CONNECTED_FILE: &str = "connected";
 
 /// The pods' network of one engine.
 #[derive(Debug)]
@@ -90,17 +92,20 @@ impl PodNetwork {
         })
     }
 
-    /// The address of a pod that was connected before.
+    /// The address of a pod that was wholly connected before.
     pub(crate) fn address(&self, uid: &str) -> Result<Option<Ipv4Addr>, NetworkError> {
-        read_address(&self.address_file(uid))
+        if self.pod_file(uid, CONNECTED_FILE).exists() {
+            read_address(&self.pod_file(uid, ADDRESS_FILE))
+        } else {
+            Ok(None)
+        }
     }
 
     /// Connects a pod's network namespace. The address is written down before anything can use it.
     pub(crate) async fn attach(&self, uid: &str, namespace: &Path) -> Result<Ipv4Addr, NetworkError> {
         let address = self.addresses().give(uid)?;
-        let file = self.address_file(uid);
-        std::fs::write(&file, address.to_string())
-            .map_err(|source| NetworkError::AddressFile { path: file, source })?;
+        remove_file(self.pod_file(uid, CONNECTED_FILE))?;
+        write_file(self.pod_file(uid, ADDRESS_FILE), &address.to_string())?;
         let opened =
             File::open(namespace).map_err(|source| NetworkError::Namespace { path: namespace.to_owned(), source })?;
         let name = self.link_name(uid);
@@ -108,19 +113,15 @@ impl PodNetwork {
         links::add_pair(&self.handle, &name, opened.as_fd()).await?;
         links::configure_pod(opened.into(), address).await?;
         links::configure_host(&self.handle, &name, address).await?;
+        write_file(self.pod_file(uid, CONNECTED_FILE), "")?;
         Ok(address)
     }
 
     /// Takes a pod's link and address away. Nothing there is no error.
     pub(crate) async fn detach(&self, uid: &str) -> Result<(), NetworkError> {
         links::remove(&self.handle, &self.link_name(uid)).await?;
-        let file = self.address_file(uid);
-        match std::fs::remove_file(&file) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                return Err(NetworkError::AddressFile { path: file, source });
-            }
-            Ok(()) | Err(_) => {}
-        }
+        remove_file(self.pod_file(uid, CONNECTED_FILE))?;
+        remove_file(self.pod_file(uid, ADDRESS_FILE))?;
         self.addresses().take_back(uid);
         Ok(())
     }
@@ -149,8 +150,8 @@ impl PodNetwork {
         names::link_name(&self.link_prefix, uid)
     }
 
-    fn address_file(&self, uid: &str) -> PathBuf {
-        self.run_dir.join("pods").join(uid).join(ADDRESS_FILE)
+    fn pod_file(&self, uid: &str, name: &str) -> PathBuf {
+        self.run_dir.join("pods").join(uid).join(name)
     }
 
     fn addresses(&self) -> MutexGuard<'_, Addresses> {
@@ -161,6 +162,18 @@ impl PodNetwork {
 impl Drop for PodNetwork {
     fn drop(&mut self) {
         self.connection.abort();
+    }
+}
+
+fn write_file(path: PathBuf, content: &str) -> Result<(), NetworkError> {
+    std::fs::write(&path, content).map_err(|source| NetworkError::AddressFile { path, source })
+}
+
+/// Nothing there is no error.
+fn remove_file(path: PathBuf) -> Result<(), NetworkError> {
+    match std::fs::remove_file(&path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(NetworkError::AddressFile { path, source }),
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 

@@ -149,3 +149,23 @@ fn nothing_is_left_after_the_last_pod() {
         other.end();
     });
 }
+
+#[test]
+fn a_pod_that_was_connected_half_way_counts_as_not_connected() {
+    in_own_namespaces("pod_network::tests::a_pod_that_was_connected_half_way_counts_as_not_connected", async {
+        let directory = tempfile::tempdir().unwrap();
+        let uid = "11111111-aaaa";
+        let run_dir = run_dir_of_pods(directory.path(), &[uid]);
+        let network = open(&run_dir);
+        let failed = network.attach(uid, Path::new("/proc/none/ns/net")).await;
+        assert!(matches!(failed, Err(NetworkError::Namespace { .. })), "{failed:?}");
+        drop(network);
+
+        let next = open(&run_dir);
+        assert_eq!(next.address(uid).unwrap(), None);
+        let pod = Pod::start();
+        let address = next.attach(uid, &pod.namespace()).await.unwrap();
+        assert_eq!(next.address(uid).unwrap(), Some(address));
+        pod.end();
+    });
+}
