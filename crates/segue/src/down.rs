@@ -15,11 +15,10 @@ use crate::{preflight, show};
 pub(crate) async fn down(options: &Down) -> anyhow::Result<()> {
     preflight::check_machine()?;
     let directories = Directories::find(&options.directory.data_dir)?;
-    if let Some(lock) = preflight::running(&directories) {
+    if preflight::is_running(&directories) {
         engine_socket::order(&directories.engine_socket(), &Order::Down, show::line)
             .await
             .context("the engine could not take everything down")?;
-        tokio::task::spawn_blocking(move || preflight::wait_until_ended(&lock)).await??;
     } else if directories.run.exists() {
         let mut engine = Engine::start_closed(&Up::on(&options.directory)).await?;
         engine.stop_everything(&mut async |line: String| show::line(&line)).await?;
@@ -30,6 +29,8 @@ pub(crate) async fn down(options: &Down) -> anyhow::Result<()> {
         fs::remove_dir_all(&directories.data)
             .with_context(|| format!("could not remove {}", directories.data.display()))?;
         show::line(&format!("removed {}", directories.data.display()));
+    } else if directories.data.exists() {
+        show::line(&format!("what was declared is kept in {}", directories.data.display()));
     }
     Ok(())
 }

@@ -25,7 +25,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::cli::Up;
-use crate::engine_socket::{self, Order, Report};
+use crate::engine_socket::{self, Order, Received, Report};
 use crate::pod_logs::NodeLogs;
 use crate::preflight;
 use crate::settings::Directories;
@@ -169,21 +169,28 @@ impl Engine {
     /// # Errors
     /// When a part of the engine ended that should not.
     pub(crate) async fn serve(&mut self) -> anyhow::Result<Ended> {
-        loop {
-            tokio::select! {
-                received = engine_socket::receive(&self.socket) => {
-                    let mut received = received?;
-                    match received.order {
-                        Order::Down => match self.stop_everything(&mut async |line: String| received.report(&Report::Progress { line }).await).await {
-                            Ok(()) => {
-                                received.report(&Report::Done).await;
-                                return Ok(Ended::Down);
-                            }
-                            Err(error) => received.report(&Report::Failed { error: format!("{error:#}") }).await,
-                        },
-                    }
+        tokio::select! {
+            received = engine_socket::receive(&self.socket) => {
+                let mut received = received?;
+                match received.order {
+                    Order::Down => self.go_down(&mut received).await,
                 }
-                broken = watch_parts(&mut self.tasks, &mut self.agent) => return Err(broken),
+            }
+            broken = watch_parts(&mut self.tasks, &mut self.agent) => Err(broken),
+        }
+    }
+
+    /// What could not be taken down is left for the next `segue down`, which takes this engine's place.
+    async fn go_down(&mut self, received: &mut Received) -> anyhow::Result<Ended> {
+        let mut tell = async |line: String| received.report(&Report::Progress { line }).await;
+        match self.stop_everything(&mut tell).await {
+            Ok(()) => {
+                received.report(&Report::Done).await;
+                Ok(Ended::Down)
+            }
+            Err(error) => {
+                received.report(&Report::Failed { error: format!("{error:#}") }).await;
+                Err(error)
             }
         }
     }
@@ -206,7 +213,7 @@ impl Engine {
         self.directories
             .remove_run()
             .with_context(|| format!("could not remove {}", self.directories.run.display()))?;
-        tell(format!("everything is stopped; what was declared is kept in {}", self.directories.data.display())).await;
+        tell("everything is stopped".to_owned()).await;
         Ok(())
     }
 

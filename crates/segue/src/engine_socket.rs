@@ -1,8 +1,12 @@
 //! How `segue down` and `segue image` talk to a running engine: one line of JSON each way on a Unix socket, with lines
 //! of progress between.
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::net::sockopt::socket_peercred;
+use rustix::process::{PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -63,9 +67,10 @@ impl Received {
     }
 }
 
-/// Gives an order and hands every line of progress to `show`.
+/// Gives an order, hands every line of progress to `show`, and waits until the engine that has done it is gone.
 pub(crate) async fn order(path: &Path, order: &Order, mut show: impl FnMut(&str)) -> anyhow::Result<()> {
     let mut connection = UnixStream::connect(path).await?;
+    let engine = pidfd_open(socket_peercred(&connection)?.pid, PidfdFlags::empty())?;
     let mut text = serde_json::to_string(order)?;
     text.push('\n');
     connection.write_all(text.as_bytes()).await?;
@@ -73,11 +78,18 @@ pub(crate) async fn order(path: &Path, order: &Order, mut show: impl FnMut(&str)
     while let Some(line) = lines.next_line().await? {
         match serde_json::from_str(&line)? {
             Report::Progress { line } => show(&line),
-            Report::Done => return Ok(()),
+            Report::Done => return wait_for_its_end(engine).await,
             Report::Failed { error } => anyhow::bail!(error),
         }
     }
     anyhow::bail!("the engine ended before it was done; run the command again")
+}
+
+/// What it holds, its lock among it, it gives up before it is gone.
+async fn wait_for_its_end(engine: OwnedFd) -> anyhow::Result<()> {
+    let ended = move || poll(&mut [PollFd::new(&engine, PollFlags::IN)], None);
+    tokio::task::spawn_blocking(ended).await??;
+    Ok(())
 }
 
 async fn write(connection: &mut UnixStream, report: &Report) -> std::io::Result<()> {

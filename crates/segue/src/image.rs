@@ -52,7 +52,7 @@ pub(crate) async fn list(directory: &DataDirectory, output: Output) -> anyhow::R
 
 fn open(directory: &DataDirectory) -> anyhow::Result<ImageStore> {
     let directories = Directories::find(&directory.data_dir)?;
-    directories.make().with_context(|| format!("could not make {}", directories.data.display()))?;
+    directories.make_data().with_context(|| format!("could not make {}", directories.data.display()))?;
     Ok(ImageStore::open(&directories.images())?)
 }
 

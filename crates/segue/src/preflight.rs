@@ -92,20 +92,10 @@ pub(crate) fn lock(directories: &Directories) -> Result<File, NotHere> {
     }
 }
 
-/// Whether an engine runs on a directory: its lock is held.
+/// Whether an engine runs on a directory.
 pub(crate) fn is_running(directories: &Directories) -> bool {
-    running(directories).is_some()
-}
-
-/// The lock of the engine that runs on a directory.
-pub(crate) fn running(directories: &Directories) -> Option<File> {
-    let file = File::open(directories.engine_lock()).ok()?;
-    rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_err().then_some(file)
-}
-
-/// Waits until the engine that held this lock has ended.
-pub(crate) fn wait_until_ended(lock: &File) -> std::io::Result<()> {
-    Ok(rustix::fs::flock(lock, FlockOperation::LockShared)?)
+    let lock = File::open(directories.engine_lock());
+    lock.is_ok_and(|lock| rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared).is_err())
 }
 
 /// A controller is a directory of its own on v1, and a word in `cgroup.controllers` on v2.

@@ -47,9 +47,13 @@ impl Directories {
     /// # Errors
     /// When one can't be made.
     pub(crate) fn make(&self) -> io::Result<()> {
-        [&self.data, &self.run]
-            .into_iter()
-            .try_for_each(|directory| fs::DirBuilder::new().recursive(true).mode(0o700).create(directory))
+        self.make_data()?;
+        make(&self.run)
+    }
+
+    /// The same for what is kept while no engine runs.
+    pub(crate) fn make_data(&self) -> io::Result<()> {
+        make(&self.data)
     }
 
     /// Removes the run directory, and the directory of run directories when it was the last.
@@ -57,7 +61,14 @@ impl Directories {
     /// # Errors
     /// When something in it can't be removed.
     pub(crate) fn remove_run(&self) -> io::Result<()> {
-        fs::remove_dir_all(&self.run)?;
+        // What ends meanwhile removes its own files; each time one is gone before it could be removed here, the rest
+        // is tried again.
+        while self.run.exists() {
+            match fs::remove_dir_all(&self.run) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                removed => removed?,
+            }
+        }
         // Another engine's is in it, or none ever was.
         let _ = fs::remove_dir(RUN_DIRECTORY);
         Ok(())
@@ -106,4 +117,8 @@ fn instance_name(data: &Path) -> String {
         return "default".to_owned();
     }
     Digest::of(data.as_os_str().as_encoded_bytes()).hex().chars().take(INSTANCE_LENGTH).collect()
+}
+
+fn make(directory: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)
 }
