@@ -70,6 +70,10 @@ pub fn swagger() -> Value {
     })
 }
 
+/// `/openapi/v2` as the protobuf message `openapi.v2.Document` with fields 1 (`swagger`), 2 (`info`: `title` and
+/// `version`) and 8 (`paths`, empty), and no definition at all.
+pub const SWAGGER_WITHOUT_KINDS: &[u8] = b"\x0a\x032.0\x12\x13\x0a\x0aKubernetes\x12\x05v1.36\x42\x00";
+
 /// `api/v1` or `apis/apps/v1`.
 fn root(group: &str, version: &str) -> String {
     if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") }

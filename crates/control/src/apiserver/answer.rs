@@ -167,7 +167,7 @@ pub(crate) fn failure(failure: &Failure) -> Response<Body> {
     json(code, &failure.to_value(), &[])
 }
 
-fn full(text: Bytes) -> Body {
+pub(super) fn full(text: Bytes) -> Body {
     Full::new(text).map_err(|never| match never {}).boxed_unsync()
 }
 

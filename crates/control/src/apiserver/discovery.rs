@@ -1,5 +1,6 @@
 //! What the API says about itself: versions, groups, resources, OpenAPI.
 
+use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
 use http::{Response, StatusCode};
 use objects::status::Failure;
@@ -8,6 +9,8 @@ use serde_json::{Value, json};
 
 use super::request::Target;
 use super::{Answer, Asked, Body, answer};
+
+const SWAGGER_AS_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
 
 /// The Kubernetes version whose API this is.
 const KUBERNETES_MINOR: &str = "36";
@@ -25,6 +28,7 @@ pub(super) fn answer(target: &Target, asked: &Asked) -> Answer {
         }
         (Target::Group(group), _) => discovery::group(group),
         (Target::GroupVersion { group, version }, _) => discovery::resources(group, version),
+        (Target::Swagger, _) if accepts(asked, SWAGGER_AS_PROTOBUF) => return Ok(swagger_as_protobuf()),
         (Target::Swagger, _) => Some(openapi::swagger()),
         (Target::OpenApiIndex, _) => Some(openapi::index()),
         (Target::OpenApi { group, version }, _) => openapi::document(group, version),
@@ -35,6 +39,18 @@ pub(super) fn answer(target: &Target, asked: &Asked) -> Answer {
         None if is_of_a_served_group(&asked.path) => Err(Failure::no_such_resource()),
         None => Ok(answer::page_not_found()),
     }
+}
+
+fn accepts(asked: &Asked, media_type: &str) -> bool {
+    asked.headers.get(ACCEPT).is_some_and(|accept| accept.to_str().is_ok_and(|accept| accept.contains(media_type)))
+}
+
+/// kubectl asks for this form when a kind is not in OpenAPI v3. That it is not here either lets kubectl go on, and be
+/// told that there is no such kind.
+fn swagger_as_protobuf() -> Response<Body> {
+    let mut answer = Response::new(answer::full(Bytes::from_static(openapi::SWAGGER_WITHOUT_KINDS)));
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(SWAGGER_AS_PROTOBUF));
+    answer
 }
 
 /// Clients tell the aggregated form by the answer's media type.
