@@ -2,8 +2,9 @@
 # test   installs what the tests need, and passes all of them; CI runs this and nothing else
 # soak   the tests of the traffic, 20 times over
 # bench  figures: start, pods, rollouts, memory, idle CPU
+# bench-traffic  the proxy beside nginx, HAProxy, Envoy and Caddy, in one run
 
-.PHONY: demo test soak bench prerequisites check machines programs
+.PHONY: demo test soak bench bench-traffic prerequisites check machines programs
 
 # Each test has a machine of its own; more of them at a time than cores would measure the waiting for the cores.
 MACHINES := 2
@@ -24,6 +25,11 @@ soak: prerequisites programs
 bench: prerequisites
 	cargo build --release --workspace --bins
 	target/release/bench
+
+bench-traffic: prerequisites
+	bench/prerequisites
+	cargo build --release --workspace --bins
+	target/release/bench-traffic
 
 prerequisites:
 	tests/prerequisites

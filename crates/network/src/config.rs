@@ -6,6 +6,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use decide::balancing::EndpointState;
+pub use decide::protocol::Speaks;
 use serde::{Deserialize, Serialize};
 
 /// Everything the data plane does, from the moment it acknowledges `version`.
@@ -62,16 +63,6 @@ pub struct ServicePort {
     pub name: String,
     pub speaks: Speaks,
     pub endpoints: Vec<Endpoint>,
-}
-
-/// What the Service says its port speaks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Speaks {
-    /// Nothing: the first bytes of each connection tell.
-    #[default]
-    FindOut,
-    /// Something whose bytes are to pass untouched.
-    Opaque,
 }
 
 /// One port of one pod.

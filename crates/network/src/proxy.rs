@@ -7,9 +7,13 @@ mod bodies;
 mod connection;
 mod control;
 mod detect;
+mod exchange;
 mod headers;
 mod http;
+mod lent;
 mod prefixed;
+mod request_body;
+mod retry_budget;
 mod upstream;
 mod workers;
 

@@ -24,3 +24,6 @@ pub const DRAIN_DEADLINE: &str = "segue.dev/drain-deadline";
 /// Pod annotation, written by the API server on a deletion that named `gracePeriodSeconds`: that number. It caps
 /// drain and grace together.
 pub const EXPLICIT_GRACE: &str = "segue.dev/explicit-grace";
+
+/// Service annotation: ports, by number or name and separated by commas, whose bytes are to pass untouched.
+pub const OPAQUE_PORTS: &str = "segue.dev/opaque-ports";

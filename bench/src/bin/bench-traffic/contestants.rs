@@ -22,6 +22,8 @@ const BODY: &str = "hello from a backend";
 pub(crate) struct Contestant {
     pub(crate) name: &'static str,
     pub(crate) address: SocketAddr,
+    /// Where it speaks HTTP/2, to backends of HTTP/1.1.
+    pub(crate) http2: SocketAddr,
     pub(crate) processes: Vec<Process>,
     /// Ended when it is dropped, but for Segue's, which ends with its machine.
     _child: Option<Ended>,
@@ -73,6 +75,8 @@ pub(crate) fn start_all(machine: &Machine) -> Vec<Contestant> {
 fn segue(machine: &Machine) -> Contestant {
     let kubectl = machine.kubectl();
     kubectl.apply(&service("web", 1));
+    // Declared, so that clients of HTTP/2 are translated for the backends.
+    kubectl.apply(&service("http", 1));
     let keeper = processes::in_role(machine.namespace(), "keeper");
     let [keeper] = &keeper[..] else { panic!("one keeper runs, not {keeper:?}") };
     output_of(Command::new("taskset").args(["--cpu-list", "--pid", PROXY_CORE, &keeper.pid.to_string()]));
@@ -80,20 +84,22 @@ fn segue(machine: &Machine) -> Contestant {
     for proxy in processes::in_role(machine.namespace(), "proxy") {
         proxy.kill();
     }
-    let address = kubectl.run("get service web-1 -o jsonpath={.spec.clusterIP}");
-    let address = SocketAddr::new(address.parse().expect("a Service has an address"), 80);
+    let [address, http2] = ["web-1", "http-1"].map(|service| {
+        let address = kubectl.run(&format!("get service {service} -o jsonpath={{.spec.clusterIP}}"));
+        SocketAddr::new(address.parse().expect("a Service has an address"), 80)
+    });
     wait_until_it_answers(machine, address);
     let processes = processes::in_role(machine.namespace(), "proxy");
-    Contestant { name: "segue", address, processes, _child: None }
+    Contestant { name: "segue", address, http2, processes, _child: None }
 }
 
-/// A Service in front of the backends, as `NAME-NUMBER`.
+/// A Service in front of the backends, as `NAME-NUMBER`, with a port of this name.
 pub(crate) fn service(name: &str, number: usize) -> String {
     let slices = BACKEND_PORTS.map(|port| {
         format!(
             "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: {name}-{number}-{port}, \
              labels: {{kubernetes.io/service-name: {name}-{number}}}}}\naddressType: IPv4\n\
-             ports: [{{port: {port}}}]\nendpoints: [{{addresses: [{HOST}], conditions: {{ready: true}}}}]\n"
+             ports: [{{name: {name}, port: {port}}}]\nendpoints: [{{addresses: [{HOST}], conditions: {{ready: true}}}}]\n"
         )
     });
     let service = format!(
@@ -106,13 +112,13 @@ fn nginx(machine: &Machine) -> Contestant {
     let servers: String = BACKEND_PORTS.iter().map(|port| format!("server {HOST}:{port}; ")).collect();
     let proxy = format!(
         "upstream backends {{ least_conn; {servers} keepalive 128; keepalive_requests 100000000; }}\n\
-         server {{ listen {HOST}:8001 backlog=4096; location / {{ proxy_pass http://backends; \
+         server {{ listen {HOST}:8001 backlog=4096; listen {HOST}:8011 http2; location / {{ proxy_pass http://backends; \
          proxy_http_version 1.1; proxy_set_header Connection \"\"; \
          proxy_set_header X-Forwarded-For $remote_addr; }} }}"
     );
     let config = nginx_config(machine, "proxy", &proxy);
     let child = spawn(machine, PROXY_CORE, "nginx", &["-c", &config, "-g", "daemon off;"]);
-    Contestant { name: "nginx", address: at(8001), processes: Vec::new(), _child: Some(child) }
+    Contestant { name: "nginx", address: at(8001), http2: at(8011), processes: Vec::new(), _child: Some(child) }
 }
 
 fn haproxy(machine: &Machine) -> Contestant {
@@ -122,12 +128,12 @@ fn haproxy(machine: &Machine) -> Contestant {
         "haproxy.cfg",
         &format!(
             "global\n  nbthread 1\n  maxconn 9500\ndefaults\n  mode http\n  timeout client 120s\n  timeout server 120s\n  \
-             timeout connect 5s\n  option forwardfor\nfrontend in\n  bind {HOST}:8002 backlog 4096\n  default_backend out\n\
+             timeout connect 5s\n  option forwardfor\nfrontend in\n  bind {HOST}:8002 backlog 4096\n  bind {HOST}:8012 proto h2\n  default_backend out\n\
              backend out\n  balance leastconn\n  http-reuse always\n{servers}"
         ),
     );
     let child = spawn(machine, PROXY_CORE, "haproxy", &["-db", "-f", &config]);
-    Contestant { name: "haproxy", address: at(8002), processes: Vec::new(), _child: Some(child) }
+    Contestant { name: "haproxy", address: at(8002), http2: at(8012), processes: Vec::new(), _child: Some(child) }
 }
 
 fn envoy(machine: &Machine) -> Contestant {
@@ -152,7 +158,7 @@ fn envoy(machine: &Machine) -> Contestant {
     let arguments =
         ["-c", &config, "--concurrency", "1", "--log-level", "error", "--base-id", "7", "--disable-hot-restart"];
     let child = spawn(machine, PROXY_CORE, &envoy.to_string_lossy(), &arguments);
-    Contestant { name: "envoy", address: at(8003), processes: Vec::new(), _child: Some(child) }
+    Contestant { name: "envoy", address: at(8003), http2: at(8003), processes: Vec::new(), _child: Some(child) }
 }
 
 fn caddy(machine: &Machine) -> Contestant {
@@ -161,12 +167,12 @@ fn caddy(machine: &Machine) -> Contestant {
         machine,
         "Caddyfile",
         &format!(
-            "{{\n  admin off\n  auto_https off\n}}\nhttp://{HOST}:8004 {{\n  reverse_proxy{backends} {{\n    lb_policy least_conn\n  \
+            "{{\n  admin off\n  auto_https off\n  servers {{\n    protocols h1 h2 h2c\n  }}\n}}\nhttp://{HOST}:8004 {{\n  reverse_proxy{backends} {{\n    lb_policy least_conn\n  \
              transport http {{\n keepalive_idle_conns_per_host 128\n }}\n  }}\n}}\n"
         ),
     );
     let child = spawn(machine, PROXY_CORE, "caddy", &["run", "--config", &config, "--adapter", "caddyfile"]);
-    Contestant { name: "caddy", address: at(8004), processes: Vec::new(), _child: Some(child) }
+    Contestant { name: "caddy", address: at(8004), http2: at(8004), processes: Vec::new(), _child: Some(child) }
 }
 
 fn nginx_config(machine: &Machine, name: &str, servers: &str) -> String {

@@ -9,14 +9,14 @@ use std::process::ExitCode;
 
 use contestants::{Backends, Contestant, start_all};
 use end_to_end::machine::Machine;
-use measure::{Connections, Saturated, memory_mib, p99_micros, saturate, wrk};
+use measure::{Connections, Saturated, http2_per_second, memory_mib, p99_micros, saturate, wrk};
 
 /// Each figure is the median of so many, taken in turns.
 const ROUNDS: usize = 3;
 
 fn main() -> ExitCode {
     let machine = Machine::with_engine();
-    let _backends = Backends::start(&machine);
+    let backends = Backends::start(&machine);
     let contestants = start_all(&machine);
     line(&format!("memory idle, MiB: {}", each(&contestants, |it| format!("{:.1}", memory_mib(&it.processes)))));
     let (_, direct) = wrk(&machine, Backends::address(), Connections::Kept, 64);
@@ -30,6 +30,7 @@ fn main() -> ExitCode {
         .iter()
         .map(|it| f64::from(median((0..ROUNDS).map(|_| p99_micros(&machine, it.address, rate)).collect())))
         .collect();
+    let http2: Vec<f64> = contestants.iter().map(|it| http2_per_second(&machine, it.http2)).collect();
     table(
         "CPU µs per request, 32 kept connections",
         &contestants,
@@ -51,7 +52,9 @@ fn main() -> ExitCode {
         &new.iter().map(|it| it.requests_per_second).collect::<Vec<_>>(),
     );
     table(&format!("p99 µs at {rate} requests/s"), &contestants, &p99);
+    table("HTTP/2 requests/s, 8 connections × 16 streams", &contestants, &http2);
     drop(contestants);
+    drop(backends);
     machine.down();
     ExitCode::SUCCESS
 }

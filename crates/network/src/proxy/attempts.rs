@@ -2,12 +2,14 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::balancer::{Balancer, InFlight, NoPick, Work};
+use super::upstream::Upstream;
 
 /// How long a request or connection waits for an endpoint that takes it.
 pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(10);
@@ -50,10 +52,16 @@ impl<'a> Attempts<'a> {
     }
 
     /// Notes that an endpoint does not accept connections.
-    pub(crate) fn failed(&mut self, address: SocketAddr, error: io::Error) {
-        tracing::debug!("{address} does not accept a connection: {error}");
-        self.tried.push(address);
+    pub(crate) fn failed(&mut self, upstream: &Arc<Upstream>, error: io::Error) {
+        tracing::debug!("{} does not accept a connection: {error}", upstream.address);
+        upstream.set_aside();
+        self.tried.push(upstream.address);
         self.last_failure = Some(error);
+    }
+
+    /// Prefers another endpoint next time.
+    pub(crate) fn avoid(&mut self, upstream: &Upstream) {
+        self.tried.push(upstream.address);
     }
 
     async fn wait_for_an_endpoint(&mut self, work: Work) -> Result<InFlight, NotTaken> {
@@ -94,7 +102,7 @@ pub(crate) async fn connect(
         match in_flight.upstream.connect().await {
             Ok(stream) if in_flight.upstream.pod.may_be_sent_to() => return Ok((stream, in_flight)),
             Ok(_) => {}
-            Err(error) => attempts.failed(in_flight.upstream.address, error),
+            Err(error) => attempts.failed(&in_flight.upstream, error),
         }
     }
 }

@@ -6,13 +6,15 @@ use std::cell::Cell;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use decide::balancing::{EndpointState, pick};
+use decide::retries;
 use tokio::sync::{Notify, watch};
 
-use super::upstream::Upstream;
+use super::retry_budget::RetryBudget;
+use super::upstream::{Aside, Upstream};
 use crate::config::{DataPlaneConfig, Endpoint, PodUid, ServicePort, Speaks};
 use crate::dns::Names;
 use crate::frames::Drain;
@@ -27,6 +29,8 @@ pub(crate) struct Balancer {
     memory: Mutex<Memory>,
     version: watch::Sender<u64>,
     counts_changed: Arc<Notify>,
+    /// Endpoints that are set aside.
+    aside: Arc<AtomicUsize>,
 }
 
 #[derive(Default)]
@@ -43,6 +47,7 @@ struct Port {
     service: Arc<str>,
     states: Vec<EndpointState>,
     upstreams: Vec<Arc<Upstream>>,
+    retries: Arc<RetryBudget>,
 }
 
 /// What outlives a configuration.
@@ -52,6 +57,8 @@ struct Memory {
     workers: usize,
     pods: HashMap<PodUid, Arc<Pod>>,
     upstreams: HashMap<(PodUid, SocketAddr), Arc<Upstream>>,
+    retries: HashMap<SocketAddr, Arc<RetryBudget>>,
+    aside: Arc<AtomicUsize>,
     withdrawn: HashSet<PodUid>,
     withdrawn_in_order: VecDeque<PodUid>,
 }
@@ -103,11 +110,13 @@ pub(crate) enum NoPick {
 impl Balancer {
     /// For so many threads, of which each keeps connections of its own.
     pub(crate) fn new(workers: usize) -> Self {
+        let aside = Arc::new(AtomicUsize::new(0));
         Self {
             table: RwLock::default(),
-            memory: Mutex::new(Memory { workers, ..Memory::default() }),
+            memory: Mutex::new(Memory { workers, aside: aside.clone(), ..Memory::default() }),
             version: watch::Sender::default(),
             counts_changed: Arc::default(),
+            aside,
         }
     }
 
@@ -116,11 +125,20 @@ impl Balancer {
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
         let port = table.ports.get(&at).ok_or(NoPick::NothingReady)?;
         let outstanding = |index: usize| port.upstreams[index].pod.outstanding();
-        let picked = if tried.is_empty() {
-            pick(&port.states, &outstanding, random()).ok_or(NoPick::NothingReady)?
-        } else {
-            pick(&port.states_without(tried), &outstanding, random()).ok_or(NoPick::AllTried)?
+        let some_aside = self.aside.load(Ordering::Relaxed) > 0;
+        let preferred = some_aside.then(|| port.states_without(|it| it.is_aside() || tried.contains(&it.address)));
+        let preferred = preferred.and_then(|states| pick(&states, &outstanding, random()));
+        let picked = match preferred {
+            Some(picked) => picked,
+            None if tried.is_empty() => pick(&port.states, &outstanding, random()).ok_or(NoPick::NothingReady)?,
+            None => {
+                let untried = port.states_without(|it| tried.contains(&it.address));
+                pick(&untried, &outstanding, random()).ok_or(NoPick::AllTried)?
+            }
         };
+        if work == Work::Request {
+            port.retries.earn();
+        }
         Ok(InFlight::count(port.upstreams[picked].clone(), work))
     }
 
@@ -130,6 +148,12 @@ impl Balancer {
         let port = table.ports.get(&at)?;
         let index = port.upstreams.iter().position(|it| Arc::ptr_eq(it, upstream))?;
         (port.states[index] != EndpointState::Withdrawn).then(|| InFlight::count(upstream.clone(), work))
+    }
+
+    /// Takes one more repeat from the budget of the Service's port.
+    pub(crate) fn spend_retry(&self, at: SocketAddr) -> retries::Budget {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        table.ports.get(&at).map_or(retries::Budget::Spent, |port| port.retries.spend())
     }
 
     /// What the Service says about the port at `at`.
@@ -192,12 +216,9 @@ impl Balancer {
 }
 
 impl Port {
-    fn states_without(&self, tried: &[SocketAddr]) -> Vec<EndpointState> {
-        let left =
-            self.upstreams.iter().zip(&self.states).map(|(upstream, state)| {
-                if tried.contains(&upstream.address) { EndpointState::Withdrawn } else { *state }
-            });
-        left.collect()
+    fn states_without(&self, is_out: impl Fn(&Upstream) -> bool) -> Vec<EndpointState> {
+        let states = self.upstreams.iter().zip(&self.states);
+        states.map(|(upstream, state)| if is_out(upstream) { EndpointState::Withdrawn } else { *state }).collect()
     }
 }
 
@@ -221,18 +242,20 @@ impl Memory {
             let key: Arc<str> = service.key().into();
             for port in &service.ports {
                 for ip in &service.addresses {
-                    let built = self.port(port, key.clone(), counts_changed);
-                    ports.insert(SocketAddr::new(*ip, port.port), built);
+                    let at = SocketAddr::new(*ip, port.port);
+                    ports.insert(at, self.port(at, port, key.clone(), counts_changed));
                 }
             }
         }
+        self.retries.retain(|at, _| ports.contains_key(at));
         Table { version: config.version, ports, drains: Vec::new(), names: Arc::new(Names::new(config)) }
     }
 
-    fn port(&mut self, port: &ServicePort, service: Arc<str>, counts_changed: &Arc<Notify>) -> Port {
+    fn port(&mut self, at: SocketAddr, port: &ServicePort, service: Arc<str>, counts_changed: &Arc<Notify>) -> Port {
         let states = port.endpoints.iter().map(|endpoint| self.state(endpoint)).collect();
         let upstreams = port.endpoints.iter().map(|endpoint| self.upstream(endpoint, counts_changed)).collect();
-        Port { speaks: port.speaks, service, states, upstreams }
+        let retries = self.retries.entry(at).or_default().clone();
+        Port { speaks: port.speaks, service, states, upstreams, retries }
     }
 
     /// A pod once withdrawn stays withdrawn.
@@ -244,7 +267,8 @@ impl Memory {
         let pod = self.pods.entry(endpoint.pod.clone()).or_insert_with(|| Arc::new(Pod::new(endpoint, counts_changed)));
         let address = SocketAddr::new(endpoint.ip, endpoint.port);
         let upstream = self.upstreams.entry((endpoint.pod.clone(), address));
-        upstream.or_insert_with(|| Arc::new(Upstream::new(address, pod.clone(), self.workers))).clone()
+        let new = || Arc::new(Upstream::new(address, pod.clone(), self.workers, Aside::new(self.aside.clone())));
+        upstream.or_insert_with(new).clone()
     }
 
     /// Where every known pod stands in `table`.

@@ -8,15 +8,8 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::balancer::InFlight;
-use super::upstream::Connection;
+use super::lent::Connection;
 use super::workers::WorkerNumber;
-
-/// A request's body on its way to a pod.
-#[derive(Debug)]
-pub(crate) enum RequestBody {
-    Empty,
-    Streamed(Incoming),
-}
 
 /// A response's body on its way to a client.
 #[derive(Debug)]
@@ -58,35 +51,6 @@ impl ReplyBody {
             && let Some(borrowed) = borrowed.take()
         {
             borrowed.give_back();
-        }
-    }
-}
-
-impl Body for RequestBody {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match &mut *self {
-            Self::Empty => Poll::Ready(None),
-            Self::Streamed(body) => Pin::new(body).poll_frame(context),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Empty => true,
-            Self::Streamed(body) => body.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Empty => SizeHint::with_exact(0),
-            Self::Streamed(body) => body.size_hint(),
         }
     }
 }

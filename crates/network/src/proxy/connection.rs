@@ -15,6 +15,7 @@ use super::balancer::{Balancer, InFlight, Work};
 use super::detect::{Spoken, spoken};
 use super::headers::Origin;
 use super::http;
+use super::lent::PodSpeaks;
 use super::prefixed::Prefixed;
 use super::upstream::Upstream;
 use super::workers::WorkerNumber;
@@ -43,7 +44,8 @@ enum Ended {
 
 /// Whom the connection turned out to be for.
 enum Turn {
-    Http(Bytes),
+    Http1(Bytes),
+    Http2(Bytes),
     /// Opaque; some server may be connected already.
     Opaque(Bytes, Option<(TcpStream, InFlight)>),
 }
@@ -76,15 +78,25 @@ async fn find_out_and_pass(
     Serving { balancer, leaving }: Serving,
     worker: WorkerNumber,
 ) -> Result<(), Ended> {
-    let turn = match balancer.speaks(at) {
+    let speaks = balancer.speaks(at);
+    let turn = match speaks {
         Speaks::Opaque => Turn::Opaque(Bytes::new(), None),
         Speaks::FindOut => find_out(&mut stream, at, &balancer).await?,
+        // The client speaks first, so no server has to be watched.
+        Speaks::Http1 | Speaks::Http2 => read_until_clear(&mut stream, BytesMut::with_capacity(FIRST_READ)).await?,
+    };
+    let http_client = |balancer, by_client| {
+        let origin = Origin::new(client.ip(), at);
+        http::Client { balancer, worker, at, origin, pods_speak: pods_speak(speaks, by_client) }
     };
     match turn {
-        Turn::Http(read_already) => {
-            let origin = Origin::new(client.ip(), at);
-            let client = http::Client { balancer, worker, at, origin };
-            http::serve(Prefixed::new(read_already, stream), client, leaving.subscribe()).await;
+        Turn::Http1(read_already) => {
+            let client = http_client(balancer, PodSpeaks::Http1);
+            http::serve_http1(Prefixed::new(read_already, stream), client, leaving.subscribe()).await;
+        }
+        Turn::Http2(read_already) => {
+            let client = http_client(balancer, PodSpeaks::Http2);
+            http::serve_http2(Prefixed::new(read_already, stream), client, leaving.subscribe()).await;
         }
         Turn::Opaque(read_already, connected) => {
             let (mut server, in_flight) = match connected {
@@ -98,6 +110,15 @@ async fn find_out_and_pass(
         }
     }
     Ok(())
+}
+
+/// What is declared counts; else a pod is spoken to as the client speaks, who knows it.
+fn pods_speak(declared: Speaks, by_client: PodSpeaks) -> PodSpeaks {
+    match declared {
+        Speaks::Http1 => PodSpeaks::Http1,
+        Speaks::Http2 => PodSpeaks::Http2,
+        Speaks::FindOut | Speaks::Opaque => by_client,
+    }
 }
 
 async fn find_out(stream: &mut TcpStream, at: SocketAddr, balancer: &Balancer) -> Result<Turn, Ended> {
@@ -114,7 +135,9 @@ async fn read_until_clear(stream: &mut TcpStream, mut read: BytesMut) -> Result<
     let deadline = Instant::now() + LONGEST_UNCLEAR;
     loop {
         let patience = match spoken(&read) {
-            Spoken::Http1 => return Ok(Turn::Http(read.freeze())),
+            Spoken::Http1 => return Ok(Turn::Http1(read.freeze())),
+            Spoken::Http2 => return Ok(Turn::Http2(read.freeze())),
+            Spoken::Unclear if read.is_empty() => deadline,
             Spoken::Opaque => break,
             Spoken::Unclear => deadline.min(Instant::now() + SILENCE),
             Spoken::Http1Begun => deadline,
@@ -164,7 +187,7 @@ async fn the_client_spoke(
             let claimed = balancer.claim(at, upstream, Work::Long);
             Ok(Turn::Opaque(read, claimed.map(|in_flight| (server, in_flight))))
         }
-        turn @ (Turn::Http(_) | Turn::Opaque(_, Some(_))) => Ok(turn),
+        turn @ (Turn::Http1(_) | Turn::Http2(_) | Turn::Opaque(_, Some(_))) => Ok(turn),
     }
 }
 

@@ -125,7 +125,8 @@ impl Control {
                 self.keeper = None;
             }
         }
-        Life::GoOn
+        // Without a keeper it is the sockets that count: whoever has none has nothing to hand over.
+        if self.keeper.is_none() && self.served.is_empty() { Life::End } else { Life::GoOn }
     }
 
     async fn obey(&mut self, payload: Vec<u8>) -> Result<Life, ProxyError> {

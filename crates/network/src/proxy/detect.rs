@@ -1,10 +1,11 @@
 //! What does this connection speak? Told by its first bytes, and by who speaks first. A wrong guess breaks nothing:
-//! what isn't known to be HTTP/1 passes byte by byte.
+//! what isn't known to be HTTP passes byte by byte.
 
 /// What the first bytes of a client tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Spoken {
     Http1,
+    Http2,
     Opaque,
     /// Too few bytes to tell.
     Unclear,
@@ -20,8 +21,17 @@ const WELL_KNOWN: [&[u8]; 8] = [b"GET", b"POST", b"PUT", b"HEAD", b"DELETE", b"P
 /// No registered method is longer than `BASELINE-CONTROL`; there is room for private ones.
 const LONGEST_METHOD: usize = 24;
 
-/// Looks for the request line of HTTP/1: `METHOD SP target SP HTTP/1.x`.
+/// What a client of HTTP/2 begins with (RFC 9113, 3.4).
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Looks for the preface of HTTP/2, or the request line of HTTP/1: `METHOD SP target SP HTTP/1.x`.
 pub(crate) fn spoken(first: &[u8]) -> Spoken {
+    if first.starts_with(HTTP2_PREFACE) {
+        return Spoken::Http2;
+    }
+    if first.len() > "PRI ".len() && HTTP2_PREFACE.starts_with(first) {
+        return Spoken::Unclear;
+    }
     // Empty lines before a request are allowed, and seen from old clients.
     let first = first.trim_ascii_start();
     let method = first.iter().take_while(|byte| is_in_a_method(**byte)).count();
@@ -75,12 +85,20 @@ mod tests {
     }
 
     #[test]
+    fn http_2_is_known_by_its_whole_preface() {
+        check(HTTP2_PREFACE, Spoken::Http2);
+        check(&[HTTP2_PREFACE, b"more"].concat(), Spoken::Http2);
+        for length in 0..HTTP2_PREFACE.len() {
+            check(&HTTP2_PREFACE[..length], Spoken::Unclear);
+        }
+    }
+
+    #[test]
     fn everything_else_is_opaque() {
         let tls = b"\x16\x03\x01\x02\x00\x01\x00".as_slice();
-        let http2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice();
         for first in [
             tls,
-            http2,
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\r",
             b"PING\r\n",
             b"*1\r\n$4\r\nPING\r\n",
             b"hello",

@@ -4,7 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
     TRANSFER_ENCODING, UPGRADE,
 };
 use http::uri::PathAndQuery;
@@ -29,6 +29,8 @@ pub(crate) struct Origin {
 pub(crate) enum Refusal {
     #[error("the request has several Host headers")]
     SeveralHosts,
+    #[error("the request's Host is none")]
+    Host,
     #[error("CONNECT is not served here")]
     Connect,
 }
@@ -75,9 +77,20 @@ pub(crate) fn to_pod(method: &Method, uri: &mut Uri, headers: &mut HeaderMap, or
         headers.insert(UPGRADE, protocol);
     }
     use_origin_form(uri, headers, origin);
+    join_cookies(headers);
     headers.insert(X_FORWARDED_FOR, origin.forwarded_for.clone());
     headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
     headers.insert(FORWARDED, origin.forwarded.clone());
+    Ok(())
+}
+
+/// Brings the head of a request that is in a pod's form into that of HTTP/2 (RFC 9113, 8.3.1).
+pub(crate) fn to_http2(uri: &mut Uri, headers: &mut HeaderMap) -> Result<(), Refusal> {
+    let host = headers.remove(HOST).ok_or(Refusal::Host)?;
+    let path = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+    let parts = Uri::builder().scheme("http").authority(host.as_bytes()).path_and_query(path);
+    *uri = parts.build().map_err(|_| Refusal::Host)?;
+    headers.remove(TRANSFER_ENCODING);
     Ok(())
 }
 
@@ -142,6 +155,16 @@ fn use_origin_form(uri: &mut Uri, headers: &mut HeaderMap, origin: &Origin) {
     }
     if !headers.contains_key(HOST) {
         headers.insert(HOST, origin.host.clone());
+    }
+}
+
+/// HTTP/2 clients send each cookie in a line of its own; apps of HTTP/1.1 know one line only (RFC 9113, 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    if headers.get_all(COOKIE).iter().nth(1).is_some() {
+        let lines: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+        if let Ok(joined) = HeaderValue::from_bytes(&lines.join(b"; ".as_slice())) {
+            headers.insert(COOKIE, joined);
+        }
     }
 }
 
@@ -233,6 +256,23 @@ mod tests {
         let mut switching = headers(&[("connection", "Upgrade"), ("upgrade", "websocket")]);
         switching_to_client(&mut switching);
         assert_eq!(switching, headers(&[("connection", "upgrade"), ("upgrade", "websocket")]));
+    }
+
+    #[test]
+    fn http2_has_the_host_in_the_target() {
+        let (mut uri, mut got) = (Uri::from_static("/a?b=c"), headers(&[("host", "demo:80"), ("te", "trailers")]));
+        to_http2(&mut uri, &mut got).unwrap();
+        assert_eq!((uri.to_string().as_str(), got), ("http://demo:80/a?b=c", headers(&[("te", "trailers")])));
+        assert_eq!(to_http2(&mut uri, &mut headers(&[("host", "a b")])), Err(Refusal::Host));
+    }
+
+    #[test]
+    fn cookies_of_several_lines_become_one() {
+        let (mut uri, mut got) = (Uri::from_static("/"), HeaderMap::new());
+        got.append(COOKIE, HeaderValue::from_static("a=1"));
+        got.append(COOKIE, HeaderValue::from_static("b=2"));
+        to_pod(&Method::GET, &mut uri, &mut got, &origin()).unwrap();
+        assert_eq!(got.get_all(COOKIE).iter().collect::<Vec<_>>(), ["a=1; b=2"]);
     }
 
     #[test]

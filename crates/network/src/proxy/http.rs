@@ -1,29 +1,28 @@
-//! HTTP/1.1 through the proxy: each request is picked an endpoint of its own, on a connection that is kept apart
-//! from the client's. So a client's connection lives on whatever happens to pods.
+//! HTTP through the proxy: each request is picked an endpoint of its own, on a connection that is kept apart from the
+//! client's. So a client's connection lives on whatever happens to pods.
 
 use std::convert::Infallible;
+use std::future::Future;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 
-use http::{HeaderValue, Request, Response, StatusCode, Version, header};
-use hyper::body::{Body, Incoming};
-use hyper::server::conn::http1::Builder;
-use hyper::service::service_fn;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::{Service, service_fn};
 use hyper::upgrade::{OnUpgrade, Upgraded};
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::sync::watch;
 
-use super::attempts::{Attempts, NotTaken};
-use super::balancer::{Balancer, InFlight, Work};
-use super::bodies::{Borrowed, ReplyBody, RequestBody};
-use super::headers::{Origin, Refusal, asks_for_upgrade, switching_to_client, to_client, to_pod};
-use super::upstream::{Connection, Repeatable};
+use super::balancer::{Balancer, InFlight};
+use super::bodies::{Borrowed, ReplyBody};
+use super::exchange::{NoAnswer, Question, exchange};
+use super::headers::{Origin, Refusal, asks_for_upgrade, switching_to_client, to_client, to_http2, to_pod};
+use super::lent::PodSpeaks;
+use super::prefixed::Prefixed;
+use super::request_body::RequestBody;
 use super::workers::WorkerNumber;
-
-/// How often a request that a pod broke off before its answer is sent again.
-const MOST_REPEATS: u32 = 3;
 
 /// A client's connection.
 pub(crate) struct Client {
@@ -33,22 +32,25 @@ pub(crate) struct Client {
     /// The Service's address that it came in at.
     pub(crate) at: std::net::SocketAddr,
     pub(crate) origin: Origin,
+    /// How the Service's pods are spoken to for this client.
+    pub(crate) pods_speak: PodSpeaks,
 }
 
-/// Serves a client's connection until it ends, or until the answer to its last request is sent once `leaving` is true.
-pub(crate) async fn serve(
-    io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    client: Client,
-    mut leaving: watch::Receiver<bool>,
-) {
-    let client = Arc::new(client);
-    let service = service_fn(move |request| {
-        let client = client.clone();
-        async move { Ok::<_, Infallible>(answer(&client, request).await) }
-    });
-    let mut builder = Builder::new();
+/// Requests of one client at one time over one HTTP/2 connection.
+const MOST_STREAMS: u32 = 250;
+/// What a client may send of one stream, and of one connection, before a pod has taken it.
+const STREAM_WINDOW: u32 = 256 << 10;
+const CONNECTION_WINDOW: u32 = 1 << 20;
+/// All headers of a request over HTTP/2; what HTTP/1 allows is limited by hyper's own 100 headers and 400 kB.
+const LONGEST_HEAD: u32 = 64 << 10;
+
+/// Serves a client's HTTP/1.1 connection until it ends, or until the answer to its last request is sent once
+/// `leaving` is true.
+pub(crate) async fn serve_http1(io: Prefixed, client: Client, mut leaving: watch::Receiver<bool>) {
+    let mut builder = http1::Builder::new();
     builder.auto_date_header(false).header_read_timeout(None);
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service).with_upgrades());
+    let served = builder.serve_connection(TokioIo::new(io), answers(client, Version::HTTP_11));
+    let mut connection = pin!(served.with_upgrades());
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         () = is_leaving(&mut leaving) => {
@@ -56,6 +58,47 @@ pub(crate) async fn serve(
             connection.await
         }
     };
+    note_end(ended);
+}
+
+/// The same for an HTTP/2 connection and the answers to all its requests.
+pub(crate) async fn serve_http2(io: Prefixed, client: Client, mut leaving: watch::Receiver<bool>) {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder.timer(TokioTimer::new()).auto_date_header(false).max_concurrent_streams(MOST_STREAMS);
+    builder.initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(CONNECTION_WINDOW);
+    builder.max_header_list_size(LONGEST_HEAD);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(io), answers(client, Version::HTTP_2)));
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = is_leaving(&mut leaving) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    note_end(ended);
+}
+
+fn answers(
+    client: Client,
+    version: Version,
+) -> impl Service<
+    Request<Incoming>,
+    Response = Response<ReplyBody>,
+    Error = Infallible,
+    Future: Future<Output = Result<Response<ReplyBody>, Infallible>> + Send + 'static,
+> {
+    let client = Arc::new(client);
+    service_fn(move |request| {
+        let client = client.clone();
+        async move {
+            let mut response = answer(&client, request).await;
+            *response.version_mut() = version;
+            Ok(response)
+        }
+    })
+}
+
+fn note_end(ended: hyper::Result<()>) {
     if let Err(error) = ended {
         tracing::trace!("a client's connection ended: {error}");
     }
@@ -69,12 +112,7 @@ async fn is_leaving(leaving: &mut watch::Receiver<bool>) {
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error(transparent)]
-    NotTaken(#[from] NotTaken),
-    #[error("the pod broke the connection off before it answered: {source}")]
-    BrokenOff {
-        #[source]
-        source: hyper::Error,
-    },
+    NoAnswer(#[from] NoAnswer),
     #[error(transparent)]
     Refused(#[from] Refusal),
     #[error("the pod switched protocols without being asked to")]
@@ -82,8 +120,10 @@ enum Failure {
 }
 
 async fn answer(client: &Client, request: Request<Incoming>) -> Response<ReplyBody> {
+    let is_grpc = is_grpc(request.headers());
     match forward(client, request).await {
         Ok(response) => response,
+        Err(failure) if is_grpc => failure.to_grpc(),
         Err(failure) => failure.to_response(client),
     }
 }
@@ -92,71 +132,14 @@ async fn forward(client: &Client, mut request: Request<Incoming>) -> Result<Resp
     let upgrade = asks_for_upgrade(request.headers()).then(|| hyper::upgrade::on(&mut request));
     let (mut head, body) = request.into_parts();
     to_pod(&head.method, &mut head.uri, &mut head.headers, &client.origin)?;
-    head.version = Version::HTTP_11;
-    head.extensions.clear();
-    let body = if body.is_end_stream() { RequestBody::Empty } else { RequestBody::Streamed(body) };
-    let (response, borrowed) = exchange(client, Request::from_parts(head, body)).await?;
+    // An upgrade is possible in HTTP/1.1 only.
+    let speaks = if upgrade.is_some() { PodSpeaks::Http1 } else { client.pods_speak };
+    if speaks == PodSpeaks::Http2 {
+        to_http2(&mut head.uri, &mut head.headers)?;
+    }
+    let question = Question { method: head.method, uri: head.uri, headers: head.headers, body: RequestBody::new(body) };
+    let (response, borrowed) = exchange(client, speaks, question).await?;
     reply(response, borrowed, upgrade)
-}
-
-async fn exchange(
-    client: &Client,
-    mut request: Request<RequestBody>,
-) -> Result<(Response<Incoming>, Borrowed), Failure> {
-    let mut attempts = Attempts::new(&client.balancer, client.at);
-    let mut repeats = 0;
-    loop {
-        let copy = copy_if_repeatable(&request);
-        let repeatable = if copy.is_some() { Repeatable::Yes } else { Repeatable::No };
-        let (mut connection, in_flight) = borrow(&mut attempts, client.worker, repeatable, repeats).await?;
-        match connection.try_send_request(request).await {
-            Ok(response) => return Ok((response, Borrowed { connection, worker: client.worker, in_flight })),
-            // What hyper gives back was never sent.
-            Err(mut error) => match error.take_message().or(copy) {
-                Some(again) if repeats < MOST_REPEATS => request = again,
-                Some(_) | None => return Err(Failure::BrokenOff { source: error.into_error() }),
-            },
-        }
-        repeats += 1;
-    }
-}
-
-/// A connection to an endpoint that may have the request now.
-async fn borrow(
-    attempts: &mut Attempts<'_>,
-    worker: WorkerNumber,
-    repeatable: Repeatable,
-    repeats: u32,
-) -> Result<(Connection, InFlight), NotTaken> {
-    loop {
-        let in_flight = attempts.next(Work::Request).await?;
-        let upstream = &in_flight.upstream;
-        // After a kept connection broke off, the others of that pool may be dead too.
-        let idle = if repeats == 0 { upstream.take_idle(worker, repeatable) } else { None };
-        let connection = match idle {
-            Some(connection) => Ok(connection),
-            None => upstream.connect_http().await,
-        };
-        match connection {
-            // Connecting takes a moment: a pod that was withdrawn meanwhile gets nothing any more.
-            Ok(connection) if upstream.pod.may_be_sent_to() => return Ok((connection, in_flight)),
-            Ok(_) => {}
-            Err(error) => attempts.failed(upstream.address, error),
-        }
-    }
-}
-
-fn copy_if_repeatable(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
-    let is_empty = matches!(request.body(), RequestBody::Empty);
-    let is_idempotent = request.method().is_idempotent();
-    if !is_empty || !is_idempotent {
-        return None;
-    }
-    let mut copy = Request::new(RequestBody::Empty);
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.headers_mut() = request.headers().clone();
-    Some(copy)
 }
 
 fn reply(
@@ -173,7 +156,6 @@ fn reply(
         return Ok(response.map(|_| ReplyBody::Own(None)));
     }
     to_client(response.headers_mut());
-    *response.version_mut() = Version::HTTP_11;
     response.extensions_mut().clear();
     Ok(response.map(|body| ReplyBody::streamed(body, borrowed)))
 }
@@ -195,6 +177,10 @@ async fn pass_both_ways(client: Upgraded, pod: Upgraded) -> io::Result<()> {
     tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(pod)).await.map(drop)
 }
 
+fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
 impl Failure {
     fn to_response(&self, client: &Client) -> Response<ReplyBody> {
         let service = client.balancer.service(client.at);
@@ -209,11 +195,25 @@ impl Failure {
         response
     }
 
+    /// As gRPC clients expect it: a status in the head, under 200 (gRPC over HTTP/2, "Responses", Trailers-Only).
+    fn to_grpc(&self) -> Response<ReplyBody> {
+        const UNAVAILABLE: HeaderValue = HeaderValue::from_static("14");
+        const INVALID_ARGUMENT: HeaderValue = HeaderValue::from_static("3");
+        let mut response = Response::new(ReplyBody::Own(None));
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert("grpc-status", if self.status().is_client_error() { INVALID_ARGUMENT } else { UNAVAILABLE });
+        if let Ok(message) = HeaderValue::from_str(&self.to_string()) {
+            headers.insert("grpc-message", message);
+        }
+        response
+    }
+
     fn status(&self) -> StatusCode {
         match self {
-            Self::NotTaken(_) => StatusCode::SERVICE_UNAVAILABLE,
-            Self::BrokenOff { .. } | Self::UnaskedSwitch => StatusCode::BAD_GATEWAY,
-            Self::Refused(Refusal::SeveralHosts) => StatusCode::BAD_REQUEST,
+            Self::NoAnswer(NoAnswer::NotTaken(_)) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoAnswer(NoAnswer::BrokenOff { .. }) | Self::UnaskedSwitch => StatusCode::BAD_GATEWAY,
+            Self::Refused(Refusal::SeveralHosts | Refusal::Host) => StatusCode::BAD_REQUEST,
             Self::Refused(Refusal::Connect) => StatusCode::METHOD_NOT_ALLOWED,
         }
     }

@@ -2,15 +2,17 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use hyper::client::conn::http1::{Builder, SendRequest};
-use hyper_util::rt::TokioIo;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 
 use super::balancer::Pod;
-use super::bodies::RequestBody;
+use super::lent::{Connection, PodSpeaks, Stream};
+use super::request_body::RequestBody;
 use super::workers::WorkerNumber;
 
 /// Pods are one hop away; one that has not answered by then is dead or cut off.
@@ -22,7 +24,14 @@ const LONGEST_IDLE: Duration = Duration::from_secs(55);
 /// A request that must not be sent twice takes no connection that was idle for longer: the server may be closing it.
 const LONGEST_IDLE_ONCE: Duration = Duration::from_secs(1);
 
-pub(crate) type Connection = SendRequest<RequestBody>;
+/// When an endpoint that failed a connection is tried again, and the longest pause between two trials.
+const FIRST_PAUSE_ASIDE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE_ASIDE: Duration = Duration::from_secs(5);
+/// Streams at one time on one HTTP/2 connection to a pod; what servers commonly allow.
+const MOST_STREAMS: usize = 100;
+/// What a pod may send of one stream, and of one connection, before a client has taken it.
+const STREAM_WINDOW: u32 = 256 << 10;
+const CONNECTION_WINDOW: u32 = 1 << 20;
 
 /// One port of one pod.
 #[derive(Debug)]
@@ -31,6 +40,9 @@ pub(crate) struct Upstream {
     pub(crate) pod: Arc<Pod>,
     /// One for each thread: a connection is used only where it is driven.
     pools: Box<[Mutex<Pool>]>,
+    /// Held while a shared connection is opened, so that requests which come meanwhile wait for it.
+    sharing: tokio::sync::Mutex<()>,
+    aside: Aside,
 }
 
 #[derive(Debug, Default)]
@@ -38,12 +50,21 @@ struct Pool {
     is_open: bool,
     /// The most recently used last.
     idle: Vec<Idle>,
+    shared: Vec<Shared>,
 }
 
+/// An HTTP/1.1 connection without a request.
 #[derive(Debug)]
 struct Idle {
-    connection: Connection,
+    connection: http1::SendRequest<RequestBody>,
     since: Instant,
+}
+
+/// An HTTP/2 connection.
+#[derive(Debug)]
+struct Shared {
+    stream: Stream,
+    used: Instant,
 }
 
 /// Whether a request may be sent a second time after a connection broke.
@@ -54,12 +75,20 @@ pub(crate) enum Repeatable {
 }
 
 impl Upstream {
-    pub(crate) fn new(address: SocketAddr, pod: Arc<Pod>, workers: usize) -> Self {
-        Self { address, pod, pools: (0..workers).map(|_| Mutex::default()).collect() }
+    pub(crate) fn new(address: SocketAddr, pod: Arc<Pod>, workers: usize, aside: Aside) -> Self {
+        let pools = (0..workers).map(|_| Mutex::default()).collect();
+        Self { address, pod, pools, sharing: tokio::sync::Mutex::default(), aside }
     }
 
-    /// An idle connection for a request.
-    pub(crate) fn take_idle(&self, worker: WorkerNumber, repeatable: Repeatable) -> Option<Connection> {
+    /// A connection that is open already, for a request.
+    pub(crate) fn take(&self, worker: WorkerNumber, speaks: PodSpeaks, repeatable: Repeatable) -> Option<Connection> {
+        match speaks {
+            PodSpeaks::Http1 => self.take_idle(worker, repeatable).map(Connection::Http1),
+            PodSpeaks::Http2 => self.pool(worker).lend_a_stream().map(Connection::Http2),
+        }
+    }
+
+    fn take_idle(&self, worker: WorkerNumber, repeatable: Repeatable) -> Option<http1::SendRequest<RequestBody>> {
         let mut pool = self.pool(worker);
         while let Some(Idle { connection, since }) = pool.idle.pop() {
             if !connection.is_ready() {
@@ -75,7 +104,9 @@ impl Upstream {
     }
 
     /// Keeps a connection whose response was wholly received.
-    pub(crate) fn keep(self: &Arc<Self>, worker: WorkerNumber, mut connection: Connection) {
+    pub(crate) fn keep(self: &Arc<Self>, worker: WorkerNumber, connection: Connection) {
+        // A shared one was never taken away.
+        let Connection::Http1(mut connection) = connection else { return };
         if connection.is_ready() {
             return self.keep_ready(worker, connection);
         }
@@ -91,7 +122,7 @@ impl Upstream {
         });
     }
 
-    fn keep_ready(&self, worker: WorkerNumber, connection: Connection) {
+    fn keep_ready(&self, worker: WorkerNumber, connection: http1::SendRequest<RequestBody>) {
         let mut pool = self.pool(worker);
         if pool.is_open && pool.idle.len() < MOST_IDLE {
             pool.idle.push(Idle { connection, since: Instant::now() });
@@ -105,16 +136,72 @@ impl Upstream {
         Ok(stream)
     }
 
-    /// A new connection for HTTP/1.1.
-    pub(crate) async fn connect_http(&self) -> io::Result<Connection> {
+    /// A new connection for HTTP; in HTTP/2 a stream of it, or of one that somebody else has opened meanwhile.
+    pub(crate) async fn connect_http(&self, worker: WorkerNumber, speaks: PodSpeaks) -> io::Result<Connection> {
+        match speaks {
+            PodSpeaks::Http1 => self.connect_http1().await.map(Connection::Http1),
+            PodSpeaks::Http2 => {
+                let _turn = self.sharing.lock().await;
+                if let Some(stream) = self.pool(worker).lend_a_stream() {
+                    return Ok(Connection::Http2(stream));
+                }
+                let stream = self.connect_http2().await?;
+                let mut pool = self.pool(worker);
+                if pool.is_open {
+                    pool.shared.push(Shared { stream: stream.clone(), used: Instant::now() });
+                }
+                Ok(Connection::Http2(stream))
+            }
+        }
+    }
+
+    async fn connect_http1(&self) -> io::Result<http1::SendRequest<RequestBody>> {
         let stream = self.connect().await?;
-        let (connection, io) = Builder::new().handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+        let (connection, io) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
         tokio::spawn(async move {
             if let Err(error) = io.with_upgrades().await {
                 tracing::trace!("a connection to a pod ended: {error}");
             }
         });
         Ok(connection)
+    }
+
+    async fn connect_http2(&self) -> io::Result<Stream> {
+        let stream = self.connect().await?;
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder.timer(TokioTimer::new());
+        builder.initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(CONNECTION_WINDOW);
+        let (sender, io) = builder.handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+        tokio::spawn(async move {
+            if let Err(error) = io.await {
+                tracing::trace!("a connection to a pod ended: {error}");
+            }
+        });
+        Ok(Stream::first_of(sender))
+    }
+
+    /// Whether it failed a connection and has not taken one since.
+    pub(crate) fn is_aside(&self) -> bool {
+        self.aside.is_set()
+    }
+
+    /// Notes that it does not accept connections: others are preferred until it does again.
+    pub(crate) fn set_aside(self: &Arc<Self>) {
+        if self.aside.set() {
+            tokio::spawn(self.clone().come_back());
+        }
+    }
+
+    async fn come_back(self: Arc<Self>) {
+        let mut pause = FIRST_PAUSE_ASIDE;
+        while self.pod.may_be_sent_to() {
+            tokio::time::sleep(pause).await;
+            if self.connect().await.is_ok() {
+                break;
+            }
+            pause = (pause * 2).min(LONGEST_PAUSE_ASIDE);
+        }
+        self.aside.clear();
     }
 
     /// Allows connections to be kept.
@@ -127,13 +214,17 @@ impl Upstream {
         for mut pool in self.pools() {
             pool.is_open = false;
             pool.idle.clear();
+            pool.shared.clear();
         }
     }
 
     /// Closes connections that have been idle for long, or were closed by the pod.
     pub(crate) fn close_idle(&self) {
-        let is_useful = |idle: &Idle| idle.connection.is_ready() && idle.since.elapsed() < LONGEST_IDLE;
-        self.pools().for_each(|mut pool| pool.idle.retain(is_useful));
+        for mut pool in self.pools() {
+            pool.idle.retain(|idle| idle.connection.is_ready() && idle.since.elapsed() < LONGEST_IDLE);
+            pool.shared
+                .retain(|it| !it.stream.is_closed() && (it.stream.lent() > 0 || it.used.elapsed() < LONGEST_IDLE));
+        }
     }
 
     fn pool(&self, worker: WorkerNumber) -> MutexGuard<'_, Pool> {
@@ -142,5 +233,52 @@ impl Upstream {
 
     fn pools(&self) -> impl Iterator<Item = MutexGuard<'_, Pool>> {
         self.pools.iter().map(|pool| pool.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Pool {
+    fn lend_a_stream(&mut self) -> Option<Stream> {
+        self.shared.retain(|shared| !shared.stream.is_closed());
+        let free = self.shared.iter_mut().find(|shared| shared.stream.lent() < MOST_STREAMS)?;
+        free.used = Instant::now();
+        Some(free.stream.clone())
+    }
+}
+
+/// Whether an endpoint is set aside. It keeps count for the whole proxy, so that while none is, nobody has to look.
+#[derive(Debug)]
+pub(crate) struct Aside {
+    is_set: AtomicBool,
+    all: Arc<AtomicUsize>,
+}
+
+impl Aside {
+    pub(crate) fn new(all: Arc<AtomicUsize>) -> Self {
+        Self { is_set: AtomicBool::new(false), all }
+    }
+
+    fn is_set(&self) -> bool {
+        self.is_set.load(Ordering::Relaxed)
+    }
+
+    /// Whether it was not set before.
+    fn set(&self) -> bool {
+        let is_new = !self.is_set.swap(true, Ordering::Relaxed);
+        if is_new {
+            self.all.fetch_add(1, Ordering::Relaxed);
+        }
+        is_new
+    }
+
+    fn clear(&self) {
+        if self.is_set.swap(false, Ordering::Relaxed) {
+            self.all.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        self.clear();
     }
 }

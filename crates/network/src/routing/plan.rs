@@ -6,13 +6,15 @@ use std::sync::Arc;
 
 use decide::balancing::EndpointState;
 use decide::draining::DrainStep;
+use decide::protocol::{Declared, speaks};
 use k8s_openapi::api::core::v1::{Pod, Service, ServicePort};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
+use objects::names;
 use objects::pods::{is_ready, is_terminating};
 use objects::selector::matches_map;
 
 use super::watch::Objects;
-use crate::config::{self, DataPlaneConfig, Dns, PodUid, Speaks};
+use crate::config::{self, DataPlaneConfig, Dns, PodUid};
 
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const TEMPLATE_HASH: &str = "pod-template-hash";
@@ -166,8 +168,18 @@ impl Routes<'_> {
             self.slices.iter().flat_map(|slice| self.endpoints(slice, &name)).collect();
         endpoints.sort_by(|one, other| (one.ip, one.port, &one.pod).cmp(&(other.ip, other.port, &other.pod)));
         endpoints.dedup_by(|one, other| (one.ip, one.port, &one.pod) == (other.ip, other.port, &other.pod));
-        let speaks = speaks(port);
+        let speaks = speaks(&self.declared(port));
         Some(config::ServicePort { port: u16::try_from(port.port).ok()?, name, speaks, endpoints })
+    }
+
+    fn declared<'p>(&'p self, port: &'p ServicePort) -> Declared<'p> {
+        let annotations = self.service.metadata.annotations.as_ref();
+        Declared {
+            app_protocol: port.app_protocol.as_deref(),
+            name: port.name.as_deref().unwrap_or_default(),
+            port: u16::try_from(port.port).unwrap_or_default(),
+            opaque_ports: annotations.and_then(|it| it.get(names::OPAQUE_PORTS)).map_or("", String::as_str),
+        }
     }
 
     fn endpoints(&self, slice: &EndpointSlice, port_name: &str) -> Vec<config::Endpoint> {
@@ -234,16 +246,6 @@ fn is_terminating_endpoint(endpoint: &Endpoint) -> bool {
 
 fn template_hash(pod: &Pod) -> Option<String> {
     pod.metadata.labels.as_ref()?.get(TEMPLATE_HASH).cloned()
-}
-
-fn speaks(port: &ServicePort) -> Speaks {
-    let name = port.name.as_deref().unwrap_or_default();
-    match port.app_protocol.as_deref() {
-        Some("tcp") => Speaks::Opaque,
-        Some(_) => Speaks::FindOut,
-        None if name == "tcp" || name.starts_with("tcp-") => Speaks::Opaque,
-        None => Speaks::FindOut,
-    }
 }
 
 #[cfg(test)]

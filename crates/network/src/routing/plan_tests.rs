@@ -153,7 +153,7 @@ fn a_service_is_listened_for_at_each_tcp_port_and_named() {
     assert_eq!(listen, ["TCP 10.45.0.7:80", "TCP 10.45.0.7:90"]);
     assert_eq!((config.version, config.services.len()), (7, 1));
     let speaks: Vec<_> = config.services[0].ports.iter().map(|port| port.speaks).collect();
-    assert_eq!(speaks, [Speaks::FindOut, Speaks::Opaque]);
+    assert_eq!(speaks, [config::Speaks::Http1, config::Speaks::Opaque]);
 }
 
 #[test]

@@ -13,7 +13,8 @@ use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
@@ -91,8 +92,10 @@ async fn serve(listener: TcpListener, name: Arc<str>, counts: Arc<Counts>) {
                 Ok::<_, Infallible>(answer(&name, request).await)
             }
         });
-        let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-        tokio::spawn(connection.with_upgrades());
+        tokio::spawn(async move {
+            let builder = auto::Builder::new(TokioExecutor::new());
+            let _ = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
+        });
     }
 }
 
@@ -108,6 +111,7 @@ async fn answer(name: &str, mut request: Request<Incoming>) -> Response<Body> {
             Err(_) => status(StatusCode::BAD_REQUEST),
         },
         "/head" => text(&format!("{} {}\n{}", request.method(), request.uri(), written(request.headers()))),
+        "/version" => text(&format!("{:?} to {name}", request.version())),
         "/trailers" => trailers(),
         "/endless" => endless(),
         "/close" => {

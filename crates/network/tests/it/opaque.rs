@@ -38,7 +38,7 @@ async fn unknown_bytes_pass_unchanged_and_each_side_may_end_first() {
     let mut plane = Plane::start().await;
     echo(plane.pod(2), b"").await;
     plane.route(&[(2, Ready)]).await;
-    for first in [&b"\x16\x03\x01\x00\xff"[..], b"PING\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"HELLO"] {
+    for first in [&b"\x16\x03\x01\x00\xff"[..], b"PING\r\n", b"PRI * HTTP/2.0\r\n\r\nNO\r\n\r\n", b"HELLO"] {
         let mut stream = TcpStream::connect(plane.service()).await.unwrap();
         stream.write_all(first).await.unwrap();
         read(&mut stream, first).await;

@@ -1,0 +1,123 @@
+//! One request and its answer: picked a pod, sent, and sent to another pod while that can do no harm.
+
+use decide::retries::{Broke, Budget, NoRepeat, Repeating, Unanswered, may_be_repeated};
+use http::{HeaderMap, Method, Request, Response, Uri, request};
+use hyper::body::Incoming;
+
+use super::attempts::{Attempts, NotTaken};
+use super::balancer::{InFlight, Work};
+use super::bodies::Borrowed;
+use super::http::Client;
+use super::lent::{self, Connection, PodSpeaks};
+use super::request_body::RequestBody;
+use super::upstream::Repeatable;
+use super::workers::WorkerNumber;
+
+/// A client's word that the request may be sent twice (the header of the IETF HTTPAPI working group's draft).
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+/// Why a request has no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NoAnswer {
+    #[error(transparent)]
+    NotTaken(#[from] NotTaken),
+    #[error(
+        "the pod broke the connection off before it answered, and the request was not repeated, since {reason}: {source}"
+    )]
+    BrokenOff {
+        reason: NoRepeat,
+        #[source]
+        source: hyper::Error,
+    },
+}
+
+/// A request in the form in which a pod gets it.
+pub(crate) struct Question {
+    pub(crate) method: Method,
+    pub(crate) uri: Uri,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: RequestBody,
+}
+
+/// Sends the request until a pod answers.
+pub(crate) async fn exchange(
+    client: &Client,
+    speaks: PodSpeaks,
+    question: Question,
+) -> Result<(Response<Incoming>, Borrowed), NoAnswer> {
+    let mut attempts = Attempts::new(&client.balancer, client.at);
+    let repeating = question.repeating();
+    let mut repeats = 0;
+    loop {
+        let (mut connection, age, in_flight) = borrow(&mut attempts, client.worker, speaks, repeating, repeats).await?;
+        match connection.send(question.request(speaks)).await {
+            Ok(response) => return Ok((response, Borrowed { connection, worker: client.worker, in_flight })),
+            Err(lent::Unanswered { broke, source }) => {
+                if age == Age::New || speaks == PodSpeaks::Http2 {
+                    attempts.avoid(&in_flight.upstream);
+                }
+                let budget = match broke {
+                    Broke::Unprocessed => Budget::Left,
+                    Broke::BeforeTheAnswer => client.balancer.spend_retry(client.at),
+                };
+                let unanswered = Unanswered { broke, repeating, body: question.body.kept(), repeats, budget };
+                may_be_repeated(&unanswered).map_err(|reason| NoAnswer::BrokenOff { reason, source })?;
+            }
+        }
+        repeats += 1;
+    }
+}
+
+/// A pod that closes a connection which was kept open may be well all the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Age {
+    New,
+    Kept,
+}
+
+/// A connection to an endpoint that may have the request now.
+async fn borrow(
+    attempts: &mut Attempts<'_>,
+    worker: WorkerNumber,
+    speaks: PodSpeaks,
+    repeating: Repeating,
+    repeats: u32,
+) -> Result<(Connection, Age, InFlight), NotTaken> {
+    let repeatable = match repeating {
+        Repeating::Harmless => Repeatable::Yes,
+        Repeating::Harmful => Repeatable::No,
+    };
+    loop {
+        let in_flight = attempts.next(Work::Request).await?;
+        let upstream = &in_flight.upstream;
+        // After a kept connection broke off, the others of that pool may be dead too.
+        let open = if repeats == 0 { upstream.take(worker, speaks, repeatable) } else { None };
+        let connection = match open {
+            Some(connection) => Ok((connection, Age::Kept)),
+            None => upstream.connect_http(worker, speaks).await.map(|connection| (connection, Age::New)),
+        };
+        match connection {
+            // Connecting takes a moment: a pod that was withdrawn meanwhile gets nothing any more.
+            Ok((connection, age)) if upstream.pod.may_be_sent_to() => return Ok((connection, age, in_flight)),
+            Ok(_) => {}
+            Err(error) => attempts.failed(upstream, error),
+        }
+    }
+}
+
+impl Question {
+    fn repeating(&self) -> Repeating {
+        let is_harmless = self.method.is_idempotent() || self.headers.contains_key(IDEMPOTENCY_KEY);
+        if is_harmless { Repeating::Harmless } else { Repeating::Harmful }
+    }
+
+    fn request(&self, speaks: PodSpeaks) -> Request<RequestBody> {
+        let (mut head, ()) = Request::new(()).into_parts();
+        let request::Parts { method, uri, version, headers, .. } = &mut head;
+        *method = self.method.clone();
+        *uri = self.uri.clone();
+        *version = speaks.version();
+        *headers = self.headers.clone();
+        Request::from_parts(head, self.body.again())
+    }
+}

@@ -1,0 +1,163 @@
+//! A request's body on its way to a pod: streamed as it comes. What was read is kept while it is short, so that the
+//! request can be sent again.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use decide::retries;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+/// Kept of one body. Longer uploads are few, and their senders know how to resume.
+const MOST_KEPT: usize = 64 << 10;
+
+/// A request's body.
+#[derive(Debug)]
+pub(crate) enum RequestBody {
+    Empty,
+    Streamed(Reading),
+}
+
+/// One reading of a body from its beginning.
+#[derive(Debug)]
+pub(crate) struct Reading {
+    source: Arc<Mutex<Source>>,
+    next: usize,
+    length: SizeHint,
+}
+
+#[derive(Debug)]
+struct Source {
+    client: Incoming,
+    kept: Vec<Kept>,
+    kept_bytes: usize,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// All that was read is in `kept`.
+    Whole,
+    /// Some of it is no more, or the client broke off.
+    Lost,
+}
+
+#[derive(Clone, Debug)]
+enum Kept {
+    Data(Bytes),
+    Trailers(HeaderMap),
+}
+
+impl RequestBody {
+    pub(crate) fn new(client: Incoming) -> Self {
+        if client.is_end_stream() {
+            return Self::Empty;
+        }
+        let length = client.size_hint();
+        let source = Source { client, kept: Vec::new(), kept_bytes: 0, state: State::Whole };
+        Self::Streamed(Reading { source: Arc::new(Mutex::new(source)), next: 0, length })
+    }
+
+    /// The same body once more, from its beginning; good for use only while [`RequestBody::kept`] says so.
+    pub(crate) fn again(&self) -> Self {
+        match self {
+            Self::Empty => Self::Empty,
+            Self::Streamed(Reading { source, length, .. }) => {
+                Self::Streamed(Reading { source: source.clone(), next: 0, length: *length })
+            }
+        }
+    }
+
+    pub(crate) fn kept(&self) -> retries::Body {
+        match self {
+            Self::Empty => retries::Body::Kept,
+            Self::Streamed(reading) => match reading.source().state {
+                State::Whole => retries::Body::Kept,
+                State::Lost => retries::Body::Gone,
+            },
+        }
+    }
+}
+
+impl Reading {
+    fn source(&self) -> MutexGuard<'_, Source> {
+        self.source.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Source {
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let polled = Pin::new(&mut self.client).poll_frame(context);
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => self.keep(frame),
+            Poll::Ready(Some(Err(_))) => self.lose(),
+            Poll::Ready(None) | Poll::Pending => {}
+        }
+        polled
+    }
+
+    fn keep(&mut self, frame: &Frame<Bytes>) {
+        let kept = match (frame.data_ref(), frame.trailers_ref()) {
+            (Some(data), _) => Kept::Data(data.clone()),
+            (None, Some(trailers)) => Kept::Trailers(trailers.clone()),
+            (None, None) => return,
+        };
+        if let Kept::Data(data) = &kept {
+            self.kept_bytes += data.len();
+        }
+        if self.kept_bytes > MOST_KEPT {
+            return self.lose();
+        }
+        if self.state == State::Whole {
+            self.kept.push(kept);
+        }
+    }
+
+    fn lose(&mut self) {
+        self.state = State::Lost;
+        self.kept = Vec::new();
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let Self::Streamed(reading) = &mut *self else { return Poll::Ready(None) };
+        let mut source = reading.source.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kept) = source.kept.get(reading.next).cloned() {
+            reading.next += 1;
+            return Poll::Ready(Some(Ok(match kept {
+                Kept::Data(data) => Frame::data(data),
+                Kept::Trailers(trailers) => Frame::trailers(trailers),
+            })));
+        }
+        let polled = source.poll_next(context);
+        reading.next = source.kept.len();
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Streamed(reading) => {
+                let source = reading.source();
+                reading.next >= source.kept.len() && source.client.is_end_stream()
+            }
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Streamed(reading) => reading.length,
+        }
+    }
+}
