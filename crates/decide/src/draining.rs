@@ -13,8 +13,11 @@ use crate::balancing::EndpointState;
 pub struct DrainSnapshot {
     /// When its deletion began.
     pub deleted_at: Timestamp,
-    /// How long it may drain, already capped by an explicit grace period.
+    /// How long its requests may take, already capped by an explicit grace period.
     pub budget: SignedDuration,
+    /// How long connections whose end nobody can predict may stay, capped likewise. Longer than `budget`, it holds
+    /// the pod for them alone.
+    pub long_budget: SignedDuration,
     /// Whether its readiness probe still passes. Old news costs retried connections, no more.
     pub serving: Serving,
     /// The most that a configuration, which the data plane may be using now, lets it do with the pod.
@@ -61,6 +64,8 @@ pub enum DrainStep {
     Deprioritise,
     /// Give it no new work.
     Withdraw,
+    /// Tell those who still have long connections to it that these end.
+    EndLong,
     /// It may be signalled.
     Drained(DrainedReason),
 }
@@ -99,53 +104,80 @@ impl fmt::Display for WaitingOn {
     }
 }
 
+/// How long the ends of long connections are spread, so that not all clients come back at once.
+const SPREAD: SignedDuration = SignedDuration::from_secs(3);
+
 /// The one step that is due for a terminating pod. A step that is in force already is given again: applying it twice
 /// changes nothing.
 #[must_use]
 pub fn next(drain: &DrainSnapshot, now: Timestamp) -> Decision<DrainStep, WaitingOn> {
-    let deadline = after(drain.deleted_at, drain.budget);
-    if now >= deadline {
+    if now >= last_deadline(drain) {
         return done(DrainedReason::DeadlinePassed);
     }
     match drain.reach {
-        Reach::Unknown => unknown(drain, now, deadline),
-        Reach::Absent => absent(drain, deadline),
-        Reach::Named(EndpointState::Withdrawn) => withdrawn(drain, deadline),
-        Reach::Named(EndpointState::Ready | EndpointState::Deprioritised) => used(drain, now, deadline),
+        Reach::Unknown => unknown(drain, now),
+        Reach::Absent => absent(drain, now),
+        Reach::Named(EndpointState::Withdrawn) => withdrawn(drain, now),
+        Reach::Named(EndpointState::Ready | EndpointState::Deprioritised) => used(drain, now),
     }
 }
 
-fn unknown(drain: &DrainSnapshot, now: Timestamp, deadline: Timestamp) -> Decision<DrainStep, WaitingOn> {
+/// When the pod is signalled whatever is in flight.
+#[must_use]
+pub fn last_deadline(drain: &DrainSnapshot) -> Timestamp {
+    after(drain.deleted_at, drain.budget.max(drain.long_budget))
+}
+
+fn unknown(drain: &DrainSnapshot, now: Timestamp) -> Decision<DrainStep, WaitingOn> {
     let step = withdraw_or_deprioritise(drain, now);
-    let until = if step == DrainStep::Deprioritise { half_of_the_budget(drain) } else { deadline };
+    let until = if step == DrainStep::Deprioritise { half_of_the_budget(drain) } else { last_deadline(drain) };
     wait(step, vec![WaitingOn::Acknowledgement], until)
 }
 
-fn absent(drain: &DrainSnapshot, deadline: Timestamp) -> Decision<DrainStep, WaitingOn> {
+fn absent(drain: &DrainSnapshot, now: Timestamp) -> Decision<DrainStep, WaitingOn> {
     match drain.in_flight {
         Some(InFlight { requests: 0, long: 0 }) if drain.asked < Some(DrainStep::Withdraw) => {
             done(DrainedReason::NotRouted)
         }
-        Some(_) | None => withdrawn(drain, deadline),
+        Some(_) | None => withdrawn(drain, now),
     }
 }
 
-fn withdrawn(drain: &DrainSnapshot, deadline: Timestamp) -> Decision<DrainStep, WaitingOn> {
-    match drain.in_flight {
-        Some(InFlight { requests: 0, long: 0 }) => done(DrainedReason::Idle),
-        Some(counted) => wait(DrainStep::Withdraw, vec![WaitingOn::InFlight(counted)], deadline),
-        None => wait(DrainStep::Withdraw, vec![WaitingOn::Acknowledgement], deadline),
+/// Requests and long connections each hold the pod until a deadline of their own.
+fn withdrawn(drain: &DrainSnapshot, now: Timestamp) -> Decision<DrainStep, WaitingOn> {
+    let Some(in_flight) = drain.in_flight else {
+        return wait(DrainStep::Withdraw, vec![WaitingOn::Acknowledgement], last_deadline(drain));
+    };
+    if in_flight == InFlight::default() {
+        return done(DrainedReason::Idle);
     }
+    let requests = (in_flight.requests > 0).then(|| after(drain.deleted_at, drain.budget));
+    let long = (in_flight.long > 0).then(|| after(drain.deleted_at, drain.long_budget));
+    let Some(deadline) = [requests, long].into_iter().flatten().filter(|deadline| now < *deadline).min() else {
+        return done(DrainedReason::DeadlinePassed);
+    };
+    let last_call = last_call(drain);
+    let is_over = in_flight.long > 0 && now >= last_call || drain.asked >= Some(DrainStep::EndLong);
+    let step = if is_over { DrainStep::EndLong } else { DrainStep::Withdraw };
+    let until = if in_flight.long > 0 && !is_over { deadline.min(last_call) } else { deadline };
+    wait(step, vec![WaitingOn::InFlight(in_flight)], until)
 }
 
-fn used(drain: &DrainSnapshot, now: Timestamp, deadline: Timestamp) -> Decision<DrainStep, WaitingOn> {
+/// When those who have long connections are told: before their deadline, so that the last of them hears it too.
+fn last_call(drain: &DrainSnapshot) -> Timestamp {
+    after(drain.deleted_at, drain.long_budget - SPREAD.min(drain.long_budget / 4))
+}
+
+fn used(drain: &DrainSnapshot, now: Timestamp) -> Decision<DrainStep, WaitingOn> {
     match withdraw_or_deprioritise(drain, now) {
         DrainStep::Deprioritise => {
             let waiting_on =
                 drain.without_another.iter().map(|service| WaitingOn::ReadyEndpoint { service: service.clone() });
             wait(DrainStep::Deprioritise, waiting_on.collect(), half_of_the_budget(drain))
         }
-        step @ (DrainStep::Withdraw | DrainStep::Drained(_)) => wait(step, vec![WaitingOn::Acknowledgement], deadline),
+        step @ (DrainStep::Withdraw | DrainStep::EndLong | DrainStep::Drained(_)) => {
+            wait(step, vec![WaitingOn::Acknowledgement], last_deadline(drain))
+        }
     }
 }
 
@@ -178,7 +210,7 @@ fn wait(step: DrainStep, waiting_on: Vec<WaitingOn>, until: Timestamp) -> Decisi
 
 #[cfg(test)]
 mod tests {
-    use super::DrainStep::{Deprioritise, Drained, Withdraw};
+    use super::DrainStep::{Deprioritise, Drained, EndLong, Withdraw};
     use super::DrainedReason::{DeadlinePassed, Idle, NotRouted};
     use super::*;
 
@@ -193,6 +225,7 @@ mod tests {
         DrainSnapshot {
             deleted_at: at(0),
             budget: SignedDuration::from_secs(30),
+            long_budget: SignedDuration::from_secs(30),
             serving: Serving::Ready,
             reach,
             asked: None,
@@ -248,8 +281,37 @@ mod tests {
     fn a_withdrawn_pod_is_drained_when_nothing_is_in_flight() {
         check(&asked(Withdraw, pod(WITHDRAWN, None)), 1, Withdraw, Some(30));
         check(&asked(Withdraw, pod(WITHDRAWN, BUSY)), 1, Withdraw, Some(30));
-        check(&asked(Withdraw, pod(WITHDRAWN, LONG)), 1, Withdraw, Some(30));
         check(&asked(Withdraw, pod(WITHDRAWN, NOTHING)), 1, Drained(Idle), None);
+    }
+
+    fn long(seconds: i64, in_flight: Option<InFlight>) -> DrainSnapshot {
+        let long_budget = SignedDuration::from_secs(seconds);
+        DrainSnapshot { long_budget, ..asked(Withdraw, pod(WITHDRAWN, in_flight)) }
+    }
+
+    #[test]
+    fn long_connections_stay_until_shortly_before_their_own_deadline() {
+        check(&long(30, LONG), 1, Withdraw, Some(27));
+        check(&long(30, LONG), 27, EndLong, Some(30));
+        check(&long(30, LONG), 30, Drained(DeadlinePassed), None);
+        check(&long(8, LONG), 1, Withdraw, Some(6));
+        check(&long(8, LONG), 6, EndLong, Some(8));
+        check(&long(8, LONG), 8, Drained(DeadlinePassed), None);
+        check(&long(100, LONG), 31, Withdraw, Some(97));
+        check(&long(100, LONG), 97, EndLong, Some(100));
+        check(&long(0, LONG), 0, Drained(DeadlinePassed), None);
+    }
+
+    #[test]
+    fn requests_and_long_connections_have_each_their_deadline() {
+        const BOTH: Option<InFlight> = Some(InFlight { requests: 1, long: 1 });
+        check(&long(8, BOTH), 1, Withdraw, Some(6));
+        check(&long(8, BOTH), 8, EndLong, Some(30));
+        check(&long(8, BUSY), 9, Withdraw, Some(30));
+        check(&long(100, BOTH), 1, Withdraw, Some(30));
+        check(&long(100, BOTH), 30, Withdraw, Some(97));
+        check(&long(100, BUSY), 30, Drained(DeadlinePassed), None);
+        check(&asked(EndLong, long(100, BOTH)), 1, EndLong, Some(30));
     }
 
     #[test]
@@ -279,6 +341,8 @@ mod tests {
 
     #[test]
     fn a_budget_of_nothing_is_over_at_once() {
-        check(&DrainSnapshot { budget: SignedDuration::ZERO, ..pod(READY, BUSY) }, 0, Drained(DeadlinePassed), None);
+        let nothing = SignedDuration::ZERO;
+        let over = DrainSnapshot { budget: nothing, long_budget: nothing, ..pod(READY, BUSY) };
+        check(&over, 0, Drained(DeadlinePassed), None);
     }
 }

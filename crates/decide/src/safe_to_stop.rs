@@ -59,14 +59,32 @@ pub fn safe_to_stop(pod: &Pod, cause: StopCause, now: Timestamp) -> Result<(), N
     }
 }
 
-/// When a terminating pod is signalled even though it is not idle: its drain budget after the deletion, but no later
-/// than half of a grace period that somebody chose, since that period is for drain and termination together.
-/// None while the pod's deletion was not asked for.
+/// How long a terminating pod may be given for what it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DrainBudgets {
+    pub requests: SignedDuration,
+    pub long_connections: SignedDuration,
+}
+
+/// What the pod asks for, but no more than half of a grace period that somebody chose, since that period is for drain
+/// and termination together.
+#[must_use]
+pub fn drain_budgets(pod: &Pod) -> DrainBudgets {
+    let capped = |budget: SignedDuration| {
+        let capped = pods::explicit_grace(pod).map_or(budget, |grace| budget.min(grace / 2));
+        capped.max(SignedDuration::ZERO)
+    };
+    DrainBudgets {
+        requests: capped(pods::drain_budget(pod)),
+        long_connections: capped(pods::long_connection_budget(pod)),
+    }
+}
+
+/// When a terminating pod is signalled even though it is not idle. None while its deletion was not asked for.
 #[must_use]
 pub fn drain_deadline(pod: &Pod) -> Option<Timestamp> {
-    let budget = pods::drain_budget(pod);
-    let budget = pods::explicit_grace(pod).map_or(budget, |grace| budget.min(grace / 2));
-    pods::deleted_at(pod)?.checked_add(budget.max(SignedDuration::ZERO)).ok()
+    let DrainBudgets { requests, long_connections } = drain_budgets(pod);
+    pods::deleted_at(pod)?.checked_add(requests.max(long_connections)).ok()
 }
 
 fn leaves_enough(standing: Standing, floor: Floor) -> Result<(), NotSafe> {
@@ -81,8 +99,8 @@ fn is_drained(pod: &Pod, now: Timestamp) -> Result<(), NotSafe> {
     if drain_deadline <= now || is_forced(pod) || !runs_anything(pod) || pods::is_true(pod, names::DRAINED) {
         return Ok(());
     }
-    let withdrawn =
-        pods::condition(pod, names::DRAINED).is_some_and(|drained| drained.reason.as_deref() == Some(names::WITHDRAWN));
+    let reason = pods::condition(pod, names::DRAINED).and_then(|drained| drained.reason.as_deref());
+    let withdrawn = matches!(reason, Some(names::WITHDRAWN | names::ENDING_LONG_CONNECTIONS));
     Err(if withdrawn { NotSafe::InFlight { drain_deadline } } else { NotSafe::NotWithdrawn { drain_deadline } })
 }
 

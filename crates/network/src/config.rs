@@ -17,6 +17,9 @@ pub struct DataPlaneConfig {
     /// Every socket to listen on.
     pub listen: BTreeSet<Listener>,
     pub services: Vec<Service>,
+    /// Withdrawn pods whose long connections are to end now.
+    #[serde(default)]
+    pub end_long: BTreeSet<PodUid>,
     pub dns: Dns,
 }
 

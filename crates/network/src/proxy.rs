@@ -15,6 +15,7 @@ mod prefixed;
 mod request_body;
 mod retry_budget;
 mod upstream;
+mod websocket;
 mod workers;
 
 use std::ffi::OsString;

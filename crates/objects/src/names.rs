@@ -3,8 +3,8 @@
 /// Pod condition: True once the data plane acknowledged a configuration in which this pod is ready.
 pub const ROUTED: &str = "segue.dev/Routed";
 
-/// Pod condition of a terminating pod: False with reason [`DEPRIORITISED`] or [`WITHDRAWN`] while requests are
-/// in flight; True with reason [`NOT_ROUTED`], [`IDLE`] or [`DEADLINE_PASSED`] when it may be signalled.
+/// Pod condition of a terminating pod: False with reason [`DEPRIORITISED`], [`WITHDRAWN`] or
+/// [`ENDING_LONG_CONNECTIONS`] while work is in flight; True with reason [`NOT_ROUTED`], [`IDLE`] or [`DEADLINE_PASSED`] when it may be signalled.
 pub const DRAINED: &str = "segue.dev/Drained";
 
 /// The pod is used only if nothing ready is left.
@@ -13,6 +13,8 @@ pub const DEPRIORITISED: &str = "Deprioritised";
 pub const WITHDRAWN: &str = "Withdrawn";
 /// No Service gives work to the pod.
 pub const NOT_ROUTED: &str = "NotRouted";
+/// Those who still have long connections to the pod are being told that these end.
+pub const ENDING_LONG_CONNECTIONS: &str = "EndingLongConnections";
 /// Nothing is in flight to the pod.
 pub const IDLE: &str = "Idle";
 /// The drain deadline passed with requests still in flight.
@@ -20,6 +22,10 @@ pub const DEADLINE_PASSED: &str = "DeadlinePassed";
 
 /// Pod annotation: how many seconds a pod may take to drain (default: its terminationGracePeriodSeconds).
 pub const DRAIN_DEADLINE: &str = "segue.dev/drain-deadline";
+
+/// Pod annotation: how many seconds connections whose end nobody can predict may stay with a pod that goes away
+/// (default: as long as requests).
+pub const LONG_CONNECTION_DEADLINE: &str = "segue.dev/long-connection-deadline";
 
 /// Pod annotation, written by the API server on a deletion that named `gracePeriodSeconds`: that number. It caps
 /// drain and grace together.

@@ -87,6 +87,12 @@ pub fn drain_budget(pod: &Pod) -> SignedDuration {
     annotation(pod, names::DRAIN_DEADLINE).and_then(parse_duration).unwrap_or_else(|| specified_grace(pod))
 }
 
+/// How long connections to the pod whose end nobody can predict may stay: WebSockets, server-sent events, opaque TCP.
+#[must_use]
+pub fn long_connection_budget(pod: &Pod) -> SignedDuration {
+    annotation(pod, names::LONG_CONNECTION_DEADLINE).and_then(parse_duration).unwrap_or_else(|| drain_budget(pod))
+}
+
 /// How long the containers have between SIGTERM and SIGKILL.
 #[must_use]
 pub fn grace_period(pod: &Pod) -> SignedDuration {
@@ -261,6 +267,15 @@ mod tests {
             let budget = drain_budget(&pod(value.clone()));
             assert_eq!(budget, SignedDuration::from_secs(seconds), "{value}");
         }
+    }
+
+    #[test]
+    fn long_connections_have_the_drain_budget_unless_they_have_their_own() {
+        let own = |annotations: Value| long_connection_budget(&pod(json!({"metadata": {"annotations": annotations}})));
+        assert_eq!(own(json!({})), SignedDuration::from_secs(30));
+        assert_eq!(own(json!({names::DRAIN_DEADLINE: "45"})), SignedDuration::from_secs(45));
+        let both = json!({names::DRAIN_DEADLINE: "5", names::LONG_CONNECTION_DEADLINE: "10m"});
+        assert_eq!(own(both), SignedDuration::from_secs(600));
     }
 
     #[test]

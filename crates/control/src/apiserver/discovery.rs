@@ -49,7 +49,9 @@ fn accepts(asked: &Asked, media_type: &str) -> bool {
 /// told that there is no such kind.
 fn swagger_as_protobuf() -> Response<Body> {
     let mut answer = Response::new(answer::full(Bytes::from_static(openapi::SWAGGER_WITHOUT_KINDS)));
-    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(SWAGGER_AS_PROTOBUF));
+    // Asked for with an @, which no media type may have, and so answered with a dot.
+    let media_type = HeaderValue::from_static("application/com.github.proto-openapi.spec.v2.v1.0+protobuf");
+    answer.headers_mut().insert(CONTENT_TYPE, media_type);
     answer
 }
 

@@ -8,6 +8,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use decide::balancing::{EndpointState, pick};
 use decide::retries;
@@ -70,8 +71,13 @@ pub(crate) struct Pod {
     standing: AtomicU8,
     requests: AtomicU32,
     long: AtomicU32,
+    /// Becomes true when long connections to it are to end.
+    long_is_over: watch::Sender<bool>,
     counts_changed: Arc<Notify>,
 }
+
+/// Long connections that have to end do so within this time, so that not all clients come back at once.
+const SPREAD: Duration = Duration::from_secs(1);
 
 /// A pod's place in the configuration, as it stands in `Pod::standing`.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -193,6 +199,9 @@ impl Balancer {
             in_force.drains = memory.drains();
         }
         drop(table);
+        for pod in config.end_long.iter().filter_map(|uid| memory.pods.get(uid)) {
+            pod.long_is_over.send_if_modified(|is_over| !std::mem::replace(is_over, true));
+        }
         memory.forget_what_is_gone();
         self.version.send_replace(config.version);
     }
@@ -319,6 +328,7 @@ impl Pod {
             standing: AtomicU8::new(Standing::Gone as u8),
             requests: AtomicU32::new(0),
             long: AtomicU32::new(0),
+            long_is_over: watch::Sender::new(false),
             counts_changed: counts_changed.clone(),
         }
     }
@@ -375,6 +385,18 @@ impl InFlight {
         upstream.pod.counter(work).fetch_add(1, Ordering::SeqCst);
         upstream.pod.tell_change();
         Self { upstream, work }
+    }
+
+    /// Waits until this work, if it is long, has to end.
+    pub(crate) fn is_over(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut is_over = self.upstream.pod.long_is_over.subscribe();
+        async move {
+            if is_over.wait_for(|is_over| *is_over).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+            let [bits, _] = random();
+            tokio::time::sleep(SPREAD.mul_f64(f64::from(bits) / f64::from(u32::MAX))).await;
+        }
     }
 
     /// Goes on as a long connection.

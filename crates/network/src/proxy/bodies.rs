@@ -1,9 +1,12 @@
 //! Bodies on their way through the proxy: streamed as they come, held back when the other side is slow.
 
+use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
@@ -12,12 +15,67 @@ use super::lent::Connection;
 use super::workers::WorkerNumber;
 
 /// A response's body on its way to a client.
-#[derive(Debug)]
 pub(crate) enum ReplyBody {
     /// Written by the proxy.
     Own(Option<Bytes>),
     /// From a pod. What was borrowed for the request is given back when the pod has sent everything.
-    Streamed { body: Incoming, borrowed: Option<Borrowed> },
+    Streamed { body: Incoming, borrowed: Option<Borrowed>, stream: Stream },
+}
+
+/// Whether the response is one whose end nobody can predict.
+pub(crate) enum Stream {
+    No,
+    /// Server-sent events: they end like any body, and clients come back for more.
+    Events(IsOver),
+    /// gRPC: a call that streams shows it with its third message; it ends with the status "unavailable".
+    Grpc {
+        messages: u32,
+        is_over: Option<IsOver>,
+    },
+}
+
+type IsOver = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Messages after which a gRPC call counts as streaming.
+const MOST_MESSAGES_OF_A_CALL: u32 = 2;
+
+impl Stream {
+    pub(crate) fn of(headers: &HeaderMap) -> Self {
+        let kind = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+        if kind.starts_with(b"text/event-stream") {
+            Self::Events(Box::pin(std::future::pending()))
+        } else if kind.starts_with(b"application/grpc") {
+            Self::Grpc { messages: 0, is_over: None }
+        } else {
+            Self::No
+        }
+    }
+
+    /// Counts a frame. A call that turns out to stream becomes long.
+    fn note_frame(&mut self, borrowed: Option<&mut Borrowed>) {
+        let Self::Grpc { messages, is_over } = self else { return };
+        *messages += 1;
+        if *messages > MOST_MESSAGES_OF_A_CALL
+            && is_over.is_none()
+            && let Some(borrowed) = borrowed
+        {
+            *is_over = Some(borrowed.become_long());
+        }
+    }
+
+    /// The last frame, once the stream has to end; None for an end without one.
+    fn poll_end(&mut self, context: &mut Context<'_>) -> Poll<Option<Frame<Bytes>>> {
+        match self {
+            Self::No | Self::Grpc { is_over: None, .. } => Poll::Pending,
+            Self::Events(is_over) => is_over.as_mut().poll(context).map(|()| None),
+            Self::Grpc { is_over: Some(is_over), .. } => is_over.as_mut().poll(context).map(|()| {
+                let mut trailers = HeaderMap::new();
+                trailers.insert("grpc-status", HeaderValue::from_static("14"));
+                trailers.insert("grpc-message", HeaderValue::from_static("the pod is being replaced"));
+                Some(Frame::trailers(trailers))
+            }),
+        }
+    }
 }
 
 /// What a request occupies until its response was wholly received. Dropped earlier, the connection is closed.
@@ -29,6 +87,11 @@ pub(crate) struct Borrowed {
 }
 
 impl Borrowed {
+    fn become_long(&mut self) -> IsOver {
+        self.in_flight.become_long();
+        Box::pin(self.in_flight.is_over())
+    }
+
     fn give_back(self) {
         self.in_flight.upstream.keep(self.worker, self.connection);
     }
@@ -39,14 +102,17 @@ impl ReplyBody {
         Self::Own(Some(Bytes::from(sentence)))
     }
 
-    pub(crate) fn streamed(body: Incoming, borrowed: Borrowed) -> Self {
-        let mut streamed = Self::Streamed { body, borrowed: Some(borrowed) };
+    pub(crate) fn streamed(body: Incoming, mut borrowed: Borrowed, mut stream: Stream) -> Self {
+        if let Stream::Events(is_over) = &mut stream {
+            *is_over = borrowed.become_long();
+        }
+        let mut streamed = Self::Streamed { body, borrowed: Some(borrowed), stream };
         streamed.give_back_at_the_end();
         streamed
     }
 
     fn give_back_at_the_end(&mut self) {
-        if let Self::Streamed { body, borrowed } = self
+        if let Self::Streamed { body, borrowed, .. } = self
             && body.is_end_stream()
             && let Some(borrowed) = borrowed.take()
         {
@@ -63,9 +129,11 @@ impl Body for ReplyBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let (body, borrowed) = match &mut *self {
+        let (body, borrowed, stream) = match &mut *self {
             Self::Own(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Streamed { body, borrowed } => (body, borrowed),
+            // Its end was told.
+            Self::Streamed { borrowed: None, .. } => return Poll::Ready(None),
+            Self::Streamed { body, borrowed, stream } => (body, borrowed, stream),
         };
         let polled = Pin::new(body).poll_frame(context);
         match &polled {
@@ -74,9 +142,17 @@ impl Body for ReplyBody {
                     borrowed.give_back();
                 }
             }
-            Poll::Ready(Some(Ok(_))) => self.give_back_at_the_end(),
+            Poll::Ready(Some(Ok(_))) => {
+                stream.note_frame(borrowed.as_mut());
+                self.give_back_at_the_end();
+            }
             Poll::Ready(Some(Err(_))) => *borrowed = None,
-            Poll::Pending => {}
+            Poll::Pending => {
+                if let Poll::Ready(last) = stream.poll_end(context) {
+                    *borrowed = None;
+                    return Poll::Ready(last.map(Ok));
+                }
+            }
         }
         polled
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -104,7 +104,10 @@ async fn find_out_and_pass(
                 None => connect(&balancer, at, Work::Long).await?,
             };
             let mut stream = Prefixed::new(read_already, stream);
-            let passed = tokio::io::copy_bidirectional(&mut stream, &mut server).await;
+            let passed = tokio::select! {
+                passed = tokio::io::copy_bidirectional(&mut stream, &mut server) => passed.map(drop),
+                () = in_flight.is_over() => tokio::try_join!(stream.shutdown(), server.shutdown()).map(drop),
+            };
             drop(in_flight);
             passed?;
         }

@@ -16,12 +16,13 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::sync::watch;
 
 use super::balancer::{Balancer, InFlight};
-use super::bodies::{Borrowed, ReplyBody};
+use super::bodies::{Borrowed, ReplyBody, Stream};
 use super::exchange::{NoAnswer, Question, exchange};
 use super::headers::{Origin, Refusal, asks_for_upgrade, switching_to_client, to_client, to_http2, to_pod};
 use super::lent::PodSpeaks;
 use super::prefixed::Prefixed;
 use super::request_body::RequestBody;
+use super::websocket;
 use super::workers::WorkerNumber;
 
 /// A client's connection.
@@ -151,21 +152,38 @@ fn reply(
         let client = upgrade.ok_or(Failure::UnaskedSwitch)?;
         let pod = hyper::upgrade::on(&mut response);
         let Borrowed { in_flight, .. } = borrowed;
-        tokio::spawn(join(client, pod, in_flight));
+        let protocol = Upgrade::of(response.headers());
+        tokio::spawn(join(client, pod, protocol, in_flight));
         switching_to_client(response.headers_mut());
         return Ok(response.map(|_| ReplyBody::Own(None)));
     }
     to_client(response.headers_mut());
     response.extensions_mut().clear();
-    Ok(response.map(|body| ReplyBody::streamed(body, borrowed)))
+    let stream = Stream::of(response.headers());
+    Ok(response.map(|body| ReplyBody::streamed(body, borrowed, stream)))
+}
+
+/// What a connection was upgraded to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Upgrade {
+    WebSocket,
+    Other,
+}
+
+impl Upgrade {
+    fn of(headers: &HeaderMap) -> Self {
+        let is_websocket =
+            headers.get(header::UPGRADE).is_some_and(|it| it.as_bytes().eq_ignore_ascii_case(b"websocket"));
+        if is_websocket { Self::WebSocket } else { Self::Other }
+    }
 }
 
 /// Passes bytes both ways once both sides have switched protocols.
-async fn join(client: OnUpgrade, pod: OnUpgrade, mut in_flight: InFlight) {
+async fn join(client: OnUpgrade, pod: OnUpgrade, upgrade: Upgrade, mut in_flight: InFlight) {
     in_flight.become_long();
     match tokio::try_join!(client, pod) {
         Ok((client, pod)) => {
-            if let Err(error) = pass_both_ways(client, pod).await {
+            if let Err(error) = pass_both_ways(client, pod, upgrade, in_flight.is_over()).await {
                 tracing::trace!("an upgraded connection ended: {error}");
             }
         }
@@ -173,8 +191,20 @@ async fn join(client: OnUpgrade, pod: OnUpgrade, mut in_flight: InFlight) {
     }
 }
 
-async fn pass_both_ways(client: Upgraded, pod: Upgraded) -> io::Result<()> {
-    tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(pod)).await.map(drop)
+async fn pass_both_ways(
+    client: Upgraded,
+    pod: Upgraded,
+    upgrade: Upgrade,
+    over: impl Future<Output = ()>,
+) -> io::Result<()> {
+    let (mut client, mut pod) = (TokioIo::new(client), TokioIo::new(pod));
+    match upgrade {
+        Upgrade::WebSocket => websocket::pass_both_ways(client, pod, over).await,
+        Upgrade::Other => tokio::select! {
+            passed = tokio::io::copy_bidirectional(&mut client, &mut pod) => passed.map(drop),
+            () = over => Ok(()),
+        },
+    }
 }
 
 fn is_grpc(headers: &HeaderMap) -> bool {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use decide::balancing::EndpointState;
 use decide::draining::{self, DrainSnapshot, DrainStep, DrainedReason, InFlight, Reach, Serving};
-use decide::safe_to_stop::drain_deadline;
+use decide::safe_to_stop::drain_budgets;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use objects::names;
@@ -160,7 +160,7 @@ impl Book {
     fn next_configuration(&mut self, plan: Plan, dns: &Dns) -> Option<DataPlaneConfig> {
         let last = self.sent.last();
         let is_on_its_way = last.is_some_and(|last| self.acknowledged != Some(last.version));
-        let is_new = last.is_none_or(|last| last.plan.services != plan.services || last.dns != *dns);
+        let is_new = last.is_none_or(|last| !last.plan.sends_the_same_as(&plan) || last.dns != *dns);
         let is_due = match self.link {
             LinkState::Lost => false,
             LinkState::SendAnyway => true,
@@ -179,7 +179,7 @@ impl Book {
 
     /// A Service without ports changes what is routed and nothing that is sent.
     fn renew_what_is_routed(&mut self, plan: Plan) {
-        if let Some(last) = self.sent.last_mut().filter(|last| last.plan.services == plan.services) {
+        if let Some(last) = self.sent.last_mut().filter(|last| last.plan.sends_the_same_as(&plan)) {
             last.plan = plan;
         }
     }
@@ -202,10 +202,12 @@ impl Book {
             self.steps.insert(uid, DrainStep::Withdraw);
             return;
         }
-        let (Some(deleted_at), Some(deadline)) = (deleted_at(pod), drain_deadline(pod)) else { return };
+        let Some(deleted_at) = deleted_at(pod) else { return };
+        let budgets = drain_budgets(pod);
         let snapshot = DrainSnapshot {
             deleted_at,
-            budget: deadline.duration_since(deleted_at),
+            budget: budgets.requests,
+            long_budget: budgets.long_connections,
             serving: if is_ready(pod) { Serving::Ready } else { Serving::NotReady },
             reach: self.reach(&uid),
             asked: self.steps.get(&uid).copied().or_else(|| asked_before(pod)),
@@ -247,6 +249,7 @@ impl Book {
 /// How far an earlier engine took the pod.
 fn asked_before(pod: &Pod) -> Option<DrainStep> {
     match condition(pod, names::DRAINED)?.reason.as_deref() {
+        Some(names::ENDING_LONG_CONNECTIONS) => Some(DrainStep::EndLong),
         Some(names::WITHDRAWN) => Some(DrainStep::Withdraw),
         Some(names::DEPRIORITISED) => Some(DrainStep::Deprioritise),
         Some(_) | None => None,
@@ -260,8 +263,14 @@ fn drained_condition(pod: &Pod, step: DrainStep, reach: Reach, message: &str) ->
         (DrainStep::Drained(DrainedReason::Idle), _) => ("True", names::IDLE),
         (DrainStep::Drained(DrainedReason::DeadlinePassed), _) => ("True", names::DEADLINE_PASSED),
         (DrainStep::Withdraw, Reach::Absent | Reach::Named(EndpointState::Withdrawn)) => ("False", names::WITHDRAWN),
+        (DrainStep::EndLong, Reach::Absent | Reach::Named(EndpointState::Withdrawn)) => {
+            ("False", names::ENDING_LONG_CONNECTIONS)
+        }
         (_, Reach::Named(EndpointState::Deprioritised)) => ("False", names::DEPRIORITISED),
-        (DrainStep::Deprioritise | DrainStep::Withdraw, Reach::Unknown | Reach::Absent | Reach::Named(_)) => {
+        (
+            DrainStep::Deprioritise | DrainStep::Withdraw | DrainStep::EndLong,
+            Reach::Unknown | Reach::Absent | Reach::Named(_),
+        ) => {
             return None;
         }
     };

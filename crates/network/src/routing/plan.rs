@@ -35,12 +35,19 @@ pub(super) struct Plan {
     pub(super) routed: BTreeMap<PodUid, BTreeSet<String>>,
     /// The most that each pod is named with.
     pub(super) states: BTreeMap<PodUid, EndpointState>,
+    /// Pods whose long connections are to end now.
+    pub(super) end_long: BTreeSet<PodUid>,
 }
 
 impl Plan {
     pub(super) fn config(&self, version: u64, dns: &Dns) -> DataPlaneConfig {
         let listen = DataPlaneConfig::wanted_listeners(&self.services, dns);
-        DataPlaneConfig { version, listen, services: self.services.clone(), dns: dns.clone() }
+        let (services, end_long) = (self.services.clone(), self.end_long.clone());
+        DataPlaneConfig { version, listen, services, end_long, dns: dns.clone() }
+    }
+
+    pub(super) fn sends_the_same_as(&self, other: &Plan) -> bool {
+        self.services == other.services && self.end_long == other.end_long
     }
 
     /// Services that use a pod at a port where nobody else is ready.
@@ -63,7 +70,8 @@ pub(super) fn plan(snapshot: &Snapshot, leaving: &BTreeMap<PodUid, DrainStep>) -
             slices.entry(service).or_default().push(slice);
         }
     }
-    let mut plan = Plan::default();
+    let ending = leaving.iter().filter(|(_, step)| **step == DrainStep::EndLong).map(|(uid, _)| uid.clone());
+    let mut plan = Plan { end_long: ending.collect(), ..Plan::default() };
     for (key, service) in snapshot.services.iter().filter(|(_, service)| has_endpoints(service)) {
         let of_service = slices.get(key).map(Vec::as_slice).unwrap_or_default();
         let routes = Routes { pods: &snapshot.pods, leaving, service, slices: of_service };
@@ -226,7 +234,9 @@ impl Routes<'_> {
         if is_terminating(pod) || is_terminating_endpoint(endpoint) || self.leaving.contains_key(uid) {
             return match self.leaving.get(uid) {
                 Some(DrainStep::Deprioritise) => Some(EndpointState::Deprioritised),
-                Some(DrainStep::Withdraw | DrainStep::Drained(_)) => Some(EndpointState::Withdrawn),
+                Some(DrainStep::Withdraw | DrainStep::EndLong | DrainStep::Drained(_)) => {
+                    Some(EndpointState::Withdrawn)
+                }
                 None => is_ready(pod).then_some(EndpointState::Deprioritised),
             };
         }

@@ -114,12 +114,15 @@ async fn answer(name: &str, mut request: Request<Incoming>) -> Response<Body> {
         "/version" => text(&format!("{:?} to {name}", request.version())),
         "/trailers" => trailers(),
         "/endless" => endless(),
+        "/events" => events("text/event-stream"),
+        "/calls" => events("application/grpc"),
         "/close" => {
             let mut response = text(name);
             response.headers_mut().insert("connection", HeaderValue::from_static("close"));
             response
         }
         "/upgrade" => {
+            let protocol = request.headers()["upgrade"].clone();
             let upgraded = hyper::upgrade::on(&mut request);
             tokio::spawn(async move {
                 let (mut reader, mut writer) = tokio::io::split(TokioIo::new(upgraded.await.unwrap()));
@@ -127,7 +130,7 @@ async fn answer(name: &str, mut request: Request<Incoming>) -> Response<Body> {
             });
             let mut response = status(StatusCode::SWITCHING_PROTOCOLS);
             response.headers_mut().insert("connection", HeaderValue::from_static("upgrade"));
-            response.headers_mut().insert("upgrade", HeaderValue::from_static("echo"));
+            response.headers_mut().insert("upgrade", protocol);
             response
         }
         _ => text(name),
@@ -154,6 +157,17 @@ fn endless() -> Response<Body> {
         SENT.fetch_add(64 << 10, Ordering::SeqCst);
         chunk
     }))))
+}
+
+/// A numbered event every ten milliseconds, for ever.
+fn events(kind: &'static str) -> Response<Body> {
+    let events = stream::unfold(0, |number| async move {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        Some((Ok(Frame::data(Bytes::from(format!("data: {number}\n\n")))), number + 1))
+    });
+    let mut response = Response::new(BodyExt::boxed(StreamBody::new(events)));
+    response.headers_mut().insert("content-type", HeaderValue::from_static(kind));
+    response
 }
 
 /// Bytes of endless answers that were taken.

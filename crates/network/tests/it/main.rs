@@ -9,6 +9,7 @@ mod draining;
 mod http;
 mod http2;
 mod load;
+mod long;
 mod opaque;
 mod plane;
 mod replacement;

@@ -85,7 +85,7 @@ fn prepare_create(object: &mut Value) {
 
 fn validate(object: &Value) -> Vec<Cause> {
     let mut causes = metadata::validate(object, Scope::Namespaced, metadata::dns_subdomain_faults);
-    pod_spec::check_drain_deadline(&At::root(object).field("metadata"), &mut causes);
+    pod_spec::check_drain_deadlines(&At::root(object).field("metadata"), &mut causes);
     pod_spec::validate(&At::root(object).field("spec"), &mut causes);
     causes
 }

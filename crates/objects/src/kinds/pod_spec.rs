@@ -10,4 +10,4 @@ mod validate;
 mod volumes;
 
 pub(super) use defaults::{default, default_requests};
-pub(super) use validate::{check_drain_deadline, validate, warnings};
+pub(super) use validate::{check_drain_deadlines, validate, warnings};

@@ -34,7 +34,7 @@ pub(super) fn check(spec: &At<'_>, kind: &str, causes: &mut Vec<Cause>) {
     let meta = template.field("metadata");
     metadata::check_labels(&meta.field("labels"), causes);
     metadata::check_annotations(&meta.field("annotations"), causes);
-    pod_spec::check_drain_deadline(&meta, causes);
+    pod_spec::check_drain_deadlines(&meta, causes);
     pod_spec::validate(&template.field("spec"), causes);
     check_restarts(&template.field("spec"), causes);
 }

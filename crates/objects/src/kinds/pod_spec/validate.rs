@@ -24,10 +24,11 @@ pub(in crate::kinds) fn validate(spec: &At<'_>, causes: &mut Vec<Cause>) {
     metadata::check_labels(&spec.field("nodeSelector"), causes);
 }
 
-/// How long a pod may drain is our own annotation, in the metadata that stands here.
-pub(in crate::kinds) fn check_drain_deadline(meta: &At<'_>, causes: &mut Vec<Cause>) {
+/// How long a pod may drain stands in annotations of our own, in the metadata.
+pub(in crate::kinds) fn check_drain_deadlines(meta: &At<'_>, causes: &mut Vec<Cause>) {
     let annotations = meta.field("annotations");
-    for (_, value) in annotations.entries().filter(|(key, _)| *key == names::DRAIN_DEADLINE) {
+    let deadlines = [names::DRAIN_DEADLINE, names::LONG_CONNECTION_DEADLINE];
+    for (_, value) in annotations.entries().filter(|(key, _)| deadlines.contains(key)) {
         if parse_duration(value.text()).is_none() {
             causes.push(value.invalid("must be a number of seconds or a duration such as \"45s\" or \"1m30s\""));
         }
