@@ -2,6 +2,7 @@
 
 mod bad_versions;
 mod engine_killed;
+mod entries;
 mod inside;
 mod rolling;
 mod scaling;

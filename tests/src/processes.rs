@@ -44,6 +44,9 @@ pub fn of(machine: &Namespace) -> Vec<Process> {
 pub fn in_role(machine: &Namespace, role: &str) -> Vec<Process> {
     let mut found = of(machine);
     found.retain(|process| process.role() == Some(role));
+    // A child that has not become its own program yet still looks like its parent.
+    let pids: Vec<i32> = found.iter().map(|process| process.pid).collect();
+    found.retain(|process| parent_of(process.pid).is_some_and(|parent| !pids.contains(&parent)));
     found
 }
 

@@ -8,6 +8,7 @@ mod delete;
 mod discovery;
 mod list;
 mod logs;
+mod node_ports;
 mod objects_in;
 mod patch;
 mod refusals;
@@ -26,6 +27,7 @@ use objects::ranges::Range;
 use objects::status::Failure;
 
 use self::addresses::ClusterAddresses;
+use self::node_ports::NodePorts;
 use self::request::{Place, Query, Target, Verb};
 use crate::store::Store;
 
@@ -39,6 +41,7 @@ pub use self::logs::{LogOptions, LogStream, PodLogs};
 pub struct ApiServer {
     store: Store,
     addresses: Arc<ClusterAddresses>,
+    node_ports: Arc<NodePorts>,
     logs: Arc<dyn PodLogs>,
 }
 
@@ -72,7 +75,8 @@ impl ApiServer {
     #[must_use]
     pub fn new(store: Store, service_range: Range, logs: Arc<dyn PodLogs>) -> Self {
         let addresses = Arc::new(ClusterAddresses::new(service_range, &store));
-        Self { store, addresses, logs }
+        let node_ports = Arc::new(NodePorts::new(&store));
+        Self { store, addresses, node_ports, logs }
     }
 
     /// The store behind this API.

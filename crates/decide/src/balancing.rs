@@ -30,6 +30,18 @@ pub fn pick(states: &[EndpointState], outstanding: &dyn Fn(usize) -> u32, random
     if outstanding(second) < outstanding(first) { Some(second) } else { Some(first) }
 }
 
+/// Picks the index of the endpoint that a client always comes to while the endpoints stay the same: the one with the
+/// highest weight of the best tier (rendezvous hashing). When endpoints change, only the clients of those that went,
+/// and a share for those that came, go elsewhere; nothing has to be remembered for it.
+///
+/// `weight` gives the pseudo-random weight that an index has for this client.
+#[must_use]
+pub fn pick_for_client(states: &[EndpointState], weight: &dyn Fn(usize) -> u64) -> Option<usize> {
+    let (tier, _) = best_tier(states)?;
+    let of_tier = states.iter().enumerate().filter(|(_, state)| **state == tier).map(|(index, _)| index);
+    of_tier.max_by_key(|index| weight(*index))
+}
+
 fn best_tier(states: &[EndpointState]) -> Option<(EndpointState, usize)> {
     [EndpointState::Ready, EndpointState::Deprioritised]
         .into_iter()
@@ -83,6 +95,18 @@ mod tests {
     fn equal_work_follows_the_first_random_number() {
         check(&[Ready, Ready], &[3, 3], [LOW, LOW], Some(0));
         check(&[Ready, Ready], &[3, 3], [HIGH, LOW], Some(1));
+    }
+
+    #[test]
+    fn a_client_stays_with_its_endpoint_until_that_goes() {
+        let weights = [5, 9, 7, 8];
+        let pick = |states: &[EndpointState]| pick_for_client(states, &|index| weights[index]);
+        assert_eq!(pick(&[Ready; 4]), Some(1));
+        assert_eq!(pick(&[Withdrawn, Ready, Withdrawn, Ready]), Some(1), "others go");
+        assert_eq!(pick(&[Ready, Withdrawn, Ready, Ready]), Some(3), "its own goes");
+        assert_eq!(pick(&[Ready, Deprioritised, Ready, Withdrawn]), Some(2));
+        assert_eq!(pick(&[Withdrawn, Deprioritised, Withdrawn, Deprioritised]), Some(1));
+        assert_eq!(pick(&[Withdrawn; 4]), None);
     }
 
     #[test]

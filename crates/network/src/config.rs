@@ -3,11 +3,14 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use decide::balancing::EndpointState;
 pub use decide::protocol::Speaks;
 use serde::{Deserialize, Serialize};
+
+/// Every address of this machine.
+const ANY_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 /// Everything the data plane does, from the moment it acknowledges `version`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +31,13 @@ pub struct DataPlaneConfig {
 pub struct Listener {
     pub transport: Transport,
     pub address: SocketAddr,
+}
+
+impl Listener {
+    #[must_use]
+    pub fn tcp(address: SocketAddr) -> Self {
+        Self { transport: Transport::Tcp, address }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -51,17 +61,32 @@ impl fmt::Display for Listener {
 pub struct Service {
     pub namespace: String,
     pub name: String,
-    /// Addresses at which the data plane takes connections for it; none for a headless Service.
+    /// Addresses at which the data plane takes connections for it: its own, `externalIPs`, and this machine's for a
+    /// load balancer. None for a headless Service.
     pub addresses: Vec<IpAddr>,
     /// Addresses that its DNS name stands for: its own, or its pods' when it is headless.
     pub answers: Vec<IpAddr>,
+    #[serde(default)]
+    pub affinity: Affinity,
     pub ports: Vec<ServicePort>,
+}
+
+/// Whether a client comes to the same pod again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Affinity {
+    #[default]
+    None,
+    /// By its address.
+    ClientIp,
 }
 
 /// A TCP port of a Service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServicePort {
     pub port: u16,
+    /// The port of every address of this machine that leads to it too.
+    #[serde(default)]
+    pub node_port: Option<u16>,
     /// Empty when the Service's only port has no name.
     pub name: String,
     pub speaks: Speaks,
@@ -116,11 +141,13 @@ impl DataPlaneConfig {
 impl Service {
     /// The sockets at which it takes connections.
     pub fn listeners(&self) -> impl Iterator<Item = Listener> {
-        self.ports.iter().flat_map(|port| {
-            self.addresses
-                .iter()
-                .map(|ip| Listener { transport: Transport::Tcp, address: SocketAddr::new(*ip, port.port) })
-        })
+        self.ports.iter().flat_map(|port| self.addresses_of(port)).map(Listener::tcp)
+    }
+
+    /// Where connections are taken for one of its ports.
+    pub fn addresses_of(&self, port: &ServicePort) -> impl Iterator<Item = SocketAddr> {
+        let own = self.addresses.iter().map(|ip| SocketAddr::new(*ip, port.port));
+        own.chain(port.node_port.map(|number| SocketAddr::new(ANY_ADDRESS, number)))
     }
 
     /// `namespace/name`.

@@ -2,11 +2,13 @@
 //! writes on pods what the data plane has acknowledged. It carries no traffic itself, so it may stop at any time.
 
 mod book;
+mod load_balancers;
 mod plan;
 mod watch;
 mod writes;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,9 +27,10 @@ use crate::config::{Dns, Listener, PodUid};
 use crate::frames::{Refused, Report};
 use crate::link::{DataPlaneCommand, Link, LinkError};
 use book::{Book, Condition, Round};
+use load_balancers::{BalancerStatus, statuses};
 use plan::Snapshot;
 use watch::Cache;
-use writes::{Written, write_condition, write_refused};
+use writes::{Written, write_balancer, write_condition, write_refused};
 
 /// The pause before a keeper that could not be reached or started is tried again.
 const LINK_PAUSE: Duration = Duration::from_millis(500);
@@ -47,6 +50,8 @@ pub struct Settings {
     /// How to start the data plane where there is none.
     pub data_plane: DataPlaneCommand,
     pub dns: Dns,
+    /// The machine's address, at which Services of type LoadBalancer are reached.
+    pub host: IpAddr,
 }
 
 /// What routing is for.
@@ -94,6 +99,8 @@ struct Routing {
     look_again_at: Option<Instant>,
     try_refused_at: Option<Instant>,
     refused: BTreeSet<Listener>,
+    /// Statuses of load balancers that were written last.
+    balancers: BTreeSet<BalancerStatus>,
     writes: JoinSet<(Condition, Written)>,
     /// The version of each pod that a write was based on; the same version is not written to twice.
     written: BTreeMap<PodUid, String>,
@@ -120,6 +127,7 @@ impl Routing {
             look_again_at: None,
             try_refused_at: None,
             refused: BTreeSet::new(),
+            balancers: BTreeSet::new(),
             writes: JoinSet::new(),
             written: BTreeMap::new(),
         }
@@ -198,7 +206,7 @@ impl Routing {
     /// Does what follows from everything known. Nothing follows before everything was listed once: the first
     /// configuration of a restarted engine is as complete as the last of its predecessor.
     async fn act(&mut self) {
-        let Some(snapshot) = self.caches.snapshot() else { return };
+        let Some(snapshot) = self.caches.snapshot(self.settings.host) else { return };
         let now = Timestamp::now();
         let Round { send, write, look_again_at } = self.book.round(&snapshot, &self.settings.dns, now);
         if let (Some(config), Some(link)) = (send, &mut self.link)
@@ -207,6 +215,7 @@ impl Routing {
             self.lose_link(&chain(&error));
         }
         self.write(write);
+        self.write_balancers(&snapshot);
         if let Some(time) = look_again_at {
             self.look_again_in(Duration::try_from(time.duration_since(now)).unwrap_or_default());
         }
@@ -224,6 +233,16 @@ impl Routing {
                 self.writes.spawn(write_condition(self.client.clone(), condition));
             }
         }
+    }
+
+    /// A write that fails is tried again when the Service changes or something else happens.
+    fn write_balancers(&mut self, snapshot: &Snapshot) {
+        let is_served = |listener: &Listener| self.book.is_served(listener) && !self.refused.contains(listener);
+        let statuses = statuses(snapshot, &is_served);
+        for status in statuses.difference(&self.balancers) {
+            drop(tokio::spawn(write_balancer(self.client.clone(), status.clone())));
+        }
+        self.balancers = statuses;
     }
 
     fn tell_refused(&mut self, refused: Vec<Refused>) {
@@ -266,11 +285,12 @@ impl Caches {
         Self { changed, services, slices, pods, _following: following }
     }
 
-    fn snapshot(&self) -> Option<Snapshot> {
+    fn snapshot(&self, host: IpAddr) -> Option<Snapshot> {
         Some(Snapshot {
             services: self.services.objects()?,
             slices: self.slices.objects()?,
             pods: self.pods.objects()?,
+            host: Some(host),
         })
     }
 }

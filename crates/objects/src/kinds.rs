@@ -21,6 +21,8 @@ mod pod_spec;
 mod pod_template;
 mod tolerations;
 
+pub use service::NODE_PORTS;
+
 static ALL: [Kind; 12] = [
     config_map::KIND,
     deployment::KIND,

@@ -285,6 +285,7 @@ fn agent_settings(options: &Up, directories: &Directories) -> agent::Settings {
 
 fn routing_settings(directories: &Directories, dns: Ipv4Addr) -> routing::Settings {
     routing::Settings {
+        host: host_address().into(),
         data_plane: DataPlaneCommand {
             executable: EXECUTABLE.into(),
             keeper: KeeperSettings { run_dir: directories.run.clone(), proxy_user: Some(PROXY_USER) },

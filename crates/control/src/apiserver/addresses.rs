@@ -88,13 +88,14 @@ impl ClusterAddresses {
 }
 
 impl ApiServer {
-    /// Gives a Service that needs one its cluster address; the old state's address is kept.
+    /// Gives a Service that needs them its cluster address and node ports; the old state's address is kept.
     pub(super) fn allocate_addresses(
         &self,
         kind: &Kind,
         value: &mut Value,
         old: Option<&Value>,
     ) -> Result<(), Failure> {
+        self.allocate_node_ports(kind, value)?;
         if !needs_address(kind, value) || old.is_some_and(|old| cluster_ip(old).is_some()) {
             return Ok(());
         }
@@ -125,6 +126,7 @@ impl ApiServer {
 
     /// Gives back the address of a Service that is gone, or was never written.
     pub(super) fn release_addresses(&self, kind: &Kind, value: &Value) {
+        self.release_node_ports(kind, value);
         if kind.kind == "Service"
             && let Some(address) = cluster_ip(value)
         {

@@ -59,6 +59,7 @@ impl ApiServer {
             return Ok(new);
         }
         let written = self.store.write(&place.resource(), name, Expected::Revision(old.revision), new).await?;
+        self.release_unused_node_ports(place.kind, &written.value);
         Ok(written.value.clone())
     }
 

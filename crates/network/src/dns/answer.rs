@@ -138,7 +138,7 @@ fn written(message: &Message, request: &Message, via: Via) -> Reply {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{DataPlaneConfig, Dns, Service};
+    use crate::config::{Affinity, DataPlaneConfig, Dns, Service};
 
     fn names(pods: u8) -> Names {
         let pod = |index: u8| IpAddr::from([10, 44, 0, index]);
@@ -147,6 +147,7 @@ mod tests {
             name: name.to_owned(),
             addresses,
             answers,
+            affinity: Affinity::None,
             ports: Vec::new(),
         };
         let address = IpAddr::from([10, 45, 0, 7]);

@@ -87,6 +87,7 @@ fn dashed(ip: IpAddr) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Affinity;
 
     fn names() -> Names {
         let service = |name: &str, addresses: &[&str], answers: &[&str]| Service {
@@ -94,6 +95,7 @@ mod tests {
             name: name.to_owned(),
             addresses: addresses.iter().map(|ip| ip.parse().unwrap()).collect(),
             answers: answers.iter().map(|ip| ip.parse().unwrap()).collect(),
+            affinity: Affinity::None,
             ports: Vec::new(),
         };
         Names::new(&DataPlaneConfig {

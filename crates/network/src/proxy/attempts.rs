@@ -1,7 +1,7 @@
 //! Finding an endpoint that takes a piece of work: another one after a failure, a later one when there is none now.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub(crate) struct Attempts<'a> {
     balancer: &'a Balancer,
     at: SocketAddr,
+    client: IpAddr,
     /// Set at the first failure, so that work that succeeds at once never reads the clock.
     deadline: Option<Instant>,
     tried: Vec<SocketAddr>,
@@ -39,13 +40,13 @@ pub(crate) enum NotTaken {
 }
 
 impl<'a> Attempts<'a> {
-    pub(crate) fn new(balancer: &'a Balancer, at: SocketAddr) -> Self {
-        Self { balancer, at, deadline: None, tried: Vec::new(), last_failure: None }
+    pub(crate) fn new(balancer: &'a Balancer, at: SocketAddr, client: IpAddr) -> Self {
+        Self { balancer, at, client, deadline: None, tried: Vec::new(), last_failure: None }
     }
 
     /// The endpoint to try next, with the work counted.
     pub(crate) async fn next(&mut self, work: Work) -> Result<InFlight, NotTaken> {
-        match self.balancer.pick(self.at, work, &self.tried) {
+        match self.balancer.pick(self.at, self.client, work, &self.tried) {
             Ok(picked) => Ok(picked),
             Err(_) => self.wait_for_an_endpoint(work).await,
         }
@@ -69,7 +70,7 @@ impl<'a> Attempts<'a> {
         // Subscribed before the pick that finds nothing: a configuration in between is not missed.
         let mut changes = self.balancer.changes();
         loop {
-            let retry_at = match self.balancer.pick(self.at, work, &self.tried) {
+            let retry_at = match self.balancer.pick(self.at, self.client, work, &self.tried) {
                 Ok(picked) => return Ok(picked),
                 Err(NoPick::NothingReady) => deadline,
                 Err(NoPick::AllTried) => deadline.min(Instant::now() + PAUSE),
@@ -94,9 +95,10 @@ impl<'a> Attempts<'a> {
 pub(crate) async fn connect(
     balancer: &Balancer,
     at: SocketAddr,
+    client: IpAddr,
     work: Work,
 ) -> Result<(TcpStream, InFlight), NotTaken> {
-    let mut attempts = Attempts::new(balancer, at);
+    let mut attempts = Attempts::new(balancer, at, client);
     loop {
         let in_flight = attempts.next(work).await?;
         match in_flight.upstream.connect().await {

@@ -4,19 +4,19 @@
 
 use std::cell::Cell;
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::hash::{BuildHasher, RandomState};
-use std::net::SocketAddr;
+use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use decide::balancing::{EndpointState, pick};
+use decide::balancing::{EndpointState, pick, pick_for_client};
 use decide::retries;
 use tokio::sync::{Notify, watch};
 
 use super::retry_budget::RetryBudget;
 use super::upstream::{Aside, Upstream};
-use crate::config::{DataPlaneConfig, Endpoint, PodUid, ServicePort, Speaks};
+use crate::config::{Affinity, DataPlaneConfig, Endpoint, PodUid, ServicePort, Speaks};
 use crate::dns::Names;
 use crate::frames::Drain;
 
@@ -45,6 +45,7 @@ struct Table {
 
 struct Port {
     speaks: Speaks,
+    affinity: Affinity,
     service: Arc<str>,
     states: Vec<EndpointState>,
     upstreams: Vec<Arc<Upstream>>,
@@ -126,20 +127,25 @@ impl Balancer {
         }
     }
 
-    /// Picks an endpoint for work that came in at `at`, leaving out those in `tried`, and counts the work.
-    pub(crate) fn pick(&self, at: SocketAddr, work: Work, tried: &[SocketAddr]) -> Result<InFlight, NoPick> {
+    /// Picks an endpoint for work that `client` brought to `at`, leaving out those in `tried`, and counts the work.
+    pub(crate) fn pick(
+        &self,
+        at: SocketAddr,
+        client: IpAddr,
+        work: Work,
+        tried: &[SocketAddr],
+    ) -> Result<InFlight, NoPick> {
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
         let port = table.ports.get(&at).ok_or(NoPick::NothingReady)?;
-        let outstanding = |index: usize| port.upstreams[index].pod.outstanding();
         let some_aside = self.aside.load(Ordering::Relaxed) > 0;
         let preferred = some_aside.then(|| port.states_without(|it| it.is_aside() || tried.contains(&it.address)));
-        let preferred = preferred.and_then(|states| pick(&states, &outstanding, random()));
+        let preferred = preferred.and_then(|states| port.pick(&states, client));
         let picked = match preferred {
             Some(picked) => picked,
-            None if tried.is_empty() => pick(&port.states, &outstanding, random()).ok_or(NoPick::NothingReady)?,
+            None if tried.is_empty() => port.pick(&port.states, client).ok_or(NoPick::NothingReady)?,
             None => {
                 let untried = port.states_without(|it| tried.contains(&it.address));
-                pick(&untried, &outstanding, random()).ok_or(NoPick::AllTried)?
+                port.pick(&untried, client).ok_or(NoPick::AllTried)?
             }
         };
         if work == Work::Request {
@@ -225,6 +231,15 @@ impl Balancer {
 }
 
 impl Port {
+    fn pick(&self, states: &[EndpointState], client: IpAddr) -> Option<usize> {
+        match self.affinity {
+            Affinity::None => pick(states, &|index| self.upstreams[index].pod.outstanding(), random()),
+            Affinity::ClientIp => {
+                pick_for_client(states, &|index| weight(client.to_canonical(), self.upstreams[index].address))
+            }
+        }
+    }
+
     fn states_without(&self, is_out: impl Fn(&Upstream) -> bool) -> Vec<EndpointState> {
         let states = self.upstreams.iter().zip(&self.states);
         states.map(|(upstream, state)| if is_out(upstream) { EndpointState::Withdrawn } else { *state }).collect()
@@ -250,9 +265,10 @@ impl Memory {
         for service in &config.services {
             let key: Arc<str> = service.key().into();
             for port in &service.ports {
-                for ip in &service.addresses {
-                    let at = SocketAddr::new(*ip, port.port);
-                    ports.insert(at, self.port(at, port, key.clone(), counts_changed));
+                for at in service.addresses_of(port) {
+                    let affinity = service.affinity;
+                    let built = self.port(at, port, key.clone(), counts_changed);
+                    ports.insert(at, Port { affinity, ..built });
                 }
             }
         }
@@ -264,7 +280,7 @@ impl Memory {
         let states = port.endpoints.iter().map(|endpoint| self.state(endpoint)).collect();
         let upstreams = port.endpoints.iter().map(|endpoint| self.upstream(endpoint, counts_changed)).collect();
         let retries = self.retries.entry(at).or_default().clone();
-        Port { speaks: port.speaks, service, states, upstreams, retries }
+        Port { speaks: port.speaks, affinity: Affinity::None, service, states, upstreams, retries }
     }
 
     /// A pod once withdrawn stays withdrawn.
@@ -415,6 +431,13 @@ impl Drop for InFlight {
         self.upstream.pod.counter(self.work).fetch_sub(1, Ordering::SeqCst);
         self.upstream.pod.tell_change();
     }
+}
+
+/// The weight that an endpoint has for a client: the same in every proxy and after every restart of one.
+fn weight(client: IpAddr, endpoint: SocketAddr) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (client, endpoint).hash(&mut hasher);
+    hasher.finish()
 }
 
 /// Two random numbers, good enough to spread load.

@@ -1,6 +1,6 @@
 //! One connection of a client, from its acceptance to its end: finds out what it speaks, then passes it on.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -81,13 +81,13 @@ async fn find_out_and_pass(
     let speaks = balancer.speaks(at);
     let turn = match speaks {
         Speaks::Opaque => Turn::Opaque(Bytes::new(), None),
-        Speaks::FindOut => find_out(&mut stream, at, &balancer).await?,
+        Speaks::FindOut => find_out(&mut stream, at, client.ip(), &balancer).await?,
         // The client speaks first, so no server has to be watched.
         Speaks::Http1 | Speaks::Http2 => read_until_clear(&mut stream, BytesMut::with_capacity(FIRST_READ)).await?,
     };
     let http_client = |balancer, by_client| {
         let origin = Origin::new(client.ip(), at);
-        http::Client { balancer, worker, at, origin, pods_speak: pods_speak(speaks, by_client) }
+        http::Client { balancer, worker, ip: client.ip(), at, origin, pods_speak: pods_speak(speaks, by_client) }
     };
     match turn {
         Turn::Http1(read_already) => {
@@ -101,7 +101,7 @@ async fn find_out_and_pass(
         Turn::Opaque(read_already, connected) => {
             let (mut server, in_flight) = match connected {
                 Some(connected) => connected,
-                None => connect(&balancer, at, Work::Long).await?,
+                None => connect(&balancer, at, client.ip(), Work::Long).await?,
             };
             let mut stream = Prefixed::new(read_already, stream);
             let passed = tokio::select! {
@@ -124,13 +124,13 @@ fn pods_speak(declared: Speaks, by_client: PodSpeaks) -> PodSpeaks {
     }
 }
 
-async fn find_out(stream: &mut TcpStream, at: SocketAddr, balancer: &Balancer) -> Result<Turn, Ended> {
+async fn find_out(stream: &mut TcpStream, at: SocketAddr, client: IpAddr, balancer: &Balancer) -> Result<Turn, Ended> {
     let mut read = BytesMut::with_capacity(FIRST_READ);
     match tokio::time::timeout(SILENCE, stream.read_buf(&mut read)).await {
         Ok(Ok(0)) => Err(Ended::Silent),
         Ok(Ok(_)) => read_until_clear(stream, read).await,
         Ok(Err(error)) => Err(error.into()),
-        Err(_) => let_either_speak(stream, at, balancer).await,
+        Err(_) => let_either_speak(stream, at, client, balancer).await,
     }
 }
 
@@ -156,9 +156,14 @@ async fn read_until_clear(stream: &mut TcpStream, mut read: BytesMut) -> Result<
 
 /// Connects a silent client to a server and watches both. The connection counts as work from the first byte of
 /// either, so that idle ones hold no drain up.
-async fn let_either_speak(stream: &mut TcpStream, at: SocketAddr, balancer: &Balancer) -> Result<Turn, Ended> {
+async fn let_either_speak(
+    stream: &mut TcpStream,
+    at: SocketAddr,
+    client: IpAddr,
+    balancer: &Balancer,
+) -> Result<Turn, Ended> {
     for _ in 0..MOST_HANG_UPS {
-        let (server, in_flight) = connect(balancer, at, Work::Long).await?;
+        let (server, in_flight) = connect(balancer, at, client, Work::Long).await?;
         let upstream = in_flight.upstream.clone();
         drop(in_flight);
         match first_to_speak(stream, &server).await? {

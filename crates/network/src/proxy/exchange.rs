@@ -45,7 +45,7 @@ pub(crate) async fn exchange(
     speaks: PodSpeaks,
     question: Question,
 ) -> Result<(Response<Incoming>, Borrowed), NoAnswer> {
-    let mut attempts = Attempts::new(&client.balancer, client.at);
+    let mut attempts = Attempts::new(&client.balancer, client.at, client.ip);
     let repeating = question.repeating();
     let mut repeats = 0;
     loop {

@@ -30,6 +30,7 @@ pub(crate) struct Client {
     pub(crate) balancer: Arc<Balancer>,
     /// The thread that serves it.
     pub(crate) worker: WorkerNumber,
+    pub(crate) ip: std::net::IpAddr,
     /// The Service's address that it came in at.
     pub(crate) at: std::net::SocketAddr,
     pub(crate) origin: Origin,

@@ -120,6 +120,13 @@ impl Book {
         services.into_iter().find(|service| service.listeners().any(|it| it == *listener)).cloned()
     }
 
+    /// Whether connections to a listener are taken under every configuration that may be in use.
+    pub(super) fn is_served(&self, listener: &Listener) -> bool {
+        let holds =
+            |sent: &Sent| sent.plan.services.iter().any(|service| service.listeners().any(|it| it == *listener));
+        self.acknowledged.is_some() && self.sent.iter().all(holds)
+    }
+
     /// Send a configuration again even if nothing changed, so that refused sockets are tried once more.
     pub(super) fn try_again(&mut self) {
         if self.link == LinkState::UpToDate {

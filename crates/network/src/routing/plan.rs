@@ -14,7 +14,7 @@ use objects::pods::{is_ready, is_terminating};
 use objects::selector::matches_map;
 
 use super::watch::Objects;
-use crate::config::{self, DataPlaneConfig, Dns, PodUid};
+use crate::config::{self, Affinity, DataPlaneConfig, Dns, PodUid};
 
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const TEMPLATE_HASH: &str = "pod-template-hash";
@@ -25,6 +25,8 @@ pub(super) struct Snapshot {
     pub(super) services: Objects<Service>,
     pub(super) slices: Objects<EndpointSlice>,
     pub(super) pods: Objects<Pod>,
+    /// Where load balancers take connections.
+    pub(super) host: Option<IpAddr>,
 }
 
 /// A configuration without its version, and what follows from it.
@@ -74,7 +76,7 @@ pub(super) fn plan(snapshot: &Snapshot, leaving: &BTreeMap<PodUid, DrainStep>) -
     let mut plan = Plan { end_long: ending.collect(), ..Plan::default() };
     for (key, service) in snapshot.services.iter().filter(|(_, service)| has_endpoints(service)) {
         let of_service = slices.get(key).map(Vec::as_slice).unwrap_or_default();
-        let routes = Routes { pods: &snapshot.pods, leaving, service, slices: of_service };
+        let routes = Routes { pods: &snapshot.pods, host: snapshot.host, leaving, service, slices: of_service };
         plan.add(key, &routes);
     }
     plan
@@ -100,6 +102,21 @@ fn has_endpoints(service: &Service) -> bool {
     service.spec.as_ref().is_some_and(|spec| spec.type_.as_deref() != Some("ExternalName"))
 }
 
+/// One that is ours: a class names another implementation.
+pub(super) fn is_load_balancer(service: &Service) -> bool {
+    service
+        .spec
+        .as_ref()
+        .is_some_and(|spec| spec.type_.as_deref() == Some("LoadBalancer") && spec.load_balancer_class.is_none())
+}
+
+fn affinity(service: &Service) -> Affinity {
+    match service.spec.as_ref().and_then(|spec| spec.session_affinity.as_deref()) {
+        Some("ClientIP") => Affinity::ClientIp,
+        Some(_) | None => Affinity::None,
+    }
+}
+
 fn service_of(slice: &EndpointSlice) -> Option<String> {
     let name = slice.metadata.labels.as_ref()?.get(SERVICE_NAME)?;
     Some(format!("{}/{name}", slice.metadata.namespace.as_deref().unwrap_or_default()))
@@ -108,6 +125,7 @@ fn service_of(slice: &EndpointSlice) -> Option<String> {
 /// One Service with all that belongs to it.
 struct Routes<'a> {
     pods: &'a Objects<Pod>,
+    host: Option<IpAddr>,
     leaving: &'a BTreeMap<PodUid, DrainStep>,
     service: &'a Service,
     slices: &'a [&'a EndpointSlice],
@@ -123,7 +141,7 @@ struct Usable<'a> {
 
 impl Plan {
     fn add(&mut self, key: &str, routes: &Routes<'_>) {
-        let addresses = routes.addresses();
+        let cluster = routes.addresses();
         let ready: BTreeSet<(IpAddr, PodUid)> = routes
             .slices
             .iter()
@@ -134,12 +152,15 @@ impl Plan {
         for (_, uid) in &ready {
             self.routed.entry(uid.clone()).or_default().insert(key.to_owned());
         }
-        let answers = if addresses.is_empty() {
+        let answers = if cluster.is_empty() {
             ready.iter().map(|(ip, _)| *ip).collect::<BTreeSet<_>>().into_iter().collect()
         } else {
-            addresses.clone()
+            cluster.clone()
         };
-        let ports = if addresses.is_empty() { Vec::new() } else { routes.ports() };
+        let ports = if cluster.is_empty() { Vec::new() } else { routes.ports() };
+        // Nothing leads to the pods of a headless Service but their own addresses.
+        let outer = if cluster.is_empty() { Vec::new() } else { routes.outer_addresses() };
+        let addresses = cluster.into_iter().chain(outer).collect();
         for endpoint in ports.iter().flat_map(|port| &port.endpoints) {
             let known = self.states.entry(endpoint.pod.clone()).or_insert(endpoint.state);
             *known = (*known).max(endpoint.state);
@@ -150,6 +171,7 @@ impl Plan {
             name: metadata.name.clone().unwrap_or_default(),
             addresses,
             answers,
+            affinity: affinity(routes.service),
             ports,
         });
     }
@@ -162,6 +184,14 @@ impl Routes<'_> {
         let all = spec.cluster_ips.iter().flatten().chain(spec.cluster_ip.iter());
         let parsed: BTreeSet<IpAddr> = all.filter_map(|ip| ip.parse().ok()).collect();
         parsed.into_iter().collect()
+    }
+
+    /// Those at which clients from outside find it.
+    fn outer_addresses(&self) -> Vec<IpAddr> {
+        let spec = self.service.spec.as_ref();
+        let external = spec.into_iter().flat_map(|spec| spec.external_ips.iter().flatten());
+        let external = external.filter_map(|ip| ip.parse().ok());
+        external.chain(self.host.filter(|_| is_load_balancer(self.service))).collect()
     }
 
     fn ports(&self) -> Vec<config::ServicePort> {
@@ -177,7 +207,8 @@ impl Routes<'_> {
         endpoints.sort_by(|one, other| (one.ip, one.port, &one.pod).cmp(&(other.ip, other.port, &other.pod)));
         endpoints.dedup_by(|one, other| (one.ip, one.port, &one.pod) == (other.ip, other.port, &other.pod));
         let speaks = speaks(&self.declared(port));
-        Some(config::ServicePort { port: u16::try_from(port.port).ok()?, name, speaks, endpoints })
+        let node_port = port.node_port.and_then(|number| u16::try_from(number).ok()).filter(|number| *number > 0);
+        Some(config::ServicePort { port: u16::try_from(port.port).ok()?, node_port, name, speaks, endpoints })
     }
 
     fn declared<'p>(&'p self, port: &'p ServicePort) -> Declared<'p> {

@@ -13,7 +13,8 @@ pub(in crate::routing) struct Cluster {
 
 impl Cluster {
     pub(in crate::routing) fn snapshot(&self) -> Snapshot {
-        Snapshot { services: read(&self.services), slices: read(&self.slices), pods: read(&self.pods) }
+        let host = Some("192.0.2.1".parse().unwrap());
+        Snapshot { services: read(&self.services), slices: read(&self.slices), pods: read(&self.pods), host }
     }
 }
 
@@ -196,4 +197,25 @@ fn a_pod_is_alone_where_nobody_else_is_ready() {
     assert_eq!(alone(&pods, 1), Vec::<String>::new());
     assert_eq!(alone(&[pods[0].clone(), pods[2].clone()], 1), ["production/demo"], "a leaving pod is no other");
     assert_eq!(alone(&pods[..1], 7), Vec::<String>::new(), "no Service uses this pod");
+}
+
+#[test]
+fn clients_from_outside_find_a_service_at_its_node_port_and_outer_addresses_but_dns_does_not_name_them() {
+    let mut demo = service("demo", "10.45.0.7");
+    demo["spec"]["type"] = json!("LoadBalancer");
+    demo["spec"]["externalIPs"] = json!(["192.0.2.9"]);
+    demo["spec"]["ports"] = json!([{"port": 80, "nodePort": 30001}]);
+    let mut other_class = service("other", "10.45.0.8");
+    other_class["spec"]["type"] = json!("LoadBalancer");
+    other_class["spec"]["loadBalancerClass"] = json!("example.com/other");
+    other_class["spec"]["ports"] = json!([{"port": 90}]);
+    let cluster = Cluster { services: vec![demo, other_class], ..Cluster::default() };
+    let plan = plan(&cluster.snapshot(), &BTreeMap::new());
+    let config = plan.config(1, &Dns::default());
+    let listen: Vec<_> = config.listen.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        listen,
+        ["TCP 0.0.0.0:30001", "TCP 10.45.0.7:80", "TCP 10.45.0.8:90", "TCP 192.0.2.1:80", "TCP 192.0.2.9:80"]
+    );
+    assert_eq!(config.services[0].answers, ["10.45.0.7".parse::<IpAddr>().unwrap()]);
 }

@@ -2,6 +2,7 @@
 //! for, so that a late one changes nothing.
 
 use jiff::Timestamp;
+use k8s_openapi::api::core;
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::api::{Patch, PatchParams, PostParams};
@@ -9,6 +10,7 @@ use kube::{Api, Client};
 use serde_json::{Value, json};
 
 use super::book::{Condition, Transition};
+use super::load_balancers::BalancerStatus;
 use crate::config::Service;
 use crate::frames::Refused;
 
@@ -50,6 +52,21 @@ fn patch(condition: &Condition, now: Timestamp) -> Value {
         "metadata": {"uid": condition.uid, "resourceVersion": condition.resource_version},
         "status": {"conditions": [written]},
     })
+}
+
+/// Writes the address of a load balancer to a Service that is still as it was.
+pub(super) async fn write_balancer(client: Client, status: BalancerStatus) {
+    let services: Api<core::v1::Service> = Api::namespaced(client, &status.namespace);
+    let ingress = status.address.map(|ip| json!({"ip": ip, "ipMode": "VIP"}));
+    let patch = json!({
+        "metadata": {"uid": status.uid, "resourceVersion": status.resource_version},
+        "status": {"loadBalancer": {"ingress": ingress.into_iter().collect::<Vec<_>>()}},
+    });
+    match services.patch_status(&status.name, &PatchParams::default(), &Patch::Merge(patch)).await {
+        Ok(_) => {}
+        Err(kube::Error::Api(refused)) if refused.code == 409 || refused.code == 404 => {}
+        Err(error) => tracing::warn!("can't write the status of Service {}/{}: {error}", status.namespace, status.name),
+    }
 }
 
 /// Tells on a Service that one of its addresses could not be listened on.

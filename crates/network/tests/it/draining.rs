@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use decide::balancing::EndpointState::{Deprioritised, Ready, Withdrawn};
+use network::config::Affinity;
 
 use crate::app::App;
 use crate::load::{Client, Load, get};
@@ -116,4 +117,24 @@ async fn a_pod_that_refuses_connections_costs_no_request() {
     let outcome = load.stop().await;
     assert!(outcome.failed.is_empty(), "{:?}", outcome.failed);
     assert_eq!(app.begun(), outcome.answered);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_with_affinity_comes_to_the_same_pod_until_that_goes() {
+    let mut plane = Plane::start().await;
+    plane.affinity = Affinity::ClientIp;
+    let _apps = [2, 3, 4].map(|number| App::start(plane.pod(number), &format!("app-{number}")));
+    plane.route(&[(2, Ready), (3, Ready), (4, Ready)]).await;
+    let first = get(plane.service(), "/").await.1;
+    for _ in 0..20 {
+        assert_eq!(get(plane.service(), "/").await.1, first);
+    }
+    let own: u8 = first.trim_start_matches("app-").parse().unwrap();
+    let without_own = [2, 3, 4].map(|number| (number, if number == own { Withdrawn } else { Ready }));
+    plane.route(&without_own).await;
+    let second = get(plane.service(), "/").await.1;
+    assert_ne!(second, first);
+    for _ in 0..20 {
+        assert_eq!(get(plane.service(), "/").await.1, second);
+    }
 }

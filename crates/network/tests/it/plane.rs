@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use decide::balancing::EndpointState;
-use network::config::{DataPlaneConfig, Dns, Endpoint, PodUid, Service, ServicePort, Speaks};
+use network::config::{Affinity, DataPlaneConfig, Dns, Endpoint, PodUid, Service, ServicePort, Speaks};
 use network::frames::{Command, Drain, Refused, Report, encode};
 use network::keeper::{KeeperSettings, ProxyUser};
 use network::link::{DataPlaneCommand, Link};
@@ -26,6 +26,7 @@ pub(crate) struct Plane {
     pub(crate) link: Link,
     pub(crate) command: DataPlaneCommand,
     pub(crate) config: DataPlaneConfig,
+    pub(crate) affinity: Affinity,
     pub(crate) net: u8,
     _run_dir: tempfile::TempDir,
 }
@@ -44,7 +45,14 @@ impl Plane {
         };
         let (link, version) = Link::open(&command).await.unwrap();
         assert_eq!(version, 0, "a new keeper has no configuration");
-        Self { link, command, config: DataPlaneConfig::default(), net: next_net(), _run_dir: run_dir }
+        Self {
+            link,
+            command,
+            config: DataPlaneConfig::default(),
+            affinity: Affinity::None,
+            net: next_net(),
+            _run_dir: run_dir,
+        }
     }
 
     /// Where the Service is reached.
@@ -68,13 +76,14 @@ impl Plane {
 
     pub(crate) async fn route_speaking(&mut self, speaks: Speaks, pods: &[(u8, EndpointState)]) -> Vec<Refused> {
         let endpoints = pods.iter().map(|(number, state)| self.endpoint(*number, *state)).collect();
-        let ports = vec![ServicePort { port: PORT, name: String::new(), speaks, endpoints }];
+        let ports = vec![ServicePort { port: PORT, node_port: None, name: String::new(), speaks, endpoints }];
         let addresses = vec![self.service_ip()];
         self.config.services = vec![Service {
             namespace: "production".to_owned(),
             name: "demo-app".to_owned(),
             answers: addresses.clone(),
             addresses,
+            affinity: self.affinity,
             ports,
         }];
         self.configure().await

@@ -114,7 +114,7 @@ impl Drop for Cluster {
 }
 
 fn engine(api: &FakeApi, plane: &Plane) -> (JoinHandle<()>, Sender<Order>) {
-    let settings = Settings { data_plane: plane.command.clone(), dns: Dns::default() };
+    let settings = Settings { data_plane: plane.command.clone(), dns: Dns::default(), host: [127, 0, 0, 1].into() };
     let (orders, received) = channel(Order::Route);
     (tokio::spawn(run(api.client(), settings, received)), orders)
 }

@@ -19,7 +19,7 @@ const AFFINITY_SECONDS: i64 = 10_800;
 const LONGEST_AFFINITY_SECONDS: i64 = 86_400;
 
 /// Ports that a Service of type NodePort may ask for.
-const NODE_PORTS: std::ops::RangeInclusive<i64> = 30_000..=32_767;
+pub const NODE_PORTS: std::ops::RangeInclusive<u16> = 30_000..=32_767;
 
 pub(super) const KIND: Kind = Kind {
     kind: "Service",
@@ -240,7 +240,7 @@ fn check_port(port: &At<'_>, causes: &mut Vec<Cause>) {
         None => check_number(&target, causes),
     }
     let node_port = port.field("nodePort");
-    if node_port.number().is_some_and(|number| number != 0 && !NODE_PORTS.contains(&number)) {
+    if node_port.number().is_some_and(|number| number != 0 && !is_node_port(number)) {
         let (first, last) = (NODE_PORTS.start(), NODE_PORTS.end());
         causes.push(
             node_port.invalid(&format!(
@@ -252,6 +252,10 @@ fn check_port(port: &At<'_>, causes: &mut Vec<Cause>) {
     if !protocol.is_empty() {
         causes.extend(protocol.invalid_for(metadata::qualified_name_faults(protocol.text())));
     }
+}
+
+fn is_node_port(number: i64) -> bool {
+    u16::try_from(number).is_ok_and(|number| NODE_PORTS.contains(&number))
 }
 
 fn check_number(at: &At<'_>, causes: &mut Vec<Cause>) {
