@@ -154,7 +154,8 @@ impl Book {
         self.steps.retain(|uid, _| snapshot.pods.values().any(|pod| uid_of(pod) == *uid));
         for pod in snapshot.pods.values() {
             match self.goal {
-                Goal::DrainAll => drop(self.steps.insert(uid_of(pod), DrainStep::Withdraw)),
+                // Nobody is left to whom a long connection could be worth waiting for.
+                Goal::DrainAll => drop(self.steps.insert(uid_of(pod), DrainStep::EndLong)),
                 Goal::Route if is_terminating(pod) => self.drain(pod, now, &mut round),
                 Goal::Route => round.write.extend(self.routed(snapshot, pod)),
             }

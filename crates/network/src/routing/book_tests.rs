@@ -244,3 +244,34 @@ fn an_explicit_grace_period_caps_the_drain() {
     assert_eq!(story.round(1).look_again_at, Some(at(2)));
     assert_eq!(story.tell(4).1, ["demo-1 segue.dev/Drained True DeadlinePassed"]);
 }
+
+#[test]
+fn long_connections_are_told_to_end_shortly_before_their_deadline() {
+    let mut story = Story::new(vec![pod("demo", 1, "True"), pod("demo", 2, "True")]);
+    story.tell(0);
+    story.acknowledge(1, &[]);
+    story.tell(0);
+    story.delete(0);
+    assert_eq!(story.tell(1), told(Some(2), &[]));
+    story.acknowledge(2, &[(1, 0, 1)]);
+    assert_eq!(story.tell(2), told(None, &["demo-1 segue.dev/Drained False Withdrawn"]));
+    assert_eq!(story.round(3).look_again_at, Some(at(27)));
+    let round = story.round(27);
+    assert_eq!(round.send.map(|config| config.end_long), Some([uid(1)].into()));
+    assert_eq!(story.tell(27), told(None, &["demo-1 segue.dev/Drained False EndingLongConnections"]));
+    story.acknowledge(3, &[(1, 0, 0)]);
+    assert_eq!(story.tell(28), told(Some(4), &["demo-1 segue.dev/Drained True Idle"]));
+}
+
+#[test]
+fn when_everything_goes_down_long_connections_are_told_at_once() {
+    let mut story = Story::new(vec![pod("demo", 1, "True")]);
+    story.tell(0);
+    story.acknowledge(1, &[]);
+    story.book.drain_all();
+    let config = story.round(1).send.unwrap();
+    assert_eq!(config.end_long, [uid(1)].into());
+    assert!(!story.book.is_idle());
+    story.acknowledge(2, &[(1, 0, 0)]);
+    assert!(story.book.is_idle());
+}
