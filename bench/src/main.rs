@@ -1,6 +1,5 @@
 //! Figures, measured on a machine of its own: start, pods, rollouts, memory, idle CPU. No figure is judged here.
 
-use std::fs;
 use std::io::{self, Write};
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
@@ -65,12 +64,12 @@ fn rollout(document: &Document<'_>, version: &str) -> Duration {
 
 fn memory_and_idle_cpu(machine: &Machine) {
     let found = ROLES.map(|role| processes::in_role(machine.namespace(), role));
-    let before: Vec<_> = found.iter().map(|processes| ticks(processes)).collect();
+    let before: Vec<_> = found.iter().map(|processes| cpu_seconds(processes)).collect();
     let started = Instant::now();
     output_of(Command::new("sleep").arg(IDLE.as_secs().to_string()));
     for ((role, processes), before) in ROLES.into_iter().zip(&found).zip(before) {
-        let share = (ticks(processes) - before) as f64 / ticks_per_second() / started.elapsed().as_secs_f64();
-        let pss: u64 = processes.iter().map(pss_kib).sum();
+        let share = (cpu_seconds(processes) - before) / started.elapsed().as_secs_f64();
+        let pss: u64 = processes.iter().map(Process::pss_kib).sum();
         let each = pss as f64 / 1024.0 / processes.len().max(1) as f64;
         row(
             &format!("{role} ({})", processes.len()),
@@ -79,24 +78,8 @@ fn memory_and_idle_cpu(machine: &Machine) {
     }
 }
 
-fn pss_kib(process: &Process) -> u64 {
-    let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", process.pid)).expect("the process lives");
-    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).expect("the kernel says Pss");
-    line.trim().trim_end_matches(" kB").parse().expect("a number of KiB")
-}
-
-fn ticks(processes: &[Process]) -> u64 {
-    let of = |process: &Process| {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", process.pid)).expect("the process lives");
-        let fields: Vec<_> = stat.rsplit_once(") ").expect("a name in brackets").1.split(' ').collect();
-        [11, 12].iter().map(|place| fields[*place].parse::<u64>().expect("a number of ticks")).sum::<u64>()
-    };
-    processes.iter().map(of).sum()
-}
-
-fn ticks_per_second() -> f64 {
-    let said = output_of(Command::new("getconf").arg("CLK_TCK"));
-    said.trim().parse().expect("a number of ticks")
+fn cpu_seconds(processes: &[Process]) -> f64 {
+    processes.iter().map(Process::cpu_hundredths).sum::<u64>() as f64 / 100.0
 }
 
 fn spread(mut took: Vec<Duration>) -> String {

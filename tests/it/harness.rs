@@ -25,7 +25,7 @@ fn everything_that_could_be_left_behind_is_seen() {
         ("nft add table inet segue_00000000".to_owned(), "nft delete table inet segue_00000000".to_owned()),
         ("ip route add local 10.45.0.0/16 dev lo".to_owned(), "ip route delete local 10.45.0.0/16 dev lo".to_owned()),
         ("ip rule add from all lookup 7 priority 7".to_owned(), "ip rule delete priority 7".to_owned()),
-        ("touch /run/segue/engine.lock".to_owned(), "rm /run/segue/engine.lock".to_owned()),
+        ("touch /run/engine.lock".to_owned(), "rm /run/engine.lock".to_owned()),
     ];
     for (mess, cleaning) in messes {
         make_a_mess(&machine, &mess);

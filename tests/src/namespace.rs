@@ -36,7 +36,8 @@ impl Namespace {
     /// Processes, mounts and a network of its own. cgroups are shared with the rest of the machine.
     #[must_use]
     pub fn machine() -> Namespace {
-        let setup = "mkdir -p /run/segue && mount -t tmpfs -o mode=0755 tmpfs /run/segue && ip link set lo up";
+        // All of /run: a directory that another engine removes outside would take a mount on it away in here too.
+        let setup = "mount -t tmpfs -o mode=0755 tmpfs /run && ip link set lo up";
         let unshare = ["--pid", "--fork", "--mount-proc", "--mount", "--net", "--kill-child"];
         Namespace::start(Kind::Machine, &unshare, setup)
     }

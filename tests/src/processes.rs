@@ -65,6 +65,22 @@ impl Process {
         poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], None).expect("a pidfd can be polled");
     }
 
+    /// Time spent on it, in its own code and in the kernel, in hundredths of a second: Linux counts so for all
+    /// programs, whatever the kernel's own tick.
+    #[must_use]
+    pub fn cpu_hundredths(&self) -> u64 {
+        let stat = stat(self.pid).expect("the process lives");
+        [11, 12].iter().map(|place| stat[*place].parse::<u64>().expect("a number")).sum()
+    }
+
+    /// Its memory in KiB, with a fair share of what it shares with others.
+    #[must_use]
+    pub fn pss_kib(&self) -> u64 {
+        let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid)).expect("the process lives");
+        let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).expect("the kernel says Pss");
+        line.trim().trim_end_matches(" kB").parse().expect("a number of KiB")
+    }
+
     fn open(&self) -> OwnedFd {
         let pid = Pid::from_raw(self.pid).filter(|pid| pid.as_raw_pid() > 1).expect("a process that was found");
         let pidfd = pidfd_open(pid, PidfdFlags::empty()).expect("the process has not ended");

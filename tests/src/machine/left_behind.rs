@@ -30,7 +30,7 @@ impl LeftBehind {
             lines(machine, &["ip", "rule", "show"]).into_iter().filter(|rule| !is_usual_rule(rule)).collect(),
         );
         note("cgroup", existing(&cgroups(data_dir)));
-        note("file in /run/segue", lines(machine, &["find", "/run/segue", "-mindepth", "1", "-not", "-type", "d"]));
+        note("file in /run", lines(machine, &["find", "/run", "-mindepth", "1", "-not", "-type", "d"]));
         LeftBehind(left)
     }
 

@@ -26,14 +26,12 @@ pub(crate) struct Saturated {
 
 /// Requests as fast as `connections` clients can send them.
 pub(crate) fn saturate(machine: &Machine, contestant: &Contestant, kind: Connections, connections: u32) -> Saturated {
-    let before = ticks(&contestant.processes);
+    let before = cpu_micros(&contestant.processes);
     let (requests, requests_per_second) = wrk(machine, contestant.address, kind, connections);
-    let spent = (ticks(&contestant.processes) - before) as f64 * MICROS_PER_TICK;
+    let spent = cpu_micros(&contestant.processes) - before;
     Saturated { requests_per_second, cpu_micros: spent / requests }
 }
 
-/// Linux counts times of processes in hundredths of a second for all programs, whatever the kernel's own tick.
-const MICROS_PER_TICK: f64 = 10_000.0;
 const SECONDS: u32 = 4;
 
 /// Requests answered in all, and a second.
@@ -97,21 +95,11 @@ pub(crate) fn http2_per_second(machine: &Machine, address: SocketAddr) -> f64 {
     rate.parse().expect("a number")
 }
 
-/// Proportional set size of all processes, in MiB.
+/// Memory of all processes, in MiB.
 pub(crate) fn memory_mib(processes: &[Process]) -> f64 {
-    let kib = |process: &Process| {
-        let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", process.pid)).expect("the process lives");
-        let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).expect("the kernel says Pss");
-        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number of KiB")
-    };
-    processes.iter().map(kib).sum::<u64>() as f64 / 1024.0
+    processes.iter().map(Process::pss_kib).sum::<u64>() as f64 / 1024.0
 }
 
-fn ticks(processes: &[Process]) -> u64 {
-    let of = |process: &Process| {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", process.pid)).expect("the process lives");
-        let fields: Vec<_> = stat.rsplit_once(") ").expect("a name in brackets").1.split(' ').collect();
-        [11, 12].iter().map(|place| fields[*place].parse::<u64>().expect("a number of ticks")).sum::<u64>()
-    };
-    processes.iter().map(of).sum()
+fn cpu_micros(processes: &[Process]) -> f64 {
+    processes.iter().map(Process::cpu_hundredths).sum::<u64>() as f64 * 10_000.0
 }
