@@ -38,6 +38,11 @@ impl Listener {
     pub fn tcp(address: SocketAddr) -> Self {
         Self { transport: Transport::Tcp, address }
     }
+
+    #[must_use]
+    pub fn is_on_every_address(&self) -> bool {
+        self.address.ip().is_unspecified()
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -134,7 +139,14 @@ impl DataPlaneConfig {
         let of_dns = dns.listen.iter().flat_map(|address| {
             [Transport::Tcp, Transport::Udp].map(|transport| Listener { transport, address: *address })
         });
-        of_services.chain(of_dns).collect()
+        let mut all: BTreeSet<Listener> = of_services.chain(of_dns).collect();
+        // A socket on every address takes the connections of each, and the kernel allows no other beside it.
+        let on_every: BTreeSet<u16> =
+            all.iter().filter(|it| it.is_on_every_address()).map(|it| it.address.port()).collect();
+        all.retain(|it| {
+            it.transport == Transport::Udp || it.is_on_every_address() || !on_every.contains(&it.address.port())
+        });
+        all
     }
 }
 

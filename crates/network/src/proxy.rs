@@ -8,6 +8,7 @@ mod connection;
 mod control;
 mod detect;
 mod exchange;
+mod grpc;
 mod headers;
 mod http;
 mod lent;

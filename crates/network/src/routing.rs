@@ -101,6 +101,7 @@ struct Routing {
     refused: BTreeSet<Listener>,
     /// Statuses of load balancers that were written last.
     balancers: BTreeSet<BalancerStatus>,
+    balancer_writes: JoinSet<(BalancerStatus, Written)>,
     writes: JoinSet<(Condition, Written)>,
     /// The version of each pod that a write was based on; the same version is not written to twice.
     written: BTreeMap<PodUid, String>,
@@ -113,6 +114,7 @@ enum Event {
     RefusedAreDue,
     Reported(Result<Option<Report>, LinkError>),
     Written(Condition, Written),
+    BalancerWritten(BalancerStatus, Written),
 }
 
 impl Routing {
@@ -128,6 +130,7 @@ impl Routing {
             try_refused_at: None,
             refused: BTreeSet::new(),
             balancers: BTreeSet::new(),
+            balancer_writes: JoinSet::new(),
             writes: JoinSet::new(),
             written: BTreeMap::new(),
         }
@@ -141,6 +144,7 @@ impl Routing {
             () = sleep_until(self.link.is_none().then_some(self.open_link_at)) => Event::LinkIsDue,
             reported = receive(&mut self.link) => Event::Reported(reported),
             Some(Ok((condition, written))) = self.writes.join_next() => Event::Written(condition, written),
+            Some(Ok((status, written))) = self.balancer_writes.join_next() => Event::BalancerWritten(status, written),
         }
     }
 
@@ -155,7 +159,12 @@ impl Routing {
             Event::Reported(Ok(Some(report))) => self.hear_report(report),
             Event::Reported(Ok(None)) => self.lose_link("the keeper is gone"),
             Event::Reported(Err(error)) => self.lose_link(&chain(&error)),
-            Event::Written(_, Written::Done | Written::Stale) => {}
+            Event::Written(_, Written::Done | Written::Stale)
+            | Event::BalancerWritten(_, Written::Done | Written::Stale) => {}
+            Event::BalancerWritten(status, Written::Failed) => {
+                self.balancers.remove(&status);
+                self.look_again_in(WRITE_PAUSE);
+            }
             Event::Written(condition, Written::Failed) => {
                 self.written.remove(&condition.uid);
                 self.look_again_in(WRITE_PAUSE);
@@ -235,12 +244,12 @@ impl Routing {
         }
     }
 
-    /// A write that fails is tried again when the Service changes or something else happens.
     fn write_balancers(&mut self, snapshot: &Snapshot) {
-        let is_served = |listener: &Listener| self.book.is_served(listener) && !self.refused.contains(listener);
+        let is_served =
+            |key: &str, listener: &Listener| self.book.is_served(key, listener) && !self.refused.contains(listener);
         let statuses = statuses(snapshot, &is_served);
         for status in statuses.difference(&self.balancers) {
-            drop(tokio::spawn(write_balancer(self.client.clone(), status.clone())));
+            self.balancer_writes.spawn(write_balancer(self.client.clone(), status.clone()));
         }
         self.balancers = statuses;
     }

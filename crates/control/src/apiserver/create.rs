@@ -52,7 +52,7 @@ impl ApiServer {
         begin_life(kind, value);
         (kind.default)(value);
         (kind.prepare_create)(value);
-        self.allocate_addresses(kind, value, None)?;
+        self.allocate_addresses(kind, value, None).inspect_err(|_| self.release_addresses(kind, value))?;
         let causes = (kind.validate)(value);
         if !causes.is_empty() {
             self.release_addresses(kind, value);

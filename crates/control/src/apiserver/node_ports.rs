@@ -44,7 +44,9 @@ impl NodePorts {
         }
         let (first, end) = (*NODE_PORTS.start(), *NODE_PORTS.end());
         let last = taken.last;
-        let found = (last.saturating_add(1)..=end).chain(first..=last).find(|port| !taken.ports.contains_key(port))?;
+        let found = (last.saturating_add(1)..=end)
+            .chain(first..=last)
+            .find(|port| !taken.ports.contains_key(port) && !has.contains(port))?;
         taken.ports.insert(found, uid.to_owned());
         taken.last = found;
         Some(found)
@@ -65,14 +67,17 @@ impl NodePorts {
 impl ApiServer {
     /// Gives each port of a Service that needs one its node port.
     pub(super) fn allocate_node_ports(&self, kind: &Kind, value: &mut Value) -> Result<(), Failure> {
-        if !is_service(kind) || !needs_node_ports(value) {
+        if !is_service(kind) {
             return Ok(());
         }
+        let needs = needs_node_ports(value);
         let (uid, mut has) = (uid(value).to_owned(), node_ports(value));
         let name = value["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         let ports = value["spec"]["ports"].as_array_mut().into_iter().flatten();
+        let mut seen = BTreeSet::new();
         for (index, port) in ports.enumerate() {
             match port["nodePort"].as_i64().unwrap_or(0) {
+                0 if !needs => {}
                 0 => {
                     let taken = self.node_ports.take_next(&uid, &has);
                     let taken = taken
@@ -82,7 +87,10 @@ impl ApiServer {
                 }
                 // Validation, which comes later, has the words for a port outside the range.
                 wanted => match u16::try_from(wanted).ok().filter(|port| NODE_PORTS.contains(port)) {
-                    Some(wanted) if !self.node_ports.take(wanted, &uid) => {
+                    Some(wanted)
+                        if !seen.insert((wanted, port["protocol"].clone().to_string()))
+                            || !self.node_ports.take(wanted, &uid) =>
+                    {
                         let field = format!("spec.ports[{index}].nodePort");
                         let message = format!("Invalid value: {wanted}: provided port is already allocated");
                         let cause = Cause { reason: "FieldValueInvalid", field, message };
@@ -150,6 +158,7 @@ mod tests {
         ports.keep_only("one", &[30_000].into());
         assert!(ports.take(30_001, "other") && !ports.take(30_000, "other"));
         assert_eq!(ports.take_next("third", &BTreeSet::new()), Some(30_003), "none is reused soon");
+        assert_eq!(ports.take_next("fourth", &[30_004].into()), Some(30_005), "nor one that was asked for beside it");
     }
 
     #[test]

@@ -50,6 +50,7 @@ impl ApiServer {
     ) -> Result<Value, WriteError> {
         new["metadata"]["resourceVersion"] = old.value["metadata"]["resourceVersion"].clone();
         if new == old.value || is_dry_run(asked) {
+            self.release_unused_node_ports(place.kind, &old.value);
             return Ok(new);
         }
         let name = (place.namespace().to_owned(), place.name().to_owned());
@@ -74,7 +75,10 @@ impl ApiServer {
         causes.extend((kind.validate_update)(new, old));
         match causes.is_empty() {
             true => Ok(()),
-            false => Err(Failure::invalid_object(kind, new["metadata"]["name"].as_str().unwrap_or_default(), causes)),
+            false => {
+                self.release_unused_node_ports(kind, old);
+                Err(Failure::invalid_object(kind, new["metadata"]["name"].as_str().unwrap_or_default(), causes))
+            }
         }
     }
 }

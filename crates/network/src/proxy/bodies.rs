@@ -11,6 +11,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::balancer::InFlight;
+use super::grpc::Messages;
 use super::lent::Connection;
 use super::workers::WorkerNumber;
 
@@ -29,7 +30,7 @@ pub(crate) enum Stream {
     Events(IsOver),
     /// gRPC: a call that streams shows it with its third message; it ends with the status "unavailable".
     Grpc {
-        messages: u32,
+        messages: Messages,
         is_over: Option<IsOver>,
     },
 }
@@ -45,17 +46,17 @@ impl Stream {
         if kind.starts_with(b"text/event-stream") {
             Self::Events(Box::pin(std::future::pending()))
         } else if kind.starts_with(b"application/grpc") {
-            Self::Grpc { messages: 0, is_over: None }
+            Self::Grpc { messages: Messages::default(), is_over: None }
         } else {
             Self::No
         }
     }
 
-    /// Counts a frame. A call that turns out to stream becomes long.
-    fn note_frame(&mut self, borrowed: Option<&mut Borrowed>) {
-        let Self::Grpc { messages, is_over } = self else { return };
-        *messages += 1;
-        if *messages > MOST_MESSAGES_OF_A_CALL
+    /// Looks at a frame. A call that turns out to stream becomes long.
+    fn note_frame(&mut self, frame: &Frame<Bytes>, borrowed: Option<&mut Borrowed>) {
+        let (Self::Grpc { messages, is_over }, Some(data)) = (self, frame.data_ref()) else { return };
+        messages.read(data);
+        if messages.begun() > MOST_MESSAGES_OF_A_CALL
             && is_over.is_none()
             && let Some(borrowed) = borrowed
         {
@@ -63,11 +64,12 @@ impl Stream {
         }
     }
 
-    /// The last frame, once the stream has to end; None for an end without one.
+    /// The last frame, once the stream has to end and no message is half way; None for an end without one.
     fn poll_end(&mut self, context: &mut Context<'_>) -> Poll<Option<Frame<Bytes>>> {
         match self {
             Self::No | Self::Grpc { is_over: None, .. } => Poll::Pending,
             Self::Events(is_over) => is_over.as_mut().poll(context).map(|()| None),
+            Self::Grpc { messages, .. } if !messages.is_between() => Poll::Pending,
             Self::Grpc { is_over: Some(is_over), .. } => is_over.as_mut().poll(context).map(|()| {
                 let mut trailers = HeaderMap::new();
                 trailers.insert("grpc-status", HeaderValue::from_static("14"));
@@ -135,6 +137,11 @@ impl Body for ReplyBody {
             Self::Streamed { borrowed: None, .. } => return Poll::Ready(None),
             Self::Streamed { body, borrowed, stream } => (body, borrowed, stream),
         };
+        // Before the body: a pod that always has more must not keep its stream from ending.
+        if let Poll::Ready(last) = stream.poll_end(context) {
+            *borrowed = None;
+            return Poll::Ready(last.map(Ok));
+        }
         let polled = Pin::new(body).poll_frame(context);
         match &polled {
             Poll::Ready(None) => {
@@ -142,17 +149,12 @@ impl Body for ReplyBody {
                     borrowed.give_back();
                 }
             }
-            Poll::Ready(Some(Ok(_))) => {
-                stream.note_frame(borrowed.as_mut());
+            Poll::Ready(Some(Ok(frame))) => {
+                stream.note_frame(frame, borrowed.as_mut());
                 self.give_back_at_the_end();
             }
             Poll::Ready(Some(Err(_))) => *borrowed = None,
-            Poll::Pending => {
-                if let Poll::Ready(last) = stream.poll_end(context) {
-                    *borrowed = None;
-                    return Poll::Ready(last.map(Ok));
-                }
-            }
+            Poll::Pending => {}
         }
         polled
     }

@@ -83,7 +83,7 @@ async fn find_out_and_pass(
         Speaks::Opaque => Turn::Opaque(Bytes::new(), None),
         Speaks::FindOut => find_out(&mut stream, at, client.ip(), &balancer).await?,
         // The client speaks first, so no server has to be watched.
-        Speaks::Http1 | Speaks::Http2 => read_until_clear(&mut stream, BytesMut::with_capacity(FIRST_READ)).await?,
+        Speaks::Http1 | Speaks::Http2 => wait_for_the_client(&mut stream).await?,
     };
     let http_client = |balancer, by_client| {
         let origin = Origin::new(client.ip(), at);
@@ -134,13 +134,21 @@ async fn find_out(stream: &mut TcpStream, at: SocketAddr, client: IpAddr, balanc
     }
 }
 
+/// Clients may open connections long before they have a request.
+async fn wait_for_the_client(stream: &mut TcpStream) -> Result<Turn, Ended> {
+    let mut read = BytesMut::with_capacity(FIRST_READ);
+    if stream.read_buf(&mut read).await? == 0 {
+        return Err(Ended::Silent);
+    }
+    read_until_clear(stream, read).await
+}
+
 async fn read_until_clear(stream: &mut TcpStream, mut read: BytesMut) -> Result<Turn, Ended> {
     let deadline = Instant::now() + LONGEST_UNCLEAR;
     loop {
         let patience = match spoken(&read) {
             Spoken::Http1 => return Ok(Turn::Http1(read.freeze())),
             Spoken::Http2 => return Ok(Turn::Http2(read.freeze())),
-            Spoken::Unclear if read.is_empty() => deadline,
             Spoken::Opaque => break,
             Spoken::Unclear => deadline.min(Instant::now() + SILENCE),
             Spoken::Http1Begun => deadline,
@@ -186,11 +194,7 @@ async fn the_client_spoke(
     at: SocketAddr,
     balancer: &Balancer,
 ) -> Result<Turn, Ended> {
-    let mut read = BytesMut::with_capacity(FIRST_READ);
-    if stream.read_buf(&mut read).await? == 0 {
-        return Err(Ended::Silent);
-    }
-    match read_until_clear(stream, read).await? {
+    match wait_for_the_client(stream).await? {
         Turn::Opaque(read, None) => {
             let claimed = balancer.claim(at, upstream, Work::Long);
             Ok(Turn::Opaque(read, claimed.map(|in_flight| (server, in_flight))))

@@ -307,13 +307,22 @@ impl Accepting {
         };
         loop {
             match socket.accept().await {
-                Ok((stream, client)) => self.hand_out(stream, client, listener.address, here),
+                Ok((stream, client)) => {
+                    let at = self.address_of(&stream, &listener);
+                    self.hand_out(stream, client, at, here);
+                }
                 Err(error) => {
                     tracing::warn!("can't accept a connection at {listener}: {error}");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
         }
+    }
+
+    /// A socket on every address takes connections of Services that have this port at one address of their own.
+    fn address_of(&self, stream: &TcpStream, listener: &Listener) -> SocketAddr {
+        let own = listener.is_on_every_address().then(|| stream.local_addr().ok()).flatten();
+        own.filter(|at| self.serving.balancer.service(*at).is_some()).unwrap_or(listener.address)
     }
 
     /// Gives a connection to the thread that has fewest; moving one costs more than serving a request here.

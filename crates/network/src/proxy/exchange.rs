@@ -56,11 +56,12 @@ pub(crate) async fn exchange(
                 if age == Age::New || speaks == PodSpeaks::Http2 {
                     attempts.avoid(&in_flight.upstream);
                 }
-                let budget = match broke {
-                    Broke::Unprocessed => Budget::Left,
-                    Broke::BeforeTheAnswer => client.balancer.spend_retry(client.at),
-                };
-                let unanswered = Unanswered { broke, repeating, body: question.body.kept(), repeats, budget };
+                let body = question.body.kept();
+                let mut unanswered = Unanswered { broke, repeating, body, repeats, budget: Budget::Left };
+                // Only what may be repeated otherwise costs something.
+                if may_be_repeated(&unanswered).is_ok() && broke == Broke::BeforeTheAnswer {
+                    unanswered.budget = client.balancer.spend_retry(client.at);
+                }
                 may_be_repeated(&unanswered).map_err(|reason| NoAnswer::BrokenOff { reason, source })?;
             }
         }

@@ -56,9 +56,10 @@ fn written(text: &str) -> HeaderValue {
     value.unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
-/// Whether the client asks to go on in another protocol.
+/// Whether the client asks to go on in another protocol. An offer of HTTP/2 is passed over, as any server may.
 pub(crate) fn asks_for_upgrade(headers: &HeaderMap) -> bool {
-    headers.contains_key(UPGRADE) && names_in_connection(headers).any(|name| name.eq_ignore_ascii_case("upgrade"))
+    let offers_more = headers.get(UPGRADE).is_some_and(|offered| !offered.as_bytes().eq_ignore_ascii_case(b"h2c"));
+    offers_more && names_in_connection(headers).any(|name| name.eq_ignore_ascii_case("upgrade"))
 }
 
 /// Brings a request's head into the form in which a pod gets it.
@@ -220,6 +221,9 @@ mod tests {
         let sent = [("host", "demo"), ("connection", "Upgrade"), ("upgrade", "websocket")];
         check("/chat", &sent, ("/chat", &[sent[0], ("connection", "upgrade"), sent[2]]));
         check("/", &[sent[0], sent[2]], ("/", &[sent[0]]));
+        let offer =
+            [sent[0], ("connection", "Upgrade, HTTP2-Settings"), ("upgrade", "h2c"), ("http2-settings", "AAMAAABk")];
+        check("/", &offer, ("/", &[sent[0]]));
     }
 
     #[test]

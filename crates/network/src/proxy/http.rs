@@ -136,12 +136,22 @@ async fn forward(client: &Client, mut request: Request<Incoming>) -> Result<Resp
     to_pod(&head.method, &mut head.uri, &mut head.headers, &client.origin)?;
     // An upgrade is possible in HTTP/1.1 only.
     let speaks = if upgrade.is_some() { PodSpeaks::Http1 } else { client.pods_speak };
-    if speaks == PodSpeaks::Http2 {
-        to_http2(&mut head.uri, &mut head.headers)?;
+    let body = RequestBody::new(body);
+    match speaks {
+        PodSpeaks::Http1 => to_http1(&mut head.headers, &body),
+        PodSpeaks::Http2 => to_http2(&mut head.uri, &mut head.headers)?,
     }
-    let question = Question { method: head.method, uri: head.uri, headers: head.headers, body: RequestBody::new(body) };
+    let question = Question { method: head.method, uri: head.uri, headers: head.headers, body };
     let (response, borrowed) = exchange(client, speaks, question).await?;
     reply(response, borrowed, upgrade)
+}
+
+/// HTTP/2 needs no length; in HTTP/1.1 a body without one is chunked, or there is none for a GET.
+fn to_http1(headers: &mut HeaderMap, body: &RequestBody) {
+    let is_streamed = matches!(body, RequestBody::Streamed(_));
+    if is_streamed && !headers.contains_key(header::CONTENT_LENGTH) {
+        headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
 }
 
 fn reply(

@@ -40,8 +40,8 @@ pub(crate) struct Upstream {
     pub(crate) pod: Arc<Pod>,
     /// One for each thread: a connection is used only where it is driven.
     pools: Box<[Mutex<Pool>]>,
-    /// Held while a shared connection is opened, so that requests which come meanwhile wait for it.
-    sharing: tokio::sync::Mutex<()>,
+    /// One for each thread, held while a shared connection is opened: requests that come meanwhile wait for it.
+    sharing: Box<[tokio::sync::Mutex<()>]>,
     aside: Aside,
 }
 
@@ -77,7 +77,8 @@ pub(crate) enum Repeatable {
 impl Upstream {
     pub(crate) fn new(address: SocketAddr, pod: Arc<Pod>, workers: usize, aside: Aside) -> Self {
         let pools = (0..workers).map(|_| Mutex::default()).collect();
-        Self { address, pod, pools, sharing: tokio::sync::Mutex::default(), aside }
+        let sharing = (0..workers).map(|_| tokio::sync::Mutex::default()).collect();
+        Self { address, pod, pools, sharing, aside }
     }
 
     /// A connection that is open already, for a request.
@@ -141,7 +142,11 @@ impl Upstream {
         match speaks {
             PodSpeaks::Http1 => self.connect_http1().await.map(Connection::Http1),
             PodSpeaks::Http2 => {
-                let _turn = self.sharing.lock().await;
+                let _turn = self.sharing[worker.index()].lock().await;
+                // Whoever had the turn before may have found that nobody is there.
+                if self.is_aside() || !self.pod.may_be_sent_to() {
+                    return Err(io::ErrorKind::ConnectionRefused.into());
+                }
                 if let Some(stream) = self.pool(worker).lend_a_stream() {
                     return Ok(Connection::Http2(stream));
                 }

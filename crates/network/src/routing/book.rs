@@ -120,10 +120,12 @@ impl Book {
         services.into_iter().find(|service| service.listeners().any(|it| it == *listener)).cloned()
     }
 
-    /// Whether connections to a listener are taken under every configuration that may be in use.
-    pub(super) fn is_served(&self, listener: &Listener) -> bool {
-        let holds =
-            |sent: &Sent| sent.plan.services.iter().any(|service| service.listeners().any(|it| it == *listener));
+    /// Whether connections to a listener come to this Service under every configuration that may be in use.
+    pub(super) fn is_served(&self, key: &str, listener: &Listener) -> bool {
+        let holds = |sent: &Sent| {
+            let mut services = sent.plan.services.iter().filter(|service| service.key() == key);
+            services.any(|service| service.listeners().any(|it| it == *listener))
+        };
         self.acknowledged.is_some() && self.sent.iter().all(holds)
     }
 
@@ -154,8 +156,7 @@ impl Book {
         self.steps.retain(|uid, _| snapshot.pods.values().any(|pod| uid_of(pod) == *uid));
         for pod in snapshot.pods.values() {
             match self.goal {
-                // Nobody is left to whom a long connection could be worth waiting for.
-                Goal::DrainAll => drop(self.steps.insert(uid_of(pod), DrainStep::EndLong)),
+                Goal::DrainAll => drop(self.steps.insert(uid_of(pod), DrainStep::Withdraw)),
                 Goal::Route if is_terminating(pod) => self.drain(pod, now, &mut round),
                 Goal::Route => round.write.extend(self.routed(snapshot, pod)),
             }

@@ -262,16 +262,3 @@ fn long_connections_are_told_to_end_shortly_before_their_deadline() {
     story.acknowledge(3, &[(1, 0, 0)]);
     assert_eq!(story.tell(28), told(Some(4), &["demo-1 segue.dev/Drained True Idle"]));
 }
-
-#[test]
-fn when_everything_goes_down_long_connections_are_told_at_once() {
-    let mut story = Story::new(vec![pod("demo", 1, "True")]);
-    story.tell(0);
-    story.acknowledge(1, &[]);
-    story.book.drain_all();
-    let config = story.round(1).send.unwrap();
-    assert_eq!(config.end_long, [uid(1)].into());
-    assert!(!story.book.is_idle());
-    story.acknowledge(2, &[(1, 0, 0)]);
-    assert!(story.book.is_idle());
-}

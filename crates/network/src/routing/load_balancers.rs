@@ -20,9 +20,9 @@ pub(super) struct BalancerStatus {
 }
 
 /// What is to be written. `is_served` tells whether a socket is open and acknowledged.
-pub(super) fn statuses(snapshot: &Snapshot, is_served: &dyn Fn(&Listener) -> bool) -> BTreeSet<BalancerStatus> {
-    let services = snapshot.services.values();
-    services.filter_map(|service| status(service, snapshot.host, is_served)).collect()
+pub(super) fn statuses(snapshot: &Snapshot, is_served: &dyn Fn(&str, &Listener) -> bool) -> BTreeSet<BalancerStatus> {
+    let services = snapshot.services.iter();
+    services.filter_map(|(key, service)| status(service, snapshot.host, &|it| is_served(key, it))).collect()
 }
 
 fn status(service: &Service, host: Option<IpAddr>, is_served: &dyn Fn(&Listener) -> bool) -> Option<BalancerStatus> {
@@ -76,7 +76,7 @@ mod tests {
             host: Some(HOST.parse().unwrap()),
             ..Snapshot::default()
         };
-        let is_served = |listener: &Listener| served.contains(&listener.address.to_string().as_str());
+        let is_served = |_: &str, listener: &Listener| served.contains(&listener.address.to_string().as_str());
         let written = statuses(&snapshot, &is_served).pop_first().map(|status| status.address);
         assert_eq!(
             written,

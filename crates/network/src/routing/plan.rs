@@ -1,7 +1,7 @@
 //! What the data plane is to do, from what the API holds. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use decide::balancing::EndpointState;
@@ -79,6 +79,7 @@ pub(super) fn plan(snapshot: &Snapshot, leaving: &BTreeMap<PodUid, DrainStep>) -
         let routes = Routes { pods: &snapshot.pods, host: snapshot.host, leaving, service, slices: of_service };
         plan.add(key, &routes);
     }
+    plan.settle_conflicts(&snapshot.services);
     plan
 }
 
@@ -140,6 +141,29 @@ struct Usable<'a> {
 }
 
 impl Plan {
+    /// One place leads to one Service: a cluster address to its own, any other place to the oldest that wants it.
+    fn settle_conflicts(&mut self, services: &Objects<Service>) {
+        let mut taken: BTreeSet<SocketAddr> = BTreeSet::new();
+        for service in &self.services {
+            let cluster = service.answers.iter().filter(|ip| service.addresses.contains(ip));
+            taken.extend(cluster.flat_map(|ip| service.ports.iter().map(|port| SocketAddr::new(*ip, port.port))));
+        }
+        let age = |service: &config::Service| {
+            services.get(&service.key()).and_then(|it| it.metadata.creation_timestamp.clone())
+        };
+        let mut order: Vec<usize> = (0..self.services.len()).collect();
+        order.sort_by_key(|index| (age(&self.services[*index]).map(|time| time.0), *index));
+        for index in order {
+            let config::Service { addresses, answers, ports, .. } = &mut self.services[index];
+            addresses.retain(|ip| {
+                let places: Vec<_> = ports.iter().map(|port| SocketAddr::new(*ip, port.port)).collect();
+                let is_free = answers.contains(ip) || !places.iter().any(|place| taken.contains(place));
+                taken.extend(places.into_iter().filter(|_| is_free));
+                is_free
+            });
+        }
+    }
+
     fn add(&mut self, key: &str, routes: &Routes<'_>) {
         let cluster = routes.addresses();
         let ready: BTreeSet<(IpAddr, PodUid)> = routes
@@ -160,7 +184,8 @@ impl Plan {
         let ports = if cluster.is_empty() { Vec::new() } else { routes.ports() };
         // Nothing leads to the pods of a headless Service but their own addresses.
         let outer = if cluster.is_empty() { Vec::new() } else { routes.outer_addresses() };
-        let addresses = cluster.into_iter().chain(outer).collect();
+        let addresses: BTreeSet<IpAddr> = cluster.into_iter().chain(outer).collect();
+        let addresses = addresses.into_iter().collect();
         for endpoint in ports.iter().flat_map(|port| &port.endpoints) {
             let known = self.states.entry(endpoint.pod.clone()).or_insert(endpoint.state);
             *known = (*known).max(endpoint.state);
@@ -208,6 +233,8 @@ impl Routes<'_> {
         endpoints.dedup_by(|one, other| (one.ip, one.port, &one.pod) == (other.ip, other.port, &other.pod));
         let speaks = speaks(&self.declared(port));
         let node_port = port.node_port.and_then(|number| u16::try_from(number).ok()).filter(|number| *number > 0);
+        let node_port = node_port
+            .filter(|_| self.service.spec.as_ref().is_some_and(|spec| spec.type_.as_deref() != Some("ClusterIP")));
         Some(config::ServicePort { port: u16::try_from(port.port).ok()?, node_port, name, speaks, endpoints })
     }
 

@@ -219,3 +219,40 @@ fn clients_from_outside_find_a_service_at_its_node_port_and_outer_addresses_but_
     );
     assert_eq!(config.services[0].answers, ["10.45.0.7".parse::<IpAddr>().unwrap()]);
 }
+
+#[test]
+fn of_two_services_that_want_one_place_the_older_has_it_and_a_cluster_address_is_its_owners() {
+    let balancer = |name: &str, address: &str, created: &str, port: u16| {
+        let mut balancer = service(name, address);
+        balancer["metadata"]["creationTimestamp"] = json!(created);
+        balancer["spec"]["type"] = json!("LoadBalancer");
+        balancer["spec"]["externalIPs"] = json!(["10.45.0.9"]);
+        balancer["spec"]["ports"] = json!([{"port": port}]);
+        balancer
+    };
+    let young = balancer("a", "10.45.0.7", "2026-02-01T00:00:00Z", 80);
+    let old = balancer("b", "10.45.0.8", "2026-01-01T00:00:00Z", 80);
+    let owner = balancer("c", "10.45.0.9", "2026-03-01T00:00:00Z", 80);
+    let cluster = Cluster { services: vec![young, old, owner], ..Cluster::default() };
+    let plan = plan(&cluster.snapshot(), &BTreeMap::new());
+    let addresses = |name: &str| {
+        let service = plan.services.iter().find(|service| service.name == name).unwrap();
+        service.addresses.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(addresses("a"), ["10.45.0.7"]);
+    assert_eq!(addresses("b"), ["10.45.0.8", "192.0.2.1"]);
+    assert_eq!(addresses("c"), ["10.45.0.9"]);
+}
+
+#[test]
+fn a_node_port_takes_the_place_of_sockets_at_single_addresses() {
+    let mut node = service("node", "10.45.0.7");
+    node["spec"]["type"] = json!("NodePort");
+    node["spec"]["ports"] = json!([{"port": 80, "nodePort": 30001}]);
+    let mut other = service("other", "10.45.0.8");
+    other["spec"]["ports"] = json!([{"port": 30001}, {"port": 81}]);
+    let cluster = Cluster { services: vec![node, other], ..Cluster::default() };
+    let config = plan(&cluster.snapshot(), &BTreeMap::new()).config(1, &Dns::default());
+    let listen: Vec<_> = config.listen.iter().map(ToString::to_string).collect();
+    assert_eq!(listen, ["TCP 0.0.0.0:30001", "TCP 10.45.0.7:80", "TCP 10.45.0.8:81"]);
+}

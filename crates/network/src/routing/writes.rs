@@ -55,18 +55,22 @@ fn patch(condition: &Condition, now: Timestamp) -> Value {
 }
 
 /// Writes the address of a load balancer to a Service that is still as it was.
-pub(super) async fn write_balancer(client: Client, status: BalancerStatus) {
+pub(super) async fn write_balancer(client: Client, status: BalancerStatus) -> (BalancerStatus, Written) {
     let services: Api<core::v1::Service> = Api::namespaced(client, &status.namespace);
     let ingress = status.address.map(|ip| json!({"ip": ip, "ipMode": "VIP"}));
     let patch = json!({
         "metadata": {"uid": status.uid, "resourceVersion": status.resource_version},
         "status": {"loadBalancer": {"ingress": ingress.into_iter().collect::<Vec<_>>()}},
     });
-    match services.patch_status(&status.name, &PatchParams::default(), &Patch::Merge(patch)).await {
-        Ok(_) => {}
-        Err(kube::Error::Api(refused)) if refused.code == 409 || refused.code == 404 => {}
-        Err(error) => tracing::warn!("can't write the status of Service {}/{}: {error}", status.namespace, status.name),
-    }
+    let written = match services.patch_status(&status.name, &PatchParams::default(), &Patch::Merge(patch)).await {
+        Ok(_) => Written::Done,
+        Err(kube::Error::Api(refused)) if refused.code == 409 || refused.code == 404 => Written::Stale,
+        Err(error) => {
+            tracing::warn!("can't write the status of Service {}/{}: {error}", status.namespace, status.name);
+            Written::Failed
+        }
+    };
+    (status, written)
 }
 
 /// Tells on a Service that one of its addresses could not be listened on.

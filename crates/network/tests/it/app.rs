@@ -114,8 +114,8 @@ async fn answer(name: &str, mut request: Request<Incoming>) -> Response<Body> {
         "/version" => text(&format!("{:?} to {name}", request.version())),
         "/trailers" => trailers(),
         "/endless" => endless(),
-        "/events" => events("text/event-stream"),
-        "/calls" => events("application/grpc"),
+        "/events" => events("text/event-stream", |event| event.into()),
+        "/calls" => events("application/grpc", |event| [&[0, 0, 0, 0, event.len() as u8], event.as_bytes()].concat()),
         "/close" => {
             let mut response = text(name);
             response.headers_mut().insert("connection", HeaderValue::from_static("close"));
@@ -160,10 +160,10 @@ fn endless() -> Response<Body> {
 }
 
 /// A numbered event every ten milliseconds, for ever.
-fn events(kind: &'static str) -> Response<Body> {
-    let events = stream::unfold(0, |number| async move {
+fn events(kind: &'static str, written: fn(String) -> Vec<u8>) -> Response<Body> {
+    let events = stream::unfold(0, move |number| async move {
         tokio::time::sleep(Duration::from_millis(10)).await;
-        Some((Ok(Frame::data(Bytes::from(format!("data: {number}\n\n")))), number + 1))
+        Some((Ok(Frame::data(Bytes::from(written(format!("data: {number}\n\n"))))), number + 1))
     });
     let mut response = Response::new(BodyExt::boxed(StreamBody::new(events)));
     response.headers_mut().insert("content-type", HeaderValue::from_static(kind));

@@ -103,7 +103,8 @@ async fn an_app_that_always_breaks_off_does_not_get_a_storm() {
         assert_eq!(get(plane.service(), "/").await.0, StatusCode::BAD_GATEWAY);
     }
     let sent = broken.load(Ordering::SeqCst);
-    assert!(sent <= 200 + 20 + 200 / 4, "{sent} requests for 200: more than the budget");
+    // 20 at first, and one for every fifth that was sent, repeats among them.
+    assert!(sent <= 200 + 20 + sent / 5, "{sent} requests for 200: more than the budget");
     assert!(sent >= 200 + 20, "{sent} requests for 200: less than the budget");
 }
 

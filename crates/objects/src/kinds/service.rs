@@ -211,7 +211,7 @@ fn check_ports(spec: &At<'_>, causes: &mut Vec<Cause>) {
     let (mut names, mut numbers) = (BTreeSet::new(), BTreeSet::new());
     for port in ports.items() {
         check_port_name(&port.field("name"), needs_names, &mut names, causes);
-        check_port(&port, causes);
+        check_port(&port, spec.field("type").text(), causes);
         if !numbers.insert((port.field("protocol").text(), port.field("port").number())) {
             causes.push(At { value: &duplicate_port(&port), path: port.path.clone() }.duplicate());
         }
@@ -231,7 +231,7 @@ fn check_port_name<'a>(name: &At<'a>, is_needed: bool, names: &mut BTreeSet<&'a 
     }
 }
 
-fn check_port(port: &At<'_>, causes: &mut Vec<Cause>) {
+fn check_port(port: &At<'_>, kind: &str, causes: &mut Vec<Cause>) {
     check_number(&port.field("port"), causes);
     check_one_of(&port.field("protocol"), &["SCTP", "TCP", "UDP"], causes);
     let target = port.field("targetPort");
@@ -247,6 +247,9 @@ fn check_port(port: &At<'_>, causes: &mut Vec<Cause>) {
                 "provided port is not in the valid range. The range of valid ports is {first}-{last}"
             )),
         );
+    }
+    if kind == "ClusterIP" && node_port.number().is_some_and(|number| number != 0) {
+        causes.push(node_port.forbidden("may not be used when `type` is 'ClusterIP'"));
     }
     let protocol = port.field("appProtocol");
     if !protocol.is_empty() {
