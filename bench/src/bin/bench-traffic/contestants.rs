@@ -25,7 +25,7 @@ pub(crate) struct Contestant {
     /// Where it speaks HTTP/2, to backends of HTTP/1.1.
     pub(crate) http2: SocketAddr,
     pub(crate) processes: Vec<Process>,
-    /// Ended when it is dropped, but for Segue's, which ends with its machine.
+    /// None for Segue's.
     _child: Option<Ended>,
 }
 
@@ -33,13 +33,13 @@ struct Ended(Child);
 
 impl Drop for Ended {
     fn drop(&mut self) {
-        // It has ended already, or its machine ends it.
+        // This ends only what entered the machine; the program itself ends with the machine.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// The backends, ended when this is dropped.
+/// The backends, which end with their machine.
 pub(crate) struct Backends {
     _child: Ended,
 }

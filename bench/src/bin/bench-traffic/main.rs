@@ -9,6 +9,7 @@ use std::process::ExitCode;
 
 use contestants::{Backends, Contestant, start_all};
 use end_to_end::machine::Machine;
+use end_to_end::run::output_of;
 use measure::{Connections, Saturated, http2_per_second, memory_mib, p99_micros, saturate, wrk};
 
 /// Each figure is the median of so many, taken in turns.
@@ -55,7 +56,8 @@ fn main() -> ExitCode {
     table("HTTP/2 requests/s, 8 connections × 16 streams", &contestants, &http2);
     drop(contestants);
     drop(backends);
-    machine.down();
+    // What was compared with ends with the machine, so only the engine goes down here.
+    output_of(&mut machine.segue("down"));
     ExitCode::SUCCESS
 }
 
