@@ -1,6 +1,7 @@
 //! No request is lost: not while versions change, not while the engine is killed, not while pods come and go.
 
 mod bad_versions;
+mod counted;
 mod engine_killed;
 mod entries;
 mod inside;

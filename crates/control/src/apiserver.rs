@@ -14,6 +14,7 @@ mod patch;
 mod refusals;
 mod request;
 mod scale;
+mod traffic;
 mod update;
 mod watch;
 mod write;
@@ -35,6 +36,7 @@ pub use self::addresses::dns_address;
 pub use self::answer::Body;
 pub(crate) use self::answer::failure;
 pub use self::logs::{LogOptions, LogStream, PodLogs};
+pub use self::traffic::Traffic;
 
 /// The Kubernetes API over a store.
 #[derive(Clone)]
@@ -43,6 +45,7 @@ pub struct ApiServer {
     addresses: Arc<ClusterAddresses>,
     node_ports: Arc<NodePorts>,
     logs: Arc<dyn PodLogs>,
+    traffic: Arc<dyn Traffic>,
 }
 
 /// Who asks.
@@ -71,12 +74,13 @@ struct Asked {
 type Answer = Result<Response<Body>, Failure>;
 
 impl ApiServer {
-    /// An API over `store`, giving Services addresses of `service_range` and reading logs through `logs`.
+    /// An API over `store`, giving Services addresses of `service_range`, reading logs through `logs` and counts of
+    /// requests through `traffic`.
     #[must_use]
-    pub fn new(store: Store, service_range: Range, logs: Arc<dyn PodLogs>) -> Self {
+    pub fn new(store: Store, service_range: Range, logs: Arc<dyn PodLogs>, traffic: Arc<dyn Traffic>) -> Self {
         let addresses = Arc::new(ClusterAddresses::new(service_range, &store));
         let node_ports = Arc::new(NodePorts::new(&store));
-        Self { store, addresses, node_ports, logs }
+        Self { store, addresses, node_ports, logs, traffic }
     }
 
     /// The store behind this API.
@@ -124,6 +128,9 @@ impl ApiServer {
 
     async fn objects(&self, place: Place, verb: Verb, asked: &Asked) -> Answer {
         match (verb, place.subresource) {
+            (Verb::Get, _) if place.kind.is_computed => self.get_traffic(&place, asked),
+            (Verb::List, _) if place.kind.is_computed => self.list_traffic(&place, asked),
+            (Verb::Watch, _) if place.kind.is_computed => self.watch_traffic(place, asked),
             (Verb::Get, Some(Subresource::Log)) => self.read_log(&place, asked),
             (Verb::Get, Some(Subresource::Scale)) => self.get_scale(&place),
             (Verb::Get, _) => self.get(&place, asked).await,

@@ -24,6 +24,12 @@ pub struct DataPlaneConfig {
     #[serde(default)]
     pub end_long: BTreeSet<PodUid>,
     pub dns: Dns,
+    /// Where the proxy shows its metrics.
+    #[serde(default)]
+    pub metrics: Option<SocketAddr>,
+    /// Whether the proxy writes a line about each request.
+    #[serde(default)]
+    pub access_log: bool,
 }
 
 /// A socket the keeper opens and the proxy serves.
@@ -120,6 +126,16 @@ impl fmt::Display for PodUid {
     }
 }
 
+/// What a configuration holds beside Services: the same for as long as an engine runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Base {
+    pub dns: Dns,
+    /// Where the proxy shows its metrics.
+    pub metrics: Option<SocketAddr>,
+    /// Whether the proxy writes a line about each request.
+    pub access_log: bool,
+}
+
 /// How names are answered.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dns {
@@ -132,14 +148,15 @@ pub struct Dns {
 }
 
 impl DataPlaneConfig {
-    /// The sockets that `services` and `dns` need.
+    /// The sockets that everything in it needs.
     #[must_use]
-    pub fn wanted_listeners(services: &[Service], dns: &Dns) -> BTreeSet<Listener> {
-        let of_services = services.iter().flat_map(Service::listeners);
-        let of_dns = dns.listen.iter().flat_map(|address| {
+    pub fn wanted_listeners(&self) -> BTreeSet<Listener> {
+        let of_services = self.services.iter().flat_map(Service::listeners);
+        let of_dns = self.dns.listen.iter().flat_map(|address| {
             [Transport::Tcp, Transport::Udp].map(|transport| Listener { transport, address: *address })
         });
-        let mut all: BTreeSet<Listener> = of_services.chain(of_dns).collect();
+        let of_metrics = self.metrics.map(Listener::tcp);
+        let mut all: BTreeSet<Listener> = of_services.chain(of_dns).chain(of_metrics).collect();
         // A socket on every address takes the connections of each, and the kernel allows no other beside it.
         let on_every: BTreeSet<u16> =
             all.iter().filter(|it| it.is_on_every_address()).map(|it| it.address.port()).collect();

@@ -1,6 +1,8 @@
 //! Messages between engine, keeper and proxy: a 4-byte big-endian length, then JSON `{"v":1,"message":…}`.
 //! A role outlives upgrades of the others, so fields are added here, never renamed or taken away.
 
+use jiff::Timestamp;
+use objects::traffic::Series;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +38,12 @@ pub enum Command<Configuration = DataPlaneConfig> {
     Configure(Configuration),
     /// Sockets that come with this frame, in this order. Keeper to proxy only.
     Take(Vec<Passed>),
+    /// Take no connection any more, finish those that are open, then end. Keeper to proxy only.
+    Leave,
+    /// Start a proxy anew, with the same sockets, and let the present one leave.
+    ReplaceProxy,
+    /// End, and leave the proxy as it is for the keeper that comes. To the keeper only.
+    StepAside,
     /// End, and let go of every socket.
     ShutDown,
 }
@@ -56,6 +64,11 @@ pub enum Report {
     Acknowledged { version: u64, refused: Vec<Refused> },
     /// The counts of every pod that is not ready in this version, or has left it with work in flight.
     Drains { version: u64, pods: Vec<Drain> },
+    /// Counts since the proxy of this number started: of everything, or of what changed since they were told last.
+    /// Comes every second, so that the engine knows until when it knows everything.
+    Traffic { proxy: u64, started: Timestamp, complete: bool, series: Vec<Series> },
+    /// A proxy that was started anew has taken over.
+    ProxyReplaced,
     /// The data plane can't work, and why. The keeper goes on trying.
     Trouble { sentence: String },
 }
@@ -97,6 +110,12 @@ pub struct Drain {
     pub uid: PodUid,
     pub requests: u32,
     pub long: u32,
+}
+
+impl Drain {
+    pub(crate) fn nothing(uid: PodUid) -> Self {
+        Self { uid, requests: 0, long: 0 }
+    }
 }
 
 #[derive(Serialize, Deserialize)]

@@ -5,6 +5,7 @@ mod listeners;
 mod process;
 mod settings;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{File, Permissions};
 use std::io;
@@ -19,10 +20,11 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::channel::{Channel, ChannelError, DESCRIPTORS_PER_FRAME};
-use crate::config::Listener;
-use crate::frames::{Command, KeeperView, Passed, Report, decode, encode, encode_payload};
+use crate::config::{Listener, PodUid};
+use crate::frames::{Command, Drain, FrameError, KeeperView, Passed, Report, decode, encode, encode_payload};
 use listeners::Listeners;
 pub use process::ProxyUser;
+pub(crate) use process::runs_another_file;
 use process::{Proxy, adopt, wait_for_input};
 pub use settings::KeeperSettings;
 
@@ -106,7 +108,12 @@ struct Keeper {
     settings: KeeperSettings,
     engines: UnixListener,
     adoption: OwnedFd,
+    /// The one that takes connections.
     proxy: Option<Proxy>,
+    /// Started to take its place as soon as it has acknowledged.
+    successor: Option<Proxy>,
+    /// Predecessors that finish their connections.
+    leaving: Vec<Proxy>,
     listeners: Listeners,
     /// The payload of the last `Configure` frame, and its version.
     configured: Option<(Vec<u8>, u64)>,
@@ -118,10 +125,21 @@ struct Keeper {
     engine: Option<Channel>,
 }
 
+/// The place that a proxy has.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Present,
+    Successor,
+    /// One of those that finish their connections.
+    Leaving(usize),
+}
+
 /// Whether to go on.
 #[derive(PartialEq, Eq)]
 enum Life {
     GoOn,
+    /// End, and leave everything to another keeper.
+    StepAside,
     End,
 }
 
@@ -142,6 +160,8 @@ impl Keeper {
             settings,
             adoption,
             proxy,
+            successor: None,
+            leaving: Vec::new(),
             listeners,
             configured,
             instant_deaths: 0,
@@ -151,6 +171,10 @@ impl Keeper {
         };
         if let Some(engine) = engine_on_standard_input() {
             keeper.greet(engine);
+        }
+        if keeper.proxy.as_ref().is_some_and(Proxy::is_of_another_build) {
+            tracing::info!("the proxy is of another build and is replaced");
+            keeper.start_successor();
         }
         Ok(keeper)
     }
@@ -163,10 +187,14 @@ impl Keeper {
             self.flush();
             self.wait().map_err(|source| KeeperError::Poll { source })?;
             self.accept_engine();
-            self.read_proxy();
-            if self.read_engine() == Life::End {
-                self.shut_down();
-                return Ok(());
+            self.read_proxies();
+            match self.read_engine() {
+                Life::GoOn => {}
+                Life::StepAside => return Ok(()),
+                Life::End => {
+                    self.shut_down();
+                    return Ok(());
+                }
             }
         }
     }
@@ -174,7 +202,7 @@ impl Keeper {
     /// Sleeps until anything can be read or written, or the proxy is to be started again.
     fn wait(&self) -> io::Result<()> {
         let mut polled = vec![PollFd::new(&self.engines, PollFlags::IN)];
-        let channels = self.engine.iter().chain(self.proxy.iter().map(|proxy| &proxy.channel));
+        let channels = self.engine.iter().chain(self.proxies().map(|proxy| &proxy.channel));
         polled.extend(channels.map(|channel| {
             let writable = if channel.has_unsent() { PollFlags::OUT } else { PollFlags::empty() };
             PollFd::from_borrowed_fd(channel.as_fd(), PollFlags::IN | writable)
@@ -212,8 +240,9 @@ impl Keeper {
             let Some(engine) = &mut self.engine else { return Life::GoOn };
             match engine.next_payload() {
                 Ok(Some(payload)) => {
-                    if self.obey(payload) == Life::End {
-                        return Life::End;
+                    let life = self.obey(payload);
+                    if life != Life::GoOn {
+                        return life;
                     }
                 }
                 Ok(None) if received.is_ok() && !engine.is_closed() => return Life::GoOn,
@@ -232,7 +261,9 @@ impl Keeper {
         match decode::<Command<KeeperView>>(&payload) {
             Ok(Command::Configure(view)) => self.configure(payload, &view),
             Ok(Command::ShutDown) => return Life::End,
-            Ok(Command::Take(_)) => tracing::warn!("an engine has no sockets to give"),
+            Ok(Command::StepAside) => return Life::StepAside,
+            Ok(Command::ReplaceProxy) => self.start_successor(),
+            Ok(Command::Take(_) | Command::Leave) => tracing::warn!("an engine has nothing to say to a proxy"),
             Err(error) => {
                 tracing::warn!("an engine's message is refused: {error}");
                 self.report(&Report::Trouble { sentence: error.to_string() });
@@ -250,17 +281,18 @@ impl Keeper {
         let opened = self.listeners.open_and_close(&view.listen);
         let frame = encode_payload(&payload);
         self.configured = Some((payload, view.version));
-        if self.proxy.is_some() {
-            self.pass_on(&opened);
-            self.tell_proxy(frame, Vec::new());
+        for role in [Role::Present, Role::Successor] {
+            self.pass_on(role, &opened);
         }
+        self.tell_all(&frame);
     }
 
     fn start_proxy(&mut self) {
         match Proxy::start(self.settings.proxy_user) {
             Ok(proxy) => {
                 self.proxy = Some(proxy);
-                self.equip_proxy();
+                self.equip(Role::Present);
+                self.hand_over_adoption();
             }
             Err(error) => {
                 self.report(&Report::Trouble { sentence: format!("the proxy can't be started: {error}") });
@@ -269,61 +301,167 @@ impl Keeper {
         }
     }
 
-    fn equip_proxy(&mut self) {
-        match self.adoption.try_clone() {
-            Ok(adoption) => {
-                self.tell_proxy(encode(&Command::<KeeperView>::Take(vec![Passed::Adoption])), vec![adoption])
-            }
-            Err(error) => tracing::warn!("can't copy the adoption socket: {error}"),
+    /// Starts a proxy that serves the same sockets; once it does, the present one leaves. A keeper that comes
+    /// meanwhile finds the present one, so the successor is not given the socket for that yet.
+    fn start_successor(&mut self) {
+        if self.successor.is_some() || self.proxy.is_none() {
+            return;
         }
-        self.pass_on(&self.listeners.all());
-        if let Some((payload, _)) = &self.configured {
-            let frame = encode_payload(payload);
-            self.tell_proxy(frame, Vec::new());
+        match Proxy::start(self.settings.proxy_user) {
+            Ok(proxy) => {
+                self.successor = Some(proxy);
+                self.equip(Role::Successor);
+                self.succeed_if_acknowledged();
+            }
+            Err(error) => self.report(&Report::Trouble { sentence: format!("the proxy can't be started: {error}") }),
         }
     }
 
-    fn pass_on(&mut self, listeners: &[Listener]) {
+    fn succeed_if_acknowledged(&mut self) {
+        let wanted = self.configured.as_ref().map_or(0, |(_, version)| *version);
+        let Some(successor) = self.successor.take_if(|successor| successor.acknowledged >= wanted) else { return };
+        if let Some(mut predecessor) = self.proxy.replace(successor) {
+            let told = predecessor.channel.enqueue(encode(&Command::<KeeperView>::Leave), Vec::new());
+            match told.and_then(|()| predecessor.channel.flush()) {
+                Ok(_) => self.leaving.push(predecessor),
+                Err(error) => {
+                    tracing::warn!("the proxy that was to leave is gone: {error}");
+                    predecessor.end();
+                }
+            }
+        }
+        self.hand_over_adoption();
+        self.report(&Report::ProxyReplaced);
+    }
+
+    fn equip(&mut self, role: Role) {
+        self.pass_on(role, &self.listeners.all());
+        if let Some((payload, _)) = &self.configured {
+            let frame = encode_payload(payload);
+            self.tell(role, frame, Vec::new());
+        }
+    }
+
+    fn hand_over_adoption(&mut self) {
+        match self.adoption.try_clone() {
+            Ok(adoption) => {
+                let frame = encode(&Command::<KeeperView>::Take(vec![Passed::Adoption]));
+                self.tell(Role::Present, frame, vec![adoption]);
+            }
+            Err(error) => tracing::warn!("can't copy the adoption socket: {error}"),
+        }
+    }
+
+    fn pass_on(&mut self, role: Role, listeners: &[Listener]) {
         for some in listeners.chunks(DESCRIPTORS_PER_FRAME) {
             let names = some.iter().map(|listener| Passed::Listener(*listener)).collect();
             match self.listeners.copies(some) {
-                Ok(sockets) => self.tell_proxy(encode(&Command::<KeeperView>::Take(names)), sockets),
+                Ok(sockets) => self.tell(role, encode(&Command::<KeeperView>::Take(names)), sockets),
                 Err(error) => self.report(&Report::Trouble { sentence: format!("can't copy a socket: {error}") }),
             }
         }
     }
 
-    fn tell_proxy(&mut self, frame: Vec<u8>, descriptors: Vec<OwnedFd>) {
-        let Some(proxy) = &mut self.proxy else { return };
+    fn tell(&mut self, role: Role, frame: Vec<u8>, descriptors: Vec<OwnedFd>) {
+        let Some(proxy) = self.proxy_in(role) else { return };
         if let Err(error) = proxy.channel.enqueue(frame, descriptors) {
-            self.replace_proxy(&error.to_string());
+            self.lose(role, &error.to_string());
         }
     }
 
-    fn read_proxy(&mut self) {
-        let Some(proxy) = &mut self.proxy else { return };
-        let received = proxy.channel.fill();
+    fn tell_all(&mut self, frame: &[u8]) {
+        for role in self.roles().into_iter().rev() {
+            self.tell(role, frame.to_vec(), Vec::new());
+        }
+    }
+
+    fn read_proxies(&mut self) {
+        for role in self.roles().into_iter().rev() {
+            self.read_proxy(role);
+        }
+    }
+
+    fn read_proxy(&mut self, role: Role) {
+        let Some(received) = self.proxy_in(role).map(|proxy| proxy.channel.fill()) else { return };
         loop {
-            let Some(proxy) = &mut self.proxy else { return };
+            let Some(proxy) = self.proxy_in(role) else { return };
             match proxy.channel.next_payload() {
-                Ok(Some(payload)) => self.relay(&payload),
+                Ok(Some(payload)) => {
+                    if let Err(error) = self.hear(role, &payload) {
+                        return self.lose(role, &error.to_string());
+                    }
+                }
                 Ok(None) if received.is_ok() && !proxy.channel.is_closed() => return,
-                Ok(None) => self.replace_proxy("it ended"),
-                Err(error) => self.replace_proxy(&error.to_string()),
+                Ok(None) => return self.lose(role, "it ended"),
+                Err(error) => return self.lose(role, &error.to_string()),
             }
         }
     }
 
-    fn relay(&mut self, payload: &[u8]) {
-        match decode::<Report>(payload) {
-            Ok(Report::Acknowledged { version, .. }) => {
-                let refused = self.listeners.refused().to_vec();
-                self.report(&Report::Acknowledged { version, refused });
+    fn hear(&mut self, role: Role, payload: &[u8]) -> Result<(), FrameError> {
+        let Some(proxy) = self.proxy_in(role) else { return Ok(()) };
+        match decode::<Report>(payload)? {
+            Report::Acknowledged { version, .. } => {
+                proxy.acknowledged = version;
+                self.report_acknowledged(version);
             }
-            Ok(report @ (Report::Drains { .. } | Report::Trouble { .. } | Report::Hello { .. })) => {
-                self.report(&report)
+            Report::Drains { version, pods } => {
+                proxy.drains = (version, pods);
+                self.report_drains();
             }
-            Err(error) => self.replace_proxy(&error.to_string()),
+            Report::Traffic { .. } | Report::Trouble { .. } | Report::Hello { .. } | Report::ProxyReplaced => {
+                self.pass_to_engine(encode_payload(payload));
+            }
+        }
+        // Only between two messages of the successor's: it takes another place with it.
+        if role == Role::Successor {
+            self.succeed_if_acknowledged();
+        }
+        Ok(())
+    }
+
+    /// A version is in force once it is so in every proxy that may still send a request.
+    fn report_acknowledged(&mut self, version: u64) {
+        if self.proxy.is_some() && self.proxies().all(|proxy| proxy.acknowledged >= version) {
+            let refused = self.listeners.refused().to_vec();
+            self.report(&Report::Acknowledged { version, refused });
+        }
+    }
+
+    /// What is in flight to a pod is in flight in all proxies together.
+    fn report_drains(&mut self) {
+        let version = self.proxies().map(|proxy| proxy.drains.0).min().unwrap_or(0);
+        let mut pods: BTreeMap<PodUid, Drain> = BTreeMap::new();
+        for drain in self.proxies().flat_map(|proxy| &proxy.drains.1) {
+            let sum = pods.entry(drain.uid.clone()).or_insert_with(|| Drain::nothing(drain.uid.clone()));
+            sum.requests += drain.requests;
+            sum.long += drain.long;
+        }
+        self.report(&Report::Drains { version, pods: pods.into_values().collect() });
+    }
+
+    /// A proxy has ended or can't be talked to. Without the present one another is started.
+    fn lose(&mut self, role: Role, reason: &str) {
+        match role {
+            Role::Present => self.replace_proxy(reason),
+            Role::Successor => {
+                let Some(successor) = self.successor.take() else { return };
+                successor.end();
+                self.report(&Report::Trouble { sentence: format!("the proxy's successor is gone: {reason}") });
+            }
+            Role::Leaving(place) => {
+                self.leaving.remove(place).end();
+                tracing::info!("a proxy that was replaced has ended: {reason}");
+            }
+        }
+        self.report_what_is_left();
+    }
+
+    /// What was waited for may have been the one that is gone.
+    fn report_what_is_left(&mut self) {
+        if let Some(version) = self.proxies().map(|proxy| proxy.acknowledged).min().filter(|version| *version > 0) {
+            self.report_acknowledged(version);
+            self.report_drains();
         }
     }
 
@@ -332,12 +470,37 @@ impl Keeper {
         tracing::warn!("the proxy is replaced: {reason}");
         let lived = proxy.started.elapsed();
         proxy.end();
+        // Whoever was to take its place does so now.
+        self.proxy = self.successor.take();
+        if self.proxy.is_some() {
+            self.hand_over_adoption();
+            return self.report(&Report::ProxyReplaced);
+        }
         if lived < INSTANT_DEATH {
             self.report(&Report::Trouble { sentence: format!("the proxy ended {lived:?} after its start") });
             self.pause_after_instant_death();
         } else {
             self.instant_deaths = 0;
             self.start_proxy_at = Instant::now();
+        }
+    }
+
+    fn proxies(&self) -> impl Iterator<Item = &Proxy> {
+        self.proxy.iter().chain(&self.successor).chain(&self.leaving)
+    }
+
+    /// Every place that a proxy may have now. Gone through backwards where one may be lost: that makes those behind it
+    /// move up.
+    fn roles(&self) -> Vec<Role> {
+        let leaving = (0..self.leaving.len()).map(Role::Leaving);
+        [Role::Present, Role::Successor].into_iter().chain(leaving).collect()
+    }
+
+    fn proxy_in(&mut self, role: Role) -> Option<&mut Proxy> {
+        match role {
+            Role::Present => self.proxy.as_mut(),
+            Role::Successor => self.successor.as_mut(),
+            Role::Leaving(place) => self.leaving.get_mut(place),
         }
     }
 
@@ -352,8 +515,12 @@ impl Keeper {
     }
 
     fn report(&mut self, report: &Report) {
+        self.pass_to_engine(encode(report));
+    }
+
+    fn pass_to_engine(&mut self, frame: Vec<u8>) {
         let Some(engine) = &mut self.engine else { return };
-        if let Err(error) = engine.enqueue(encode(report), Vec::new()) {
+        if let Err(error) = engine.enqueue(frame, Vec::new()) {
             tracing::warn!("the engine is dropped: {error}");
             self.engine = None;
         }
@@ -364,16 +531,18 @@ impl Keeper {
             tracing::debug!("the engine is gone: {error}");
             self.engine = None;
         }
-        if let Some(Err(error)) = self.proxy.as_mut().map(|proxy| proxy.channel.flush()) {
-            self.replace_proxy(&error.to_string());
+        for role in self.roles().into_iter().rev() {
+            if let Some(Err(error)) = self.proxy_in(role).map(|proxy| proxy.channel.flush()) {
+                self.lose(role, &error.to_string());
+            }
         }
     }
 
     fn shut_down(&mut self) {
-        self.tell_proxy(encode(&Command::<KeeperView>::ShutDown), Vec::new());
+        self.tell_all(&encode(&Command::<KeeperView>::ShutDown));
         self.flush();
-        if let Some(mut proxy) = self.proxy.take() {
-            let deadline = Instant::now() + LONGEST_SHUTDOWN;
+        let deadline = Instant::now() + LONGEST_SHUTDOWN;
+        for mut proxy in self.proxy.take().into_iter().chain(self.successor.take()).chain(self.leaving.drain(..)) {
             while !proxy.channel.is_closed() && Instant::now() < deadline {
                 let left = deadline.saturating_duration_since(Instant::now());
                 if wait_for_input(&proxy.channel, left).and(Ok(proxy.channel.fill())).is_err() {

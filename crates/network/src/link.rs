@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use crate::channel::{AsyncChannel, Channel, ChannelError};
 use crate::config::DataPlaneConfig;
 use crate::frames::{self, FrameError, Report, decode, encode};
-use crate::keeper::{KeeperSettings, proxy_socket_path, socket_path};
+use crate::keeper::{KeeperSettings, proxy_socket_path, runs_another_file, socket_path};
 
 /// A keeper that was started may first have to take over a living proxy, which it gives 5 seconds.
 const LONGEST_START: Duration = Duration::from_secs(10);
@@ -63,6 +63,8 @@ pub struct DataPlaneCommand {
     pub keeper: KeeperSettings,
     /// Where keeper and proxy write their logs.
     pub log: PathBuf,
+    /// Where the proxy writes a line about each request, if the configuration asks for it.
+    pub access_log: PathBuf,
 }
 
 /// A connection to the keeper.
@@ -72,12 +74,14 @@ pub struct Link {
 }
 
 impl Link {
-    /// Connects to the keeper, or starts one where there is none. Also gives the last configured version.
+    /// Connects to the keeper, or starts one where there is none; one of another build is replaced first, and replaces
+    /// the proxy in turn. Also gives the last configured version.
     ///
     /// # Errors
     /// When neither works.
     pub async fn open(command: &DataPlaneCommand) -> Result<(Self, u64), LinkError> {
         let channel = match UnixStream::connect(socket_path(&command.keeper.run_dir)).await {
+            Ok(stream) if is_of_another_build(&stream, command) => Ok(replace(stream, command).await?),
             Ok(stream) => stream.into_std().and_then(Channel::new),
             Err(_) => Ok(start(command)?),
         };
@@ -87,9 +91,14 @@ impl Link {
         let mut link = Self { channel };
         match timeout(LONGEST_START, link.receive()).await.map_err(|_| LinkError::Silent)?? {
             Some(Report::Hello { version }) => Ok((link, version)),
-            Some(Report::Acknowledged { .. } | Report::Drains { .. } | Report::Trouble { .. }) | None => {
-                Err(LinkError::Ended)
-            }
+            Some(
+                Report::Acknowledged { .. }
+                | Report::Drains { .. }
+                | Report::Traffic { .. }
+                | Report::ProxyReplaced
+                | Report::Trouble { .. },
+            )
+            | None => Err(LinkError::Ended),
         }
     }
 
@@ -100,6 +109,15 @@ impl Link {
     pub async fn configure(&mut self, config: &DataPlaneConfig) -> Result<(), LinkError> {
         // Written as `Command::Configure` is, without a copy of the configuration.
         let frame = encode(&frames::Command::Configure(config));
+        Ok(self.channel.send(frame, Vec::new()).await?)
+    }
+
+    /// Has the proxy replaced by one that is started anew; [`Report::ProxyReplaced`] says when it has taken over.
+    ///
+    /// # Errors
+    /// When the keeper is gone.
+    pub async fn replace_proxy(&mut self) -> Result<(), LinkError> {
+        let frame = encode(&frames::Command::<DataPlaneConfig>::ReplaceProxy);
         Ok(self.channel.send(frame, Vec::new()).await?)
     }
 
@@ -122,31 +140,47 @@ impl Link {
 pub async fn shut_down(run_dir: &Path) -> Result<(), LinkError> {
     for path in [socket_path(run_dir), proxy_socket_path(run_dir)] {
         if let Ok(stream) = UnixStream::connect(&path).await {
-            timeout(LONGEST_SHUTDOWN, end(stream, path)).await.map_err(|_| LinkError::GoesOn)??;
+            let end = finish(stream, path, frames::Command::ShutDown);
+            timeout(LONGEST_SHUTDOWN, end).await.map_err(|_| LinkError::GoesOn)??;
         }
     }
     Ok(())
 }
 
-async fn end(stream: UnixStream, path: PathBuf) -> Result<(), LinkError> {
+/// Gives the last command, and waits for the other side's end.
+async fn finish(stream: UnixStream, path: PathBuf, command: frames::Command) -> Result<(), LinkError> {
     let channel = stream.into_std().and_then(Channel::new).and_then(AsyncChannel::new);
     let mut channel = channel.map_err(|source| LinkError::Connect { path, source })?;
-    channel.send(encode(&frames::Command::<DataPlaneConfig>::ShutDown), Vec::new()).await?;
+    channel.send(encode(&command), Vec::new()).await?;
     // What it says on its way out does not matter, only that it goes.
     while let Ok(Some(_)) = channel.receive().await {}
     Ok(())
 }
 
+fn is_of_another_build(keeper: &UnixStream, command: &DataPlaneCommand) -> bool {
+    let pid = keeper.peer_cred().ok().and_then(|credentials| credentials.pid());
+    pid.is_some_and(|pid| runs_another_file(pid, &command.executable))
+}
+
+/// Has a keeper step aside, and starts another. Meanwhile the proxy goes on serving.
+async fn replace(keeper: UnixStream, command: &DataPlaneCommand) -> Result<Channel, LinkError> {
+    tracing::info!("the data plane is of another build and is replaced");
+    let path = socket_path(&command.keeper.run_dir);
+    let end = finish(keeper, path, frames::Command::StepAside);
+    timeout(LONGEST_SHUTDOWN, end).await.map_err(|_| LinkError::GoesOn)??;
+    start(command)
+}
+
 fn start(command: &DataPlaneCommand) -> Result<Channel, LinkError> {
     let executable = || command.executable.clone();
-    let log = open_log(&command.log)?;
+    let (log, access_log) = (open_log(&command.log)?, open_log(&command.access_log)?);
     let (ours, theirs) = Channel::pair().map_err(|source| LinkError::Start { executable: executable(), source })?;
     let arguments = [OsString::from("keeper")].into_iter().chain(command.keeper.to_arguments());
     // Not ended with this process, and reaped by tokio if it ends earlier.
     Command::new(&command.executable)
         .args(arguments)
         .stdin(Stdio::from(theirs))
-        .stdout(Stdio::null())
+        .stdout(access_log)
         .stderr(log)
         .spawn()
         .map_err(|source| LinkError::Start { executable: executable(), source })?;

@@ -1,17 +1,21 @@
 //! `segue proxy`: carries every connection to a Service. It is given its sockets and its configuration, runs under
 //! its own user, and knows neither the API nor the store.
 
+mod access_log;
 mod attempts;
 mod balancer;
 mod bodies;
 mod connection;
 mod control;
+mod counts;
 mod detect;
 mod exchange;
 mod grpc;
 mod headers;
 mod http;
 mod lent;
+mod metered;
+mod metrics;
 mod prefixed;
 mod request_body;
 mod retry_budget;

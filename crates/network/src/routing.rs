@@ -2,8 +2,11 @@
 //! writes on pods what the data plane has acknowledged. It carries no traffic itself, so it may stop at any time.
 
 mod book;
+mod ledger;
 mod load_balancers;
 mod plan;
+mod replacement;
+mod traffic;
 mod watch;
 mod writes;
 
@@ -23,12 +26,15 @@ use tokio::sync::watch::Receiver;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::config::{Dns, Listener, PodUid};
+use crate::config::{Base, Listener, PodUid};
 use crate::frames::{Refused, Report};
 use crate::link::{DataPlaneCommand, Link, LinkError};
 use book::{Book, Condition, Round};
+use ledger::Told;
 use load_balancers::{BalancerStatus, statuses};
 use plan::Snapshot;
+pub use replacement::Replacement;
+pub use traffic::Traffic;
 use watch::Cache;
 use writes::{Written, write_balancer, write_condition, write_refused};
 
@@ -49,9 +55,13 @@ const MOST_HEARD: usize = 64;
 pub struct Settings {
     /// How to start the data plane where there is none.
     pub data_plane: DataPlaneCommand,
-    pub dns: Dns,
+    pub base: Base,
     /// The machine's address, at which Services of type LoadBalancer are reached.
     pub host: IpAddr,
+    /// Where what the data plane counts is entered.
+    pub traffic: Traffic,
+    /// By which others have the proxy replaced.
+    pub replacement: Replacement,
 }
 
 /// What routing is for.
@@ -111,6 +121,7 @@ enum Event {
     /// The API or the time has changed.
     Changed,
     LinkIsDue,
+    ReplacementWanted,
     RefusedAreDue,
     Reported(Result<Option<Report>, LinkError>),
     Written(Condition, Written),
@@ -143,6 +154,7 @@ impl Routing {
             () = sleep_until(self.try_refused_at) => Event::RefusedAreDue,
             () = sleep_until(self.link.is_none().then_some(self.open_link_at)) => Event::LinkIsDue,
             reported = receive(&mut self.link) => Event::Reported(reported),
+            () = self.settings.replacement.is_wanted(), if self.link.is_some() => Event::ReplacementWanted,
             Some(Ok((condition, written))) = self.writes.join_next() => Event::Written(condition, written),
             Some(Ok((status, written))) = self.balancer_writes.join_next() => Event::BalancerWritten(status, written),
         }
@@ -152,6 +164,7 @@ impl Routing {
         match event {
             Event::Changed => self.look_again_at = None,
             Event::LinkIsDue => self.open_link().await,
+            Event::ReplacementWanted => self.replace_proxy().await,
             Event::RefusedAreDue => {
                 self.try_refused_at = None;
                 self.book.try_again();
@@ -188,6 +201,10 @@ impl Routing {
                 self.tell_refused(refused);
             }
             Report::Drains { version, pods } => self.book.count(version, pods),
+            Report::Traffic { proxy, started, complete, series } => {
+                self.settings.traffic.enter(Told { proxy, started, is_complete: complete, series });
+            }
+            Report::ProxyReplaced => self.settings.replacement.is_done(),
             Report::Trouble { sentence } => tracing::warn!("the data plane: {sentence}"),
         }
     }
@@ -205,6 +222,14 @@ impl Routing {
         }
     }
 
+    async fn replace_proxy(&mut self) {
+        if let Some(link) = &mut self.link
+            && let Err(error) = link.replace_proxy().await
+        {
+            self.lose_link(&chain(&error));
+        }
+    }
+
     fn lose_link(&mut self, reason: &str) {
         tracing::warn!("the data plane's keeper is replaced: {reason}");
         self.link = None;
@@ -217,7 +242,7 @@ impl Routing {
     async fn act(&mut self) {
         let Some(snapshot) = self.caches.snapshot(self.settings.host) else { return };
         let now = Timestamp::now();
-        let Round { send, write, look_again_at } = self.book.round(&snapshot, &self.settings.dns, now);
+        let Round { send, write, look_again_at } = self.book.round(&snapshot, &self.settings.base, now);
         if let (Some(config), Some(link)) = (send, &mut self.link)
             && let Err(error) = link.configure(&config).await
         {

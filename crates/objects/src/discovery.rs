@@ -8,6 +8,8 @@ use crate::kinds;
 
 const VERBS: [&str; 8] = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 
+const READING: [&str; 3] = ["get", "list", "watch"];
+
 /// `/api`: the versions of the core group.
 #[must_use]
 pub fn core_versions() -> Value {
@@ -82,8 +84,13 @@ pub(crate) fn group_version(group: &str, version: &str) -> String {
 
 /// What may be done with a kind's objects.
 pub(crate) fn verbs(kind: &Kind) -> Vec<&'static str> {
-    // Deleting all namespaces at once is more than anybody means.
-    VERBS.into_iter().filter(|verb| kind.kind != "Namespace" || *verb != "deletecollection").collect()
+    let is_possible = |verb: &&str| match kind.kind {
+        _ if kind.is_computed => READING.contains(verb),
+        // Deleting all namespaces at once is more than anybody means.
+        "Namespace" => *verb != "deletecollection",
+        _ => true,
+    };
+    VERBS.into_iter().filter(is_possible).collect()
 }
 
 /// The path below an object, the kind that is read and written there, and what may be done.

@@ -33,6 +33,8 @@ pub struct Kind {
     pub add_types: fn(&mut schemars::SchemaGenerator),
     /// Whether `metadata.generation` counts changes outside metadata and status.
     pub counts_generations: bool,
+    /// Whether its objects are made when they are asked for, and so can't be written.
+    pub is_computed: bool,
     /// Whether DELETE answers with the object that is gone, rather than with a Status.
     pub answers_with_deleted: bool,
     /// Fills what the user left out, as the real API server's defaulting does.
@@ -70,6 +72,7 @@ pub(crate) const PLAIN: Kind = Kind {
     type_name: "",
     add_types: |_| {},
     counts_generations: false,
+    is_computed: false,
     answers_with_deleted: false,
     default: |_| {},
     prepare_create: |_| {},

@@ -13,9 +13,11 @@ mod namespace;
 mod node;
 mod pod;
 mod replica_set;
+mod rollout_traffic;
 mod secret;
 mod service;
 mod service_account;
+mod service_traffic;
 
 mod pod_spec;
 mod pod_template;
@@ -23,7 +25,7 @@ mod tolerations;
 
 pub use service::NODE_PORTS;
 
-static ALL: [Kind; 12] = [
+static ALL: [Kind; 14] = [
     config_map::KIND,
     deployment::KIND,
     endpoint_slice::KIND,
@@ -33,9 +35,11 @@ static ALL: [Kind; 12] = [
     node::KIND,
     pod::KIND,
     replica_set::KIND,
+    rollout_traffic::KIND,
     secret::KIND,
     service::KIND,
     service_account::KIND,
+    service_traffic::KIND,
 ];
 
 /// Every kind that is served, in no order that means anything.

@@ -23,6 +23,7 @@ pub mod hash;
 pub mod pods;
 pub mod quantity;
 pub mod ranges;
+pub mod traffic;
 
 mod json;
 mod table;

@@ -31,5 +31,9 @@ pub const LONG_CONNECTION_DEADLINE: &str = "segue.dev/long-connection-deadline";
 /// drain and grace together.
 pub const EXPLICIT_GRACE: &str = "segue.dev/explicit-grace";
 
+/// ReplicaSet annotation: when it became its Deployment's new one for the second time or later, as by an undone rollout
+/// (RFC 3339). The first time is its creation.
+pub const ROLLED_OUT_AGAIN: &str = "segue.dev/rolled-out-again";
+
 /// Service annotation: ports, by number or name and separated by commas, whose bytes are to pass untouched.
 pub const OPAQUE_PORTS: &str = "segue.dev/opaque-ports";

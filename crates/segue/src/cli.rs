@@ -49,6 +49,9 @@ Examples:
 
 Exit codes: 0 nothing is left running; 1 something could not be stopped or removed; 2 wrong usage")]
     Down(Down),
+    /// The proxy that carries every connection to a Service
+    #[command(subcommand)]
+    Proxy(ProxyCommand),
     /// Images on this machine, without a registry
     #[command(subcommand)]
     Image(ImageCommand),
@@ -89,6 +92,9 @@ pub(crate) struct Up {
     /// The node's name; the machine's host name if not given
     #[arg(long, value_name = "NAME")]
     pub(crate) node_name: Option<String>,
+    /// Write a line of JSON about each request to access.log in the data directory
+    #[arg(long)]
+    pub(crate) access_log: bool,
     /// Go on in the background; return when the node is ready
     #[arg(long)]
     pub(crate) detach: bool,
@@ -121,6 +127,22 @@ pub(crate) struct Down {
     /// Also remove the data directory: what was declared, images, volumes and keys
     #[arg(long)]
     pub(crate) purge: bool,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum ProxyCommand {
+    /// Replace the running proxy by a new one; no connection is refused or cut
+    #[command(after_help = "\
+Examples:
+  segue proxy upgrade
+
+The new proxy takes every connection from then on; the old one finishes its own and ends. `segue up` with another build of
+segue does the same by itself.
+Exit codes: 0 the new proxy serves; 1 the old one goes on; 2 wrong usage")]
+    Upgrade {
+        #[command(flatten)]
+        directory: DataDirectory,
+    },
 }
 
 #[derive(Subcommand)]

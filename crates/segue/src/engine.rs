@@ -13,7 +13,7 @@ use control::{controllers, serve};
 use k8s_openapi::api::core::v1::{Namespace, Node};
 use kube::Client;
 use kube::api::{Api, PostParams};
-use network::config::Dns;
+use network::config::{Base, Dns};
 use network::keeper::{KeeperSettings, ProxyUser};
 use network::link::DataPlaneCommand;
 use network::routing;
@@ -29,6 +29,7 @@ use crate::engine_socket::{self, Order, Received, Report};
 use crate::pod_logs::NodeLogs;
 use crate::preflight;
 use crate::settings::Directories;
+use crate::traffic::DataPlaneTraffic;
 
 /// Namespaces that are always there.
 const NAMESPACES: [&str; 2] = ["default", "kube-system"];
@@ -43,6 +44,8 @@ const READY_LIMIT: Duration = Duration::from_secs(60);
 const READY_INTERVAL: Duration = Duration::from_millis(10);
 
 const DNS_PORT: u16 = 53;
+/// Beside DNS, where other clusters' DNS servers show theirs.
+const METRICS_PORT: u16 = 9153;
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// The data plane's own user and group: free in Debian's ranges, and with no rights anywhere.
@@ -62,6 +65,7 @@ pub(crate) struct Engine {
     agent: JoinHandle<Result<(), AgentError>>,
     traffic: watch::Sender<routing::Order>,
     routing: JoinHandle<()>,
+    replacement: routing::Replacement,
     /// API, controllers; they end with the engine.
     tasks: JoinSet<()>,
     /// Held open: it makes this the only engine on its directory.
@@ -107,7 +111,13 @@ impl Engine {
         let settings = agent_settings(options, &directories);
         let images = Arc::new(StoredImages { store: ImageStore::open(&directories.images())?, mirrors });
         let store = Store::open(&directories.store())?;
-        let api = ApiServer::new(store, options.service_cidr, Arc::new(NodeLogs { settings: settings.clone() }));
+        let (counted, replacement) = (DataPlaneTraffic::default(), routing::Replacement::default());
+        let api = ApiServer::new(
+            store,
+            options.service_cidr,
+            Arc::new(NodeLogs { settings: settings.clone() }),
+            Arc::new(counted.clone()),
+        );
         let client = serve::client(&api);
         let pki = Pki::open(&directories.pki(), &[IpAddr::V4(Ipv4Addr::LOCALHOST), options.listen.ip()])?;
         ensure_namespaces(&client).await?;
@@ -119,7 +129,7 @@ impl Engine {
         let (traffic, routed) = watch::channel(routing::Order::Route);
         let routing = tokio::spawn(routing::run(
             client.clone(),
-            routing_settings(&directories, dns_address(options.service_cidr)),
+            routing_settings(options, &directories, counted.0, replacement.clone()),
             routed,
         ));
         let (orders, ordered) = watch::channel(AgentOrder::Run);
@@ -136,6 +146,7 @@ impl Engine {
             agent,
             traffic,
             routing,
+            replacement,
             tasks,
             _lock: lock,
         })
@@ -169,14 +180,15 @@ impl Engine {
     /// # Errors
     /// When a part of the engine ended that should not.
     pub(crate) async fn serve(&mut self) -> anyhow::Result<Ended> {
-        tokio::select! {
-            received = engine_socket::receive(&self.socket) => {
-                let mut received = received?;
-                match received.order {
-                    Order::Down => self.go_down(&mut received).await,
-                }
+        loop {
+            let mut received = tokio::select! {
+                received = engine_socket::receive(&self.socket) => received?,
+                broken = watch_parts(&mut self.tasks, &mut self.agent) => return Err(broken),
+            };
+            match received.order {
+                Order::Down => return self.go_down(&mut received).await,
+                Order::ReplaceProxy => drop(tokio::spawn(replace_proxy(self.replacement.clone(), received))),
             }
-            broken = watch_parts(&mut self.tasks, &mut self.agent) => Err(broken),
         }
     }
 
@@ -243,6 +255,14 @@ impl Engine {
     }
 }
 
+async fn replace_proxy(replacement: routing::Replacement, mut received: Received) {
+    let report = match replacement.replace().await {
+        Ok(()) => Report::Done,
+        Err(error) => Report::Failed { error: error.to_string() },
+    };
+    received.report(&report).await;
+}
+
 async fn watch_parts(tasks: &mut JoinSet<()>, agent: &mut JoinHandle<Result<(), AgentError>>) -> anyhow::Error {
     tokio::select! {
         _ = tasks.join_next() => anyhow::anyhow!("a part of the engine ended; its log says why"),
@@ -283,19 +303,32 @@ fn agent_settings(options: &Up, directories: &Directories) -> agent::Settings {
     }
 }
 
-fn routing_settings(directories: &Directories, dns: Ipv4Addr) -> routing::Settings {
+fn routing_settings(
+    options: &Up,
+    directories: &Directories,
+    traffic: routing::Traffic,
+    replacement: routing::Replacement,
+) -> routing::Settings {
+    let dns = dns_address(options.service_cidr);
     routing::Settings {
         host: host_address().into(),
         data_plane: DataPlaneCommand {
             executable: EXECUTABLE.into(),
             keeper: KeeperSettings { run_dir: directories.run.clone(), proxy_user: Some(PROXY_USER) },
             log: directories.data_plane_log(),
+            access_log: directories.access_log(),
         },
-        dns: Dns {
-            listen: vec![(dns, DNS_PORT).into()],
-            domain: CLUSTER_DOMAIN.to_owned(),
-            forward_to: resolvers(&fs::read_to_string(RESOLV_CONF).unwrap_or_default()),
+        base: Base {
+            dns: Dns {
+                listen: vec![(dns, DNS_PORT).into()],
+                domain: CLUSTER_DOMAIN.to_owned(),
+                forward_to: resolvers(&fs::read_to_string(RESOLV_CONF).unwrap_or_default()),
+            },
+            metrics: Some((dns, METRICS_PORT).into()),
+            access_log: options.access_log,
         },
+        traffic,
+        replacement,
     }
 }
 

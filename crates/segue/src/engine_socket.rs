@@ -1,4 +1,4 @@
-//! How `segue down` and `segue image` talk to a running engine: one line of JSON each way on a Unix socket, with lines
+//! How `segue down` and `segue proxy upgrade` talk to a running engine: one line of JSON each way on a Unix socket, with lines
 //! of progress between.
 
 use std::os::fd::OwnedFd;
@@ -17,6 +17,8 @@ use tokio::net::{UnixListener, UnixStream};
 pub(crate) enum Order {
     /// Drain and stop everything, then end.
     Down,
+    /// Start a new proxy, which takes every connection from then on; the old one finishes its own.
+    ReplaceProxy,
 }
 
 /// What the engine answers; the last line is `Done` or `Failed`.
@@ -67,7 +69,8 @@ impl Received {
     }
 }
 
-/// Gives an order, hands every line of progress to `show`, and waits until the engine that has done it is gone.
+/// Gives an order, hands every line of progress to `show`, and waits until it is done; after `Down` until the engine is
+/// gone.
 pub(crate) async fn order(path: &Path, order: &Order, mut show: impl FnMut(&str)) -> anyhow::Result<()> {
     let mut connection = UnixStream::connect(path).await?;
     let engine = pidfd_open(socket_peercred(&connection)?.pid, PidfdFlags::empty())?;
@@ -78,7 +81,8 @@ pub(crate) async fn order(path: &Path, order: &Order, mut show: impl FnMut(&str)
     while let Some(line) = lines.next_line().await? {
         match serde_json::from_str(&line)? {
             Report::Progress { line } => show(&line),
-            Report::Done => return wait_for_its_end(engine).await,
+            Report::Done if *order == Order::Down => return wait_for_its_end(engine).await,
+            Report::Done => return Ok(()),
             Report::Failed { error } => anyhow::bail!(error),
         }
     }

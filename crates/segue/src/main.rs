@@ -8,8 +8,10 @@ mod engine_socket;
 mod image;
 mod pod_logs;
 mod preflight;
+mod proxy;
 mod settings;
 mod show;
+mod traffic;
 mod up;
 
 use std::ffi::OsString;
@@ -17,7 +19,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use self::cli::{Command, CommandLine, ImageCommand};
+use self::cli::{Command, CommandLine, ImageCommand, ProxyCommand};
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
@@ -25,7 +27,8 @@ fn main() -> ExitCode {
         // The shim forks, so it is entered before any thread exists.
         Some("shim") => node::shim::run(arguments),
         Some("keeper") => ended(network::keeper::run(arguments)),
-        Some("proxy") => ended(network::proxy::run(arguments)),
+        // With an argument it is the command that users know.
+        Some("proxy") if std::env::args_os().len() == 2 => ended(network::proxy::run(arguments)),
         Some("app") => app(arguments),
         _ => ended(command(CommandLine::parse())),
     }
@@ -35,6 +38,7 @@ fn command(line: CommandLine) -> anyhow::Result<()> {
     match line.command {
         Command::Up(options) => up::up(options),
         Command::Down(options) => down::down(&options),
+        Command::Proxy(ProxyCommand::Upgrade { directory }) => proxy::upgrade(&directory),
         Command::Image(ImageCommand::Load { file, directory }) => image::load(&file, &directory),
         Command::Image(ImageCommand::List { directory, output }) => image::list(&directory, output),
         Command::Demo => demo::demo(),

@@ -98,6 +98,10 @@ impl Directories {
         self.data.join("data-plane.log")
     }
 
+    pub(crate) fn access_log(&self) -> PathBuf {
+        self.data.join("access.log")
+    }
+
     /// Says that everything was to be taken down and may be half way there.
     pub(crate) fn going_down(&self) -> PathBuf {
         self.run.join("going-down")

@@ -139,6 +139,7 @@ impl Place {
         let creates_below = self.subresource == Some(Subresource::Binding);
         let reads_only = self.subresource == Some(Subresource::Log);
         match *method {
+            Method::POST if self.kind.is_computed => None,
             Method::POST if creates_below || (!named && (self.namespace.is_some() || !self.kind.is_namespaced())) => {
                 Some(Verb::Create)
             }
@@ -146,7 +147,7 @@ impl Place {
             Method::GET | Method::HEAD if named && !query.is_true("watch") => Some(Verb::Get),
             Method::GET | Method::HEAD if query.is_true("watch") => Some(Verb::Watch),
             Method::GET | Method::HEAD => Some(Verb::List),
-            _ if reads_only => None,
+            _ if reads_only || self.kind.is_computed => None,
             Method::PUT if named => Some(Verb::Update),
             Method::PATCH if named && self.subresource != Some(Subresource::Finalize) => Some(Verb::Patch),
             Method::DELETE if self.subresource.is_some() => None,

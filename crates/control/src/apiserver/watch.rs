@@ -22,10 +22,10 @@ const WATCH_LENGTH_DEFAULT: Duration = Duration::from_mins(45);
 const BOOKMARK_INTERVAL: Duration = Duration::from_mins(1);
 
 /// How a client sees changes.
-struct View {
-    kind: &'static Kind,
+pub(super) struct View {
+    pub(super) kind: &'static Kind,
     namespace: Option<String>,
-    selection: Selection,
+    pub(super) selection: Selection,
     form: Form,
     included: Included,
 }
@@ -43,16 +43,8 @@ impl ApiServer {
     pub(super) async fn watch(&self, place: Place, asked: &Asked) -> Answer {
         let start = self.start(&place, asked).await?;
         let bookmarks = asked.query.is_true("allowWatchBookmarks");
-        let length = asked.query.number("timeoutSeconds").map_err(Failure::bad_request)?;
-        let ends =
-            Instant::now() + length.filter(|seconds| *seconds > 0).map_or(WATCH_LENGTH_DEFAULT, Duration::from_secs);
-        let view = View {
-            kind: place.kind,
-            selection: Selection::read(place.kind, asked)?.with_name(place.name.as_deref()),
-            form: Form::wanted(asked)?,
-            included: Included::wanted(asked)?,
-            namespace: place.namespace.clone(),
-        };
+        let ends = end(asked)?;
+        let view = View::wanted(&place, asked)?;
         let (revision, mut text) = match &start {
             Start::After(revision) => (*revision, Vec::new()),
             Start::With(listing, end) => (listing.revision, view.initial(listing, *end)),
@@ -88,6 +80,12 @@ impl ApiServer {
             (_, Some(revision)) => Start::After(revision),
         })
     }
+}
+
+/// When a watch ends.
+pub(super) fn end(asked: &Asked) -> Result<Instant, Failure> {
+    let length = asked.query.number("timeoutSeconds").map_err(Failure::bad_request)?;
+    Ok(Instant::now() + length.filter(|seconds| *seconds > 0).map_or(WATCH_LENGTH_DEFAULT, Duration::from_secs))
 }
 
 enum Start {
@@ -151,6 +149,16 @@ impl Follow {
 }
 
 impl View {
+    pub(super) fn wanted(place: &Place, asked: &Asked) -> Result<Self, Failure> {
+        Ok(Self {
+            kind: place.kind,
+            selection: Selection::read(place.kind, asked)?.with_name(place.name.as_deref()),
+            form: Form::wanted(asked)?,
+            included: Included::wanted(asked)?,
+            namespace: place.namespace.clone(),
+        })
+    }
+
     /// The objects that are there at the beginning, as if they were added now.
     fn initial(&self, listing: &Listing, end: InitialEnd) -> Vec<u8> {
         let mut text: Vec<u8> = listing
@@ -181,7 +189,7 @@ impl View {
         }
     }
 
-    fn event(&self, kind: &str, value: &Value) -> Vec<u8> {
+    pub(super) fn event(&self, kind: &str, value: &Value) -> Vec<u8> {
         line(kind, &answer::object(self.kind, value, self.form, self.included))
     }
 

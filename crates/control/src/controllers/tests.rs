@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{StreamExt, pin_mut};
+use jiff::Timestamp;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Node, Pod, Service};
@@ -13,11 +14,13 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, WatchParams};
 use kube::core::Resource;
 use kube::{Api, Client};
+use objects::traffic::{Period, SeriesKey};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::apiserver::{ApiServer, LogOptions, LogStream, PodLogs};
+use crate::apiserver::{ApiServer, LogOptions, LogStream, PodLogs, Traffic};
 use crate::serve;
 use crate::store::Store;
 
@@ -29,6 +32,19 @@ struct NoLogs;
 impl PodLogs for NoLogs {
     fn read(&self, _: &Value, _: &str, _: &LogOptions) -> Result<LogStream, String> {
         Err("there are no logs here".to_owned())
+    }
+}
+
+/// Nor is there a data plane.
+struct NoTraffic;
+
+impl Traffic for NoTraffic {
+    fn since(&self, _: Option<Timestamp>, _: &dyn Fn(&SeriesKey) -> bool) -> Period {
+        Period::default()
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        watch::channel(0).1
     }
 }
 
@@ -44,7 +60,7 @@ impl World {
     async fn start(cores: u32) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(&directory.path().join("store.db")).unwrap();
-        let api = ApiServer::new(store, "10.45.0.0/16".parse().unwrap(), Arc::new(NoLogs));
+        let api = ApiServer::new(store, "10.45.0.0/16".parse().unwrap(), Arc::new(NoLogs), Arc::new(NoTraffic));
         let client = serve::client(&api);
         create::<Namespace>(&Api::all(client.clone()), json!({"metadata": {"name": "n"}})).await;
         let nodes = Api::<Node>::all(client.clone());

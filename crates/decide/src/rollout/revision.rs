@@ -4,6 +4,8 @@
 
 use std::collections::BTreeMap;
 
+use objects::names;
+
 use super::situation::{Member, Situation};
 use super::step::Step;
 use crate::owners::annotation;
@@ -69,6 +71,7 @@ fn annotations(seen: &Situation<'_>, new: &Member<'_>, revision: i64) -> BTreeMa
     if before != 0 && before != revision {
         let history = annotation(&new.replica_set.metadata, REVISION_HISTORY).unwrap_or_default();
         annotations.insert(REVISION_HISTORY.to_owned(), lengthened(history, before));
+        annotations.insert(names::ROLLED_OUT_AGAIN.to_owned(), seen.now.to_string());
     }
     annotations
 }

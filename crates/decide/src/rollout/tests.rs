@@ -212,7 +212,7 @@ fn undoing_reuses_the_old_replica_set_and_records_its_history() {
     let sets = vec![(replica_set("app:1", 1, 0), 0, 0), (replica_set("app:2", 2, 3), 3, 3)];
     let expected = [
         "update ReplicaSet web-hash1: minReadySeconds=0, deployment.kubernetes.io/revision=3, \
-         deployment.kubernetes.io/revision-history=1",
+         deployment.kubernetes.io/revision-history=1, segue.dev/rolled-out-again=2027-01-15T08:00:10Z",
         "record revision 3 on Deployment web",
     ];
     assert_eq!(moves(&rollout(at_revision(2, json!({})), sets)), expected);

@@ -1,11 +1,12 @@
 //! The proxy as a process: started under its own user, or found alive and adopted.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -14,10 +15,12 @@ use rustix::process::{Signal, pidfd_send_signal};
 use super::KeeperError;
 use crate::channel::Channel;
 use crate::config::Listener;
-use crate::frames::{Handover, Passed, decode};
+use crate::frames::{Drain, Handover, Passed, decode};
 
 /// How long a living proxy may take to hand its sockets over. It needs milliseconds; one that needs more is stuck.
 const LONGEST_HANDOVER: Duration = Duration::from_secs(5);
+
+const THIS_PROGRAM: &str = "/proc/self/exe";
 
 /// User and group of the proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +34,10 @@ pub struct ProxyUser {
 pub(super) struct Proxy {
     pub(super) channel: Channel,
     pub(super) started: Instant,
+    /// The last configuration that it has put in force.
+    pub(super) acknowledged: u64,
+    /// The counts that it told last, and the version that they were counted under.
+    pub(super) drains: (u64, Vec<Drain>),
     process: Process,
 }
 
@@ -55,14 +62,26 @@ impl Proxy {
     /// Starts this executable again, as `proxy`, with its end of a channel as standard input.
     pub(super) fn start(user: Option<ProxyUser>) -> io::Result<Self> {
         let (channel, theirs) = Channel::pair()?;
-        let mut command = Command::new("/proc/self/exe");
-        command.arg0("segue").arg("proxy").stdin(theirs).stdout(Stdio::null());
+        let mut command = Command::new(THIS_PROGRAM);
+        command.arg0("segue").arg("proxy").stdin(theirs);
         if let Some(ProxyUser { uid, gid }) = user {
             // As root, setting the user also drops every supplementary group.
             command.gid(gid).uid(uid);
         }
         let child = command.spawn()?;
-        Ok(Self { channel, started: Instant::now(), process: Process::Child(child) })
+        Ok(Self::new(channel, Process::Child(child)))
+    }
+
+    fn new(channel: Channel, process: Process) -> Self {
+        Self { channel, started: Instant::now(), acknowledged: 0, drains: (0, Vec::new()), process }
+    }
+
+    /// Whether it runs another program than this process.
+    pub(super) fn is_of_another_build(&self) -> bool {
+        match &self.process {
+            Process::Child(_) => false,
+            Process::Adopted(pidfd) => pid_of(pidfd).is_some_and(|pid| runs_another_file(pid, Path::new(THIS_PROGRAM))),
+        }
     }
 
     /// Makes sure that it is gone.
@@ -75,6 +94,22 @@ impl Proxy {
             tracing::warn!("can't end the proxy: {error}");
         }
     }
+}
+
+/// Whether a process is known to run another file than this one. A file that replaced another under the same name is
+/// another.
+pub(crate) fn runs_another_file(pid: i32, executable: &Path) -> bool {
+    let identity = |path: &Path| {
+        let file = std::fs::metadata(path).ok()?;
+        Some((file.dev(), file.ino(), file.mtime(), file.mtime_nsec()))
+    };
+    let (theirs, ours) = (identity(Path::new(&format!("/proc/{pid}/exe"))), identity(executable));
+    theirs.is_some() && ours.is_some() && theirs != ours
+}
+
+fn pid_of(pidfd: &OwnedFd) -> Option<i32> {
+    let about = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).ok()?;
+    about.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim().parse().ok().filter(|pid| *pid > 0)
 }
 
 fn end_adopted(pidfd: &OwnedFd) -> rustix::io::Result<()> {
@@ -109,7 +144,7 @@ pub(super) fn adopt(path: &Path) -> Result<Option<Adopted>, KeeperError> {
             Handover::Unconfigured => None,
         };
         let (Some(adoption), Some(process)) = (adoption, process) else { return Err(KeeperError::HalfAHandover) };
-        let proxy = Proxy { channel, started: Instant::now(), process: Process::Adopted(process) };
+        let proxy = Proxy::new(channel, Process::Adopted(process));
         return Ok(Some(Adopted { proxy, adoption, listeners, configured }));
     }
 }

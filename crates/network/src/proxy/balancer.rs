@@ -6,17 +6,20 @@ use std::cell::Cell;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use decide::balancing::{EndpointState, pick, pick_for_client};
 use decide::retries;
+use objects::traffic::{self, ConnectionClass, SeriesKey};
 use tokio::sync::{Notify, watch};
 
+use super::access_log::AccessLog;
+use super::counts::{OpenConnection, Registry, Series};
 use super::retry_budget::RetryBudget;
 use super::upstream::{Aside, Upstream};
-use crate::config::{Affinity, DataPlaneConfig, Endpoint, PodUid, ServicePort, Speaks};
+use crate::config::{Affinity, DataPlaneConfig, Endpoint, PodUid, Service, ServicePort, Speaks};
 use crate::dns::Names;
 use crate::frames::Drain;
 
@@ -32,6 +35,9 @@ pub(crate) struct Balancer {
     counts_changed: Arc<Notify>,
     /// Endpoints that are set aside.
     aside: Arc<AtomicUsize>,
+    counts: Arc<Registry>,
+    access_log: AccessLog,
+    is_leaving: AtomicBool,
 }
 
 #[derive(Default)]
@@ -41,6 +47,7 @@ struct Table {
     /// Pods whose work is reported: not ready, or gone from the configuration with work in flight.
     drains: Vec<Arc<Pod>>,
     names: Arc<Names>,
+    metrics: Option<SocketAddr>,
 }
 
 struct Port {
@@ -49,14 +56,17 @@ struct Port {
     service: Arc<str>,
     states: Vec<EndpointState>,
     upstreams: Vec<Arc<Upstream>>,
+    /// Counts with each of `upstreams`, and of what concerns none of them.
+    counts: Vec<Arc<Series>>,
+    own_counts: Arc<Series>,
     retries: Arc<RetryBudget>,
 }
 
 /// What outlives a configuration.
-#[derive(Default)]
 struct Memory {
     /// Threads that keep connections of their own to each pod.
     workers: usize,
+    counts: Arc<Registry>,
     pods: HashMap<PodUid, Arc<Pod>>,
     upstreams: HashMap<(PodUid, SocketAddr), Arc<Upstream>>,
     retries: HashMap<SocketAddr, Arc<RetryBudget>>,
@@ -75,6 +85,8 @@ pub(crate) struct Pod {
     /// Becomes true when long connections to it are to end.
     long_is_over: watch::Sender<bool>,
     counts_changed: Arc<Notify>,
+    withdrawn_at: OnceLock<Instant>,
+    drained: OnceLock<traffic::Drain>,
 }
 
 /// Long connections that have to end do so within this time, so that not all clients come back at once.
@@ -102,7 +114,10 @@ pub(crate) enum Work {
 #[derive(Debug)]
 pub(crate) struct InFlight {
     pub(crate) upstream: Arc<Upstream>,
+    pub(crate) series: Arc<Series>,
     work: Work,
+    /// Set for long connections that are open to the client's knowledge.
+    open: Option<OpenConnection>,
 }
 
 /// Why nothing was picked.
@@ -117,13 +132,16 @@ pub(crate) enum NoPick {
 impl Balancer {
     /// For so many threads, of which each keeps connections of its own.
     pub(crate) fn new(workers: usize) -> Self {
-        let aside = Arc::new(AtomicUsize::new(0));
+        let (aside, counts) = (Arc::new(AtomicUsize::new(0)), Arc::new(Registry::new(workers)));
         Self {
             table: RwLock::default(),
-            memory: Mutex::new(Memory { workers, aside: aside.clone(), ..Memory::default() }),
+            memory: Mutex::new(Memory::new(workers, &counts, &aside)),
             version: watch::Sender::default(),
             counts_changed: Arc::default(),
             aside,
+            counts,
+            access_log: AccessLog::default(),
+            is_leaving: AtomicBool::new(false),
         }
     }
 
@@ -151,7 +169,7 @@ impl Balancer {
         if work == Work::Request {
             port.retries.earn();
         }
-        Ok(InFlight::count(port.upstreams[picked].clone(), work))
+        Ok(port.count(picked, work))
     }
 
     /// Counts work for an endpoint that was chosen earlier, if it may still be given work.
@@ -159,7 +177,7 @@ impl Balancer {
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
         let port = table.ports.get(&at)?;
         let index = port.upstreams.iter().position(|it| Arc::ptr_eq(it, upstream))?;
-        (port.states[index] != EndpointState::Withdrawn).then(|| InFlight::count(upstream.clone(), work))
+        (port.states[index] != EndpointState::Withdrawn).then(|| port.count(index, work))
     }
 
     /// Takes one more repeat from the budget of the Service's port.
@@ -178,6 +196,35 @@ impl Balancer {
     pub(crate) fn service(&self, at: SocketAddr) -> Option<Arc<str>> {
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
         table.ports.get(&at).map(|port| port.service.clone())
+    }
+
+    /// Counts of what concerns no pod of the Service whose port is at `at`.
+    pub(crate) fn counts_at(&self, at: SocketAddr) -> Option<Arc<Series>> {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        table.ports.get(&at).map(|port| port.own_counts.clone())
+    }
+
+    /// From now on another proxy takes the connections that come.
+    pub(crate) fn leave(&self) {
+        self.is_leaving.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.is_leaving.load(Ordering::Relaxed)
+    }
+
+    /// Where metrics are shown.
+    pub(crate) fn metrics_at(&self) -> Option<SocketAddr> {
+        self.table.read().unwrap_or_else(PoisonError::into_inner).metrics
+    }
+
+    /// Everything that was counted.
+    pub(crate) fn counts(&self) -> Vec<traffic::Series> {
+        self.counts.read()
+    }
+
+    pub(crate) fn access_log(&self) -> &AccessLog {
+        &self.access_log
     }
 
     /// The names that DNS answers.
@@ -199,7 +246,7 @@ impl Balancer {
         {
             let mut in_force = self.table.write().unwrap_or_else(PoisonError::into_inner);
             for (pod, standing) in &standings {
-                pod.standing.store(*standing as u8, Ordering::SeqCst);
+                pod.stand(*standing);
             }
             std::mem::swap(&mut *in_force, &mut table);
             in_force.drains = memory.drains();
@@ -209,6 +256,7 @@ impl Balancer {
             pod.long_is_over.send_if_modified(|is_over| !std::mem::replace(is_over, true));
         }
         memory.forget_what_is_gone();
+        self.access_log.switch(config.access_log);
         self.version.send_replace(config.version);
     }
 
@@ -227,6 +275,7 @@ impl Balancer {
     pub(crate) fn close_idle(&self) {
         let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
         memory.upstreams.values().for_each(|upstream| upstream.close_idle());
+        self.counts.forget();
     }
 }
 
@@ -240,6 +289,10 @@ impl Port {
         }
     }
 
+    fn count(&self, index: usize, work: Work) -> InFlight {
+        InFlight::count(self.upstreams[index].clone(), self.counts[index].clone(), work)
+    }
+
     fn states_without(&self, is_out: impl Fn(&Upstream) -> bool) -> Vec<EndpointState> {
         let states = self.upstreams.iter().zip(&self.states);
         states.map(|(upstream, state)| if is_out(upstream) { EndpointState::Withdrawn } else { *state }).collect()
@@ -247,6 +300,19 @@ impl Port {
 }
 
 impl Memory {
+    fn new(workers: usize, counts: &Arc<Registry>, aside: &Arc<AtomicUsize>) -> Self {
+        Self {
+            workers,
+            counts: counts.clone(),
+            pods: HashMap::new(),
+            upstreams: HashMap::new(),
+            retries: HashMap::new(),
+            aside: aside.clone(),
+            withdrawn: HashSet::new(),
+            withdrawn_in_order: VecDeque::new(),
+        }
+    }
+
     fn remember_withdrawals(&mut self, config: &DataPlaneConfig) {
         let endpoints = config.services.iter().flat_map(|service| &service.ports).flat_map(|port| &port.endpoints);
         for endpoint in endpoints.filter(|endpoint| endpoint.state == EndpointState::Withdrawn) {
@@ -266,21 +332,37 @@ impl Memory {
             let key: Arc<str> = service.key().into();
             for port in &service.ports {
                 for at in service.addresses_of(port) {
-                    let affinity = service.affinity;
-                    let built = self.port(at, port, key.clone(), counts_changed);
-                    ports.insert(at, Port { affinity, ..built });
+                    ports.insert(at, self.port(at, service, port, key.clone(), counts_changed));
                 }
             }
         }
         self.retries.retain(|at, _| ports.contains_key(at));
-        Table { version: config.version, ports, drains: Vec::new(), names: Arc::new(Names::new(config)) }
+        Table {
+            version: config.version,
+            ports,
+            drains: Vec::new(),
+            names: Arc::new(Names::new(config)),
+            metrics: config.metrics,
+        }
     }
 
-    fn port(&mut self, at: SocketAddr, port: &ServicePort, service: Arc<str>, counts_changed: &Arc<Notify>) -> Port {
+    fn port(
+        &mut self,
+        at: SocketAddr,
+        of: &Service,
+        port: &ServicePort,
+        service: Arc<str>,
+        counts_changed: &Arc<Notify>,
+    ) -> Port {
         let states = port.endpoints.iter().map(|endpoint| self.state(endpoint)).collect();
-        let upstreams = port.endpoints.iter().map(|endpoint| self.upstream(endpoint, counts_changed)).collect();
+        let upstreams: Vec<_> = port.endpoints.iter().map(|endpoint| self.upstream(endpoint, counts_changed)).collect();
+        let with_each = port.endpoints.iter().zip(&upstreams);
+        let counts = with_each
+            .map(|(endpoint, upstream)| self.counts.series(series_key(of, port, Some(endpoint)), Some(&upstream.pod)))
+            .collect();
+        let own_counts = self.counts.series(series_key(of, port, None), None);
         let retries = self.retries.entry(at).or_default().clone();
-        Port { speaks: port.speaks, affinity: Affinity::None, service, states, upstreams, retries }
+        Port { speaks: port.speaks, affinity: of.affinity, service, states, upstreams, counts, own_counts, retries }
     }
 
     /// A pod once withdrawn stays withdrawn.
@@ -346,7 +428,40 @@ impl Pod {
             long: AtomicU32::new(0),
             long_is_over: watch::Sender::new(false),
             counts_changed: counts_changed.clone(),
+            withdrawn_at: OnceLock::new(),
+            drained: OnceLock::new(),
         }
+    }
+
+    /// Takes its place in a new configuration.
+    fn stand(&self, standing: Standing) {
+        self.standing.store(standing as u8, Ordering::SeqCst);
+        match standing {
+            Standing::Ready | Standing::Deprioritised => {}
+            Standing::Withdrawn => {
+                self.withdrawn_at.get_or_init(Instant::now);
+                self.note_the_end_of_its_drain();
+            }
+            Standing::Gone => self.note_drain(),
+        }
+    }
+
+    fn note_the_end_of_its_drain(&self) {
+        if self.outstanding() == 0 {
+            self.note_drain();
+        }
+    }
+
+    fn note_drain(&self) {
+        let Some(withdrawn_at) = self.withdrawn_at.get() else { return };
+        let Drain { requests, long, .. } = self.drain_counts();
+        let milliseconds = withdrawn_at.elapsed().as_millis() as u64;
+        let _ = self.drained.set(traffic::Drain { milliseconds, requests, long });
+    }
+
+    /// How it was drained, once it is.
+    pub(crate) fn drained(&self) -> Option<traffic::Drain> {
+        self.drained.get().copied()
     }
 
     /// Whether it may still be sent what was picked for it.
@@ -393,14 +508,17 @@ impl Pod {
         if self.standing() != Standing::Ready {
             self.counts_changed.notify_one();
         }
+        if self.standing() == Standing::Withdrawn {
+            self.note_the_end_of_its_drain();
+        }
     }
 }
 
 impl InFlight {
-    fn count(upstream: Arc<Upstream>, work: Work) -> Self {
+    fn count(upstream: Arc<Upstream>, series: Arc<Series>, work: Work) -> Self {
         upstream.pod.counter(work).fetch_add(1, Ordering::SeqCst);
         upstream.pod.tell_change();
-        Self { upstream, work }
+        Self { upstream, series, work, open: None }
     }
 
     /// Waits until this work, if it is long, has to end.
@@ -415,8 +533,9 @@ impl InFlight {
         }
     }
 
-    /// Goes on as a long connection.
-    pub(crate) fn become_long(&mut self) {
+    /// Goes on as a long connection, and is counted as open.
+    pub(crate) fn become_long(&mut self, class: ConnectionClass) {
+        self.open = Some(self.series.open(class));
         if self.work == Work::Request {
             self.upstream.pod.long.fetch_add(1, Ordering::SeqCst);
             self.upstream.pod.requests.fetch_sub(1, Ordering::SeqCst);
@@ -430,6 +549,17 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         self.upstream.pod.counter(self.work).fetch_sub(1, Ordering::SeqCst);
         self.upstream.pod.tell_change();
+    }
+}
+
+fn series_key(service: &Service, port: &ServicePort, endpoint: Option<&Endpoint>) -> SeriesKey {
+    SeriesKey {
+        namespace: service.namespace.clone(),
+        service: service.name.clone(),
+        port: port.port,
+        pod_uid: endpoint.map(|endpoint| endpoint.pod.0.clone()).unwrap_or_default(),
+        pod: endpoint.map(|endpoint| endpoint.pod_name.clone()).unwrap_or_default(),
+        version: endpoint.map(|endpoint| endpoint.pod_version.clone()).unwrap_or_default(),
     }
 }
 

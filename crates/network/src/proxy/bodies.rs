@@ -10,7 +10,10 @@ use http::{HeaderMap, HeaderValue};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use objects::traffic::{ConnectionClass, Outcome};
+
 use super::balancer::InFlight;
+use super::counts::Tally;
 use super::grpc::Messages;
 use super::lent::Connection;
 use super::workers::WorkerNumber;
@@ -60,7 +63,7 @@ impl Stream {
             && is_over.is_none()
             && let Some(borrowed) = borrowed
         {
-            *is_over = Some(borrowed.become_long());
+            *is_over = Some(borrowed.become_long(ConnectionClass::GrpcStream));
         }
     }
 
@@ -81,20 +84,31 @@ impl Stream {
 }
 
 /// What a request occupies until its response was wholly received. Dropped earlier, the connection is closed.
-#[derive(Debug)]
 pub(crate) struct Borrowed {
     pub(crate) connection: Connection,
     pub(crate) worker: WorkerNumber,
     pub(crate) in_flight: InFlight,
+    pub(crate) tally: Tally,
 }
 
 impl Borrowed {
-    fn become_long(&mut self) -> IsOver {
-        self.in_flight.become_long();
+    fn become_long(&mut self, class: ConnectionClass) -> IsOver {
+        self.in_flight.become_long(class);
+        self.tally.become_long();
         Box::pin(self.in_flight.is_over())
     }
 
-    fn give_back(self) {
+    fn note_frame(&mut self, frame: &Frame<Bytes>, stream: &Stream) {
+        if let Some(data) = frame.data_ref() {
+            self.tally.sent(data.len() as u64);
+        }
+        if let (Stream::Grpc { .. }, Some(trailers)) = (stream, frame.trailers_ref()) {
+            self.tally.answered_grpc(trailers);
+        }
+    }
+
+    fn give_back(mut self) {
+        self.tally.complete();
         self.in_flight.upstream.keep(self.worker, self.connection);
     }
 }
@@ -106,7 +120,7 @@ impl ReplyBody {
 
     pub(crate) fn streamed(body: Incoming, mut borrowed: Borrowed, mut stream: Stream) -> Self {
         if let Stream::Events(is_over) = &mut stream {
-            *is_over = borrowed.become_long();
+            *is_over = borrowed.become_long(ConnectionClass::Events);
         }
         let mut streamed = Self::Streamed { body, borrowed: Some(borrowed), stream };
         streamed.give_back_at_the_end();
@@ -139,7 +153,10 @@ impl Body for ReplyBody {
         };
         // Before the body: a pod that always has more must not keep its stream from ending.
         if let Poll::Ready(last) = stream.poll_end(context) {
-            *borrowed = None;
+            if let Some(mut borrowed) = borrowed.take() {
+                last.iter().for_each(|frame| borrowed.note_frame(frame, stream));
+                borrowed.tally.complete();
+            }
             return Poll::Ready(last.map(Ok));
         }
         let polled = Pin::new(body).poll_frame(context);
@@ -150,10 +167,17 @@ impl Body for ReplyBody {
                 }
             }
             Poll::Ready(Some(Ok(frame))) => {
+                if let Some(borrowed) = borrowed.as_mut() {
+                    borrowed.note_frame(frame, stream);
+                }
                 stream.note_frame(frame, borrowed.as_mut());
                 self.give_back_at_the_end();
             }
-            Poll::Ready(Some(Err(_))) => *borrowed = None,
+            Poll::Ready(Some(Err(_))) => {
+                if let Some(mut borrowed) = borrowed.take() {
+                    borrowed.tally.end_as(Outcome::BrokenOff);
+                }
+            }
             Poll::Pending => {}
         }
         polled

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use objects::traffic::ConnectionClass;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -16,6 +17,7 @@ use super::detect::{Spoken, spoken};
 use super::headers::Origin;
 use super::http;
 use super::lent::PodSpeaks;
+use super::metered::Metered;
 use super::prefixed::Prefixed;
 use super::upstream::Upstream;
 use super::workers::WorkerNumber;
@@ -38,6 +40,10 @@ enum Ended {
     Io(#[from] std::io::Error),
     #[error("nothing took the connection")]
     NotTaken(#[from] NotTaken),
+    #[error("the proxy ends")]
+    Leaving,
+    #[error("no Service is here any more")]
+    NoService,
     #[error("the client left without a word")]
     Silent,
 }
@@ -54,8 +60,27 @@ enum Turn {
 #[derive(Clone)]
 pub(crate) struct Serving {
     pub(crate) balancer: Arc<Balancer>,
-    /// Becomes true when the proxy ends; HTTP connections subscribe to it for as long as they live.
-    pub(crate) leaving: Arc<watch::Sender<bool>>,
+    /// How the proxy comes to its end. Connections subscribe to it for as long as they live.
+    pub(crate) leaving: Arc<watch::Sender<Leaving>>,
+}
+
+/// What the proxy's end means for a client's connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Leaving {
+    #[default]
+    No,
+    /// Another proxy takes the connections that come from now on. HTTP/2 says so at once; in HTTP/1.1 an idle connection
+    /// can't be closed without a race, so the next answer says it.
+    AfterTheNextAnswer,
+    /// Idle connections are closed, and each other one after its answer.
+    Now,
+}
+
+/// Waits until the proxy's end has come so far.
+pub(crate) async fn has_come(leaving: &mut watch::Receiver<Leaving>, to: Leaving) {
+    if leaving.wait_for(|leaving| *leaving >= to).await.is_err() {
+        std::future::pending::<()>().await;
+    }
 }
 
 /// Serves a connection that came in at `at`.
@@ -79,31 +104,42 @@ async fn find_out_and_pass(
     worker: WorkerNumber,
 ) -> Result<(), Ended> {
     let speaks = balancer.speaks(at);
-    let turn = match speaks {
-        Speaks::Opaque => Turn::Opaque(Bytes::new(), None),
-        Speaks::FindOut => find_out(&mut stream, at, client.ip(), &balancer).await?,
-        // The client speaks first, so no server has to be watched.
-        Speaks::Http1 | Speaks::Http2 => wait_for_the_client(&mut stream).await?,
+    // A Service that has just gone: nothing takes the connection, which is how it ends.
+    let series = balancer.counts_at(at).ok_or(Ended::NoService)?;
+    let mut leaving = leaving.subscribe();
+    let turn = async {
+        match speaks {
+            Speaks::Opaque => Ok(Turn::Opaque(Bytes::new(), None)),
+            Speaks::FindOut => find_out(&mut stream, at, client.ip(), &balancer).await,
+            // The client speaks first, so no server has to be watched.
+            Speaks::Http1 | Speaks::Http2 => wait_for_the_client(&mut stream).await,
+        }
+    };
+    let turn = tokio::select! {
+        turn = turn => turn?,
+        () = has_come(&mut leaving, Leaving::Now) => return Err(Ended::Leaving),
     };
     let http_client = |balancer, by_client| {
         let origin = Origin::new(client.ip(), at);
-        http::Client { balancer, worker, ip: client.ip(), at, origin, pods_speak: pods_speak(speaks, by_client) }
+        let pods_speak = pods_speak(speaks, by_client);
+        http::Client { balancer, worker, ip: client.ip(), at, origin, pods_speak, series }
     };
     match turn {
         Turn::Http1(read_already) => {
             let client = http_client(balancer, PodSpeaks::Http1);
-            http::serve_http1(Prefixed::new(read_already, stream), client, leaving.subscribe()).await;
+            http::serve_http1(Prefixed::new(read_already, stream), client, leaving).await;
         }
         Turn::Http2(read_already) => {
             let client = http_client(balancer, PodSpeaks::Http2);
-            http::serve_http2(Prefixed::new(read_already, stream), client, leaving.subscribe()).await;
+            http::serve_http2(Prefixed::new(read_already, stream), client, leaving).await;
         }
         Turn::Opaque(read_already, connected) => {
-            let (mut server, in_flight) = match connected {
+            let (mut server, mut in_flight) = match connected {
                 Some(connected) => connected,
                 None => connect(&balancer, at, client.ip(), Work::Long).await?,
             };
-            let mut stream = Prefixed::new(read_already, stream);
+            in_flight.become_long(ConnectionClass::Opaque);
+            let mut stream = Metered::new(Prefixed::new(read_already, stream), in_flight.series.clone());
             let passed = tokio::select! {
                 passed = tokio::io::copy_bidirectional(&mut stream, &mut server) => passed.map(drop),
                 () = in_flight.is_over() => tokio::try_join!(stream.shutdown(), server.shutdown()).map(drop),

@@ -2,12 +2,14 @@
 //! out. A proxy without a keeper goes on serving, and hands everything to the next keeper that asks.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
 use tokio::net::{TcpListener, TcpStream, UdpSocket, UnixListener, UnixStream};
 use tokio::sync::watch;
@@ -16,7 +18,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::ProxyError;
 use super::balancer::Balancer;
-use super::connection::{self, Serving};
+use super::connection::{self, Leaving, Serving};
+use super::counts::Told;
+use super::metrics;
 use super::workers::{Open, WorkerNumber, Workers};
 use crate::channel::{AsyncChannel, Channel, ChannelError, DESCRIPTORS_PER_FRAME};
 use crate::config::{DataPlaneConfig, Listener, Transport};
@@ -25,10 +29,16 @@ use crate::frames::{Command, Drain, Handover, Passed, Report, decode, encode, en
 
 /// The shortest time between two reports of counts, so that a busy pod's drain costs 100 messages a second at most.
 const REPORT_EVERY: Duration = Duration::from_millis(10);
+/// How often it is told what was counted.
+const TELL_TRAFFIC_EVERY: Duration = Duration::from_secs(1);
 /// How often idle connections are looked through.
 const CLOSE_IDLE_EVERY: Duration = Duration::from_secs(5);
 /// How long the last answers may take to reach their clients when the proxy ends; the keeper gives it 2 seconds.
 const LONGEST_FAREWELL: Duration = Duration::from_millis(1500);
+/// The same for one that was replaced and whose keeper is gone: it can't be told of pods that come and go any more.
+const LONGEST_FAREWELL_OF_AN_ORPHAN: Duration = Duration::from_secs(30);
+/// How long a client's idle connection is kept by a proxy that was replaced.
+const LONGEST_IDLE: Duration = Duration::from_secs(75);
 /// The pause after an accept that failed for want of descriptors or memory; nothing tells when there are some again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
@@ -38,11 +48,17 @@ pub(super) struct Control {
     served: BTreeMap<Listener, Served>,
     workers: Workers,
     balancer: Arc<Balancer>,
-    leaving: Arc<watch::Sender<bool>>,
+    leaving: Arc<watch::Sender<Leaving>>,
+    /// Set once another proxy has taken over: from when on idle connections are closed.
+    close_idle_at: Option<Instant>,
     dns: Arc<dns::Server>,
     /// The payload of the `Configure` frame in force.
     configured: Option<Vec<u8>>,
     reported: (u64, Vec<Drain>),
+    /// This process among all proxies there were.
+    number: u64,
+    started: Timestamp,
+    told: Told,
 }
 
 /// A socket that clients reach.
@@ -69,9 +85,13 @@ impl Control {
             dns: Arc::new(dns::Server::new(balancer.clone())),
             workers,
             balancer,
-            leaving: Arc::new(watch::Sender::new(false)),
+            leaving: Arc::new(watch::Sender::default()),
+            close_idle_at: None,
             configured: None,
             reported: (0, Vec::new()),
+            number: RandomState::new().hash_one(0),
+            started: Timestamp::now(),
+            told: Told::default(),
         }
     }
 
@@ -79,13 +99,15 @@ impl Control {
     pub(super) async fn run(mut self) {
         let mut close_idle = interval(CLOSE_IDLE_EVERY);
         close_idle.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let balancer = self.balancer.clone();
+        let (balancer, leaving) = (self.balancer.clone(), self.leaving.clone());
         let mut next_report = Instant::now();
+        let mut tell_traffic = interval(TELL_TRAFFIC_EVERY);
+        tell_traffic.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 received = receive(&mut self.keeper) => {
                     if self.hear(received).await == Life::End {
-                        return self.leave().await;
+                        return self.end().await;
                     }
                 }
                 accepted = accept(self.adoption.as_ref()) => match accepted {
@@ -97,17 +119,34 @@ impl Control {
                     self.report_drains().await;
                 }
                 _ = close_idle.tick() => balancer.close_idle(),
+                _ = tell_traffic.tick() => self.tell_traffic().await,
+                () = leaving.closed(), if self.close_idle_at.is_some() => return self.end().await,
+                () = sleep_until(self.close_idle_at.unwrap_or_else(far_away)) => {
+                    self.close_idle_at = Some(far_away());
+                    self.leaving.send_replace(Leaving::Now);
+                }
             }
         }
     }
 
-    /// Takes no connection any more, and lets the answers that are on their way reach their clients.
+    /// Takes no connection any more, since another proxy does, and finishes those that are open.
     async fn leave(&mut self) {
+        self.adoption = None;
         self.stop_serving_others(&BTreeSet::new()).await;
-        self.leaving.send_replace(true);
-        if tokio::time::timeout(LONGEST_FAREWELL, self.leaving.closed()).await.is_err() {
+        self.balancer.leave();
+        self.leaving.send_replace(Leaving::AfterTheNextAnswer);
+        self.close_idle_at = Some(Instant::now() + LONGEST_IDLE);
+    }
+
+    /// Takes no connection any more, and lets the answers that are on their way reach their clients.
+    async fn end(&mut self) {
+        self.stop_serving_others(&BTreeSet::new()).await;
+        self.leaving.send_replace(Leaving::Now);
+        let longest = if self.keeper.is_some() { LONGEST_FAREWELL } else { LONGEST_FAREWELL_OF_AN_ORPHAN };
+        if tokio::time::timeout(longest, self.leaving.closed()).await.is_err() {
             tracing::warn!("some clients did not take their last answer in time");
         }
+        self.tell_traffic().await;
     }
 
     async fn hear(&mut self, received: Result<Option<Vec<u8>>, ChannelError>) -> Life {
@@ -125,8 +164,8 @@ impl Control {
                 self.keeper = None;
             }
         }
-        // Without a keeper it is the sockets that count: whoever has none has nothing to hand over.
-        if self.keeper.is_none() && self.served.is_empty() { Life::End } else { Life::GoOn }
+        // Without a keeper it is this socket that counts: whoever has none is found by no other.
+        if self.keeper.is_none() && self.adoption.is_none() { Life::End } else { Life::GoOn }
     }
 
     async fn obey(&mut self, payload: Vec<u8>) -> Result<Life, ProxyError> {
@@ -141,6 +180,8 @@ impl Control {
                 self.configured = Some(payload);
                 self.configure(&config).await;
             }
+            Command::Leave => self.leave().await,
+            Command::ReplaceProxy | Command::StepAside => tracing::warn!("only a keeper is told such a thing"),
             Command::ShutDown => return Ok(Life::End),
         }
         Ok(Life::GoOn)
@@ -193,6 +234,17 @@ impl Control {
         self.report(&Report::Acknowledged { version: config.version, refused: Vec::new() }).await;
         self.reported = self.balancer.drains();
         self.report_all_drains().await;
+        // Whoever configures may be new, and know nothing yet.
+        self.told = Told::default();
+    }
+
+    async fn tell_traffic(&mut self) {
+        if self.keeper.is_none() {
+            return;
+        }
+        let complete = self.told.is_empty();
+        let series = self.told.changes(self.balancer.counts());
+        self.report(&Report::Traffic { proxy: self.number, started: self.started, complete, series }).await;
     }
 
     async fn report_drains(&mut self) {
@@ -259,6 +311,11 @@ fn copy(descriptor: &impl std::os::fd::AsFd) -> io::Result<OwnedFd> {
 
 fn take_adoption(descriptor: OwnedFd) -> io::Result<UnixListener> {
     UnixListener::from_std(descriptor.into())
+}
+
+/// No time that comes.
+fn far_away() -> Instant {
+    Instant::now() + Duration::from_hours(24 * 365)
 }
 
 async fn receive(keeper: &mut Option<AsyncChannel>) -> Result<Option<Vec<u8>>, ChannelError> {
@@ -344,6 +401,8 @@ impl Accepting {
     async fn carry(self, stream: TcpStream, client: SocketAddr, at: SocketAddr, open: Open) {
         if self.dns.is_at(at) {
             self.dns.serve_stream(stream).await;
+        } else if self.serving.balancer.metrics_at() == Some(at) {
+            metrics::serve(stream, self.serving.balancer).await;
         } else {
             connection::serve(stream, client, at, self.serving, open.worker()).await;
         }

@@ -1,12 +1,15 @@
 //! One request and its answer: picked a pod, sent, and sent to another pod while that can do no harm.
 
+use std::sync::Arc;
+
 use decide::retries::{Broke, Budget, NoRepeat, Repeating, Unanswered, may_be_repeated};
 use http::{HeaderMap, Method, Request, Response, Uri, request};
 use hyper::body::Incoming;
+use objects::traffic::Cell;
 
 use super::attempts::{Attempts, NotTaken};
 use super::balancer::{InFlight, Work};
-use super::bodies::Borrowed;
+use super::counts::{Series, Tally};
 use super::http::Client;
 use super::lent::{self, Connection, PodSpeaks};
 use super::request_body::RequestBody;
@@ -44,14 +47,16 @@ pub(crate) async fn exchange(
     client: &Client,
     speaks: PodSpeaks,
     question: Question,
-) -> Result<(Response<Incoming>, Borrowed), NoAnswer> {
+    tally: &mut Tally,
+) -> Result<(Response<Incoming>, Connection, InFlight), NoAnswer> {
     let mut attempts = Attempts::new(&client.balancer, client.at, client.ip);
     let repeating = question.repeating();
     let mut repeats = 0;
     loop {
         let (mut connection, age, in_flight) = borrow(&mut attempts, client.worker, speaks, repeating, repeats).await?;
-        match connection.send(question.request(speaks)).await {
-            Ok(response) => return Ok((response, Borrowed { connection, worker: client.worker, in_flight })),
+        tally.belongs_to(&in_flight.series);
+        match connection.send(question.request(speaks, &in_flight.series)).await {
+            Ok(response) => return Ok((response, connection, in_flight)),
             Err(lent::Unanswered { broke, source }) => {
                 if age == Age::New || speaks == PodSpeaks::Http2 {
                     attempts.avoid(&in_flight.upstream);
@@ -65,6 +70,7 @@ pub(crate) async fn exchange(
                 may_be_repeated(&unanswered).map_err(|reason| NoAnswer::BrokenOff { reason, source })?;
             }
         }
+        in_flight.series.add(Cell::Retries, 1);
         repeats += 1;
     }
 }
@@ -112,13 +118,13 @@ impl Question {
         if is_harmless { Repeating::Harmless } else { Repeating::Harmful }
     }
 
-    fn request(&self, speaks: PodSpeaks) -> Request<RequestBody> {
+    fn request(&self, speaks: PodSpeaks, series: &Arc<Series>) -> Request<RequestBody> {
         let (mut head, ()) = Request::new(()).into_parts();
         let request::Parts { method, uri, version, headers, .. } = &mut head;
         *method = self.method.clone();
         *uri = self.uri.clone();
         *version = speaks.version();
         *headers = self.headers.clone();
-        Request::from_parts(head, self.body.again())
+        Request::from_parts(head, self.body.again(series))
     }
 }

@@ -13,13 +13,18 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::{Service, service_fn};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use objects::traffic::{ConnectionClass, Outcome};
 use tokio::sync::watch;
 
+use super::access_log::Entry;
 use super::balancer::{Balancer, InFlight};
 use super::bodies::{Borrowed, ReplyBody, Stream};
+use super::connection::{Leaving, has_come};
+use super::counts::{Logged, Series, Tally};
 use super::exchange::{NoAnswer, Question, exchange};
 use super::headers::{Origin, Refusal, asks_for_upgrade, switching_to_client, to_client, to_http2, to_pod};
-use super::lent::PodSpeaks;
+use super::lent::{Connection, PodSpeaks};
+use super::metered::Metered;
 use super::prefixed::Prefixed;
 use super::request_body::RequestBody;
 use super::websocket;
@@ -36,6 +41,8 @@ pub(crate) struct Client {
     pub(crate) origin: Origin,
     /// How the Service's pods are spoken to for this client.
     pub(crate) pods_speak: PodSpeaks,
+    /// Counts of what no pod had a part in.
+    pub(crate) series: Arc<Series>,
 }
 
 /// Requests of one client at one time over one HTTP/2 connection.
@@ -46,16 +53,16 @@ const CONNECTION_WINDOW: u32 = 1 << 20;
 /// All headers of a request over HTTP/2; what HTTP/1 allows is limited by hyper's own 100 headers and 400 kB.
 const LONGEST_HEAD: u32 = 64 << 10;
 
-/// Serves a client's HTTP/1.1 connection until it ends, or until the answer to its last request is sent once
-/// `leaving` is true.
-pub(crate) async fn serve_http1(io: Prefixed, client: Client, mut leaving: watch::Receiver<bool>) {
+/// Serves a client's HTTP/1.1 connection until it ends, or until its last answer is sent while the proxy leaves.
+pub(crate) async fn serve_http1(io: Prefixed, client: Client, mut leaving: watch::Receiver<Leaving>) {
+    let _open = client.series.open(ConnectionClass::Http1);
     let mut builder = http1::Builder::new();
     builder.auto_date_header(false).header_read_timeout(None);
-    let served = builder.serve_connection(TokioIo::new(io), answers(client, Version::HTTP_11));
+    let served = builder.serve_connection(TokioIo::new(io), answers(client, Version::HTTP_11, leaving.clone()));
     let mut connection = pin!(served.with_upgrades());
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = is_leaving(&mut leaving) => {
+        () = has_come(&mut leaving, Leaving::Now) => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -64,15 +71,17 @@ pub(crate) async fn serve_http1(io: Prefixed, client: Client, mut leaving: watch
 }
 
 /// The same for an HTTP/2 connection and the answers to all its requests.
-pub(crate) async fn serve_http2(io: Prefixed, client: Client, mut leaving: watch::Receiver<bool>) {
+pub(crate) async fn serve_http2(io: Prefixed, client: Client, mut leaving: watch::Receiver<Leaving>) {
+    let _open = client.series.open(ConnectionClass::Http2);
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder.timer(TokioTimer::new()).auto_date_header(false).max_concurrent_streams(MOST_STREAMS);
     builder.initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(CONNECTION_WINDOW);
     builder.max_header_list_size(LONGEST_HEAD);
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(io), answers(client, Version::HTTP_2)));
+    let answers = answers(client, Version::HTTP_2, leaving.clone());
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(io), answers));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = is_leaving(&mut leaving) => {
+        () = has_come(&mut leaving, Leaving::AfterTheNextAnswer) => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -83,6 +92,7 @@ pub(crate) async fn serve_http2(io: Prefixed, client: Client, mut leaving: watch
 fn answers(
     client: Client,
     version: Version,
+    leaving: watch::Receiver<Leaving>,
 ) -> impl Service<
     Request<Incoming>,
     Response = Response<ReplyBody>,
@@ -91,10 +101,16 @@ fn answers(
 > {
     let client = Arc::new(client);
     service_fn(move |request| {
-        let client = client.clone();
+        let (client, leaving) = (client.clone(), leaving.clone());
         async move {
-            let mut response = answer(&client, request).await;
+            let mut response = answer(&client, request, &leaving).await;
             *response.version_mut() = version;
+            if version == Version::HTTP_11
+                && client.balancer.is_leaving()
+                && response.status() != StatusCode::SWITCHING_PROTOCOLS
+            {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
             Ok(response)
         }
     })
@@ -104,10 +120,6 @@ fn note_end(ended: hyper::Result<()>) {
     if let Err(error) = ended {
         tracing::trace!("a client's connection ended: {error}");
     }
-}
-
-async fn is_leaving(leaving: &mut watch::Receiver<bool>) {
-    let _ = leaving.wait_for(|leaving| *leaving).await;
 }
 
 /// Why a request has no pod's answer.
@@ -121,16 +133,32 @@ enum Failure {
     UnaskedSwitch,
 }
 
-async fn answer(client: &Client, request: Request<Incoming>) -> Response<ReplyBody> {
+async fn answer(
+    client: &Client,
+    request: Request<Incoming>,
+    leaving: &watch::Receiver<Leaving>,
+) -> Response<ReplyBody> {
     let is_grpc = is_grpc(request.headers());
-    match forward(client, request).await {
-        Ok(response) => response,
-        Err(failure) if is_grpc => failure.to_grpc(),
-        Err(failure) => failure.to_response(client),
-    }
+    let mut tally = Tally::new(client.series.clone(), request.method(), client.logged(&request));
+    let failure = match ask(client, request, &mut tally).await {
+        Ok(answered) => return reply(answered, client, tally, leaving),
+        Err(failure) => failure,
+    };
+    tally.answered(failure.status());
+    tally.end_as(failure.outcome());
+    if is_grpc { failure.to_grpc() } else { failure.to_response(client) }
 }
 
-async fn forward(client: &Client, mut request: Request<Incoming>) -> Result<Response<ReplyBody>, Failure> {
+/// A pod's answer, and what it occupies.
+struct Answered {
+    response: Response<Incoming>,
+    connection: Connection,
+    in_flight: InFlight,
+    /// The client's side, if the connection is given to another protocol.
+    upgrade: Option<OnUpgrade>,
+}
+
+async fn ask(client: &Client, mut request: Request<Incoming>, tally: &mut Tally) -> Result<Answered, Failure> {
     let upgrade = asks_for_upgrade(request.headers()).then(|| hyper::upgrade::on(&mut request));
     let (mut head, body) = request.into_parts();
     to_pod(&head.method, &mut head.uri, &mut head.headers, &client.origin)?;
@@ -142,8 +170,13 @@ async fn forward(client: &Client, mut request: Request<Incoming>) -> Result<Resp
         PodSpeaks::Http2 => to_http2(&mut head.uri, &mut head.headers)?,
     }
     let question = Question { method: head.method, uri: head.uri, headers: head.headers, body };
-    let (response, borrowed) = exchange(client, speaks, question).await?;
-    reply(response, borrowed, upgrade)
+    let (response, connection, in_flight) = exchange(client, speaks, question, tally).await?;
+    let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    let upgrade = upgrade.filter(|_| switches);
+    if switches && upgrade.is_none() {
+        return Err(Failure::UnaskedSwitch);
+    }
+    Ok(Answered { response, connection, in_flight, upgrade })
 }
 
 /// HTTP/2 needs no length; in HTTP/1.1 a body without one is chunked, or there is none for a GET.
@@ -155,23 +188,29 @@ fn to_http1(headers: &mut HeaderMap, body: &RequestBody) {
 }
 
 fn reply(
-    mut response: Response<Incoming>,
-    borrowed: Borrowed,
-    upgrade: Option<OnUpgrade>,
-) -> Result<Response<ReplyBody>, Failure> {
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        let client = upgrade.ok_or(Failure::UnaskedSwitch)?;
+    answered: Answered,
+    client: &Client,
+    mut tally: Tally,
+    leaving: &watch::Receiver<Leaving>,
+) -> Response<ReplyBody> {
+    let Answered { mut response, connection, in_flight, upgrade } = answered;
+    tally.answered(response.status());
+    if let Some(client) = upgrade {
         let pod = hyper::upgrade::on(&mut response);
-        let Borrowed { in_flight, .. } = borrowed;
         let protocol = Upgrade::of(response.headers());
-        tokio::spawn(join(client, pod, protocol, in_flight));
+        tokio::spawn(join(client, pod, protocol, in_flight, leaving.clone()));
         switching_to_client(response.headers_mut());
-        return Ok(response.map(|_| ReplyBody::Own(None)));
+        tally.complete();
+        return response.map(|_| ReplyBody::Own(None));
     }
     to_client(response.headers_mut());
     response.extensions_mut().clear();
     let stream = Stream::of(response.headers());
-    Ok(response.map(|body| ReplyBody::streamed(body, borrowed, stream)))
+    if let Stream::Grpc { .. } = stream {
+        tally.answered_grpc(response.headers());
+    }
+    let borrowed = Borrowed { connection, worker: client.worker, in_flight, tally };
+    response.map(|body| ReplyBody::streamed(body, borrowed, stream))
 }
 
 /// What a connection was upgraded to.
@@ -190,11 +229,22 @@ impl Upgrade {
 }
 
 /// Passes bytes both ways once both sides have switched protocols.
-async fn join(client: OnUpgrade, pod: OnUpgrade, upgrade: Upgrade, mut in_flight: InFlight) {
-    in_flight.become_long();
+///
+/// While `_open` lives, the proxy does not end.
+async fn join(
+    client: OnUpgrade,
+    pod: OnUpgrade,
+    upgrade: Upgrade,
+    mut in_flight: InFlight,
+    _open: watch::Receiver<Leaving>,
+) {
+    in_flight.become_long(ConnectionClass::Upgraded);
+    let series = in_flight.series.clone();
     match tokio::try_join!(client, pod) {
         Ok((client, pod)) => {
-            if let Err(error) = pass_both_ways(client, pod, upgrade, in_flight.is_over()).await {
+            if let Err(error) =
+                pass_both_ways(Metered::new(TokioIo::new(client), series), pod, upgrade, in_flight.is_over()).await
+            {
                 tracing::trace!("an upgraded connection ended: {error}");
             }
         }
@@ -203,12 +253,12 @@ async fn join(client: OnUpgrade, pod: OnUpgrade, upgrade: Upgrade, mut in_flight
 }
 
 async fn pass_both_ways(
-    client: Upgraded,
+    mut client: Metered<TokioIo<Upgraded>>,
     pod: Upgraded,
     upgrade: Upgrade,
     over: impl Future<Output = ()>,
 ) -> io::Result<()> {
-    let (mut client, mut pod) = (TokioIo::new(client), TokioIo::new(pod));
+    let mut pod = TokioIo::new(pod);
     match upgrade {
         Upgrade::WebSocket => websocket::pass_both_ways(client, pod, over).await,
         Upgrade::Other => tokio::select! {
@@ -222,7 +272,28 @@ fn is_grpc(headers: &HeaderMap) -> bool {
     headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
 }
 
+impl Client {
+    fn logged(&self, request: &Request<Incoming>) -> Option<Logged> {
+        let key = &self.series.key;
+        let protocol = if request.version() == Version::HTTP_2 { "HTTP/2" } else { "HTTP/1.1" };
+        let make = || {
+            let service = format!("{}/{}", key.namespace, key.service);
+            let head = (request.method(), request.uri(), request.headers());
+            Entry::new(self.ip, (&service, key.port), protocol, head)
+        };
+        let entry = self.balancer.access_log().entry(make)?;
+        Some(Logged { balancer: self.balancer.clone(), entry, status: None, bytes_to_client: 0 })
+    }
+}
+
 impl Failure {
+    fn outcome(&self) -> Outcome {
+        match self {
+            Self::NoAnswer(_) | Self::UnaskedSwitch => Outcome::NoAnswer,
+            Self::Refused(_) => Outcome::ClientError,
+        }
+    }
+
     fn to_response(&self, client: &Client) -> Response<ReplyBody> {
         let service = client.balancer.service(client.at);
         let service = service.as_deref().unwrap_or("that was here");

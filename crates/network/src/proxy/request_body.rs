@@ -10,6 +10,9 @@ use decide::retries;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use objects::traffic::Cell;
+
+use super::counts::Series;
 
 /// Kept of one body. Longer uploads are few, and their senders know how to resume.
 const MOST_KEPT: usize = 64 << 10;
@@ -27,6 +30,8 @@ pub(crate) struct Reading {
     source: Arc<Mutex<Source>>,
     next: usize,
     length: SizeHint,
+    /// Where what is read is counted.
+    series: Option<Arc<Series>>,
 }
 
 #[derive(Debug)]
@@ -58,15 +63,16 @@ impl RequestBody {
         }
         let length = client.size_hint();
         let source = Source { client, kept: Vec::new(), kept_bytes: 0, state: State::Whole };
-        Self::Streamed(Reading { source: Arc::new(Mutex::new(source)), next: 0, length })
+        Self::Streamed(Reading { source: Arc::new(Mutex::new(source)), next: 0, length, series: None })
     }
 
-    /// The same body once more, from its beginning; good for use only while [`RequestBody::kept`] says so.
-    pub(crate) fn again(&self) -> Self {
+    /// The same body once more, from its beginning and counted there; good for use only while [`RequestBody::kept`] says so.
+    pub(crate) fn again(&self, series: &Arc<Series>) -> Self {
         match self {
             Self::Empty => Self::Empty,
             Self::Streamed(Reading { source, length, .. }) => {
-                Self::Streamed(Reading { source: source.clone(), next: 0, length: *length })
+                let series = Some(series.clone());
+                Self::Streamed(Reading { source: source.clone(), next: 0, length: *length, series })
             }
         }
     }
@@ -83,6 +89,20 @@ impl RequestBody {
 }
 
 impl Reading {
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kept) = source.kept.get(self.next).cloned() {
+            self.next += 1;
+            return Poll::Ready(Some(Ok(match kept {
+                Kept::Data(data) => Frame::data(data),
+                Kept::Trailers(trailers) => Frame::trailers(trailers),
+            })));
+        }
+        let polled = source.poll_next(context);
+        self.next = source.kept.len();
+        polled
+    }
+
     fn source(&self) -> MutexGuard<'_, Source> {
         self.source.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -131,16 +151,12 @@ impl Body for RequestBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let Self::Streamed(reading) = &mut *self else { return Poll::Ready(None) };
-        let mut source = reading.source.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(kept) = source.kept.get(reading.next).cloned() {
-            reading.next += 1;
-            return Poll::Ready(Some(Ok(match kept {
-                Kept::Data(data) => Frame::data(data),
-                Kept::Trailers(trailers) => Frame::trailers(trailers),
-            })));
+        let polled = reading.poll_next(context);
+        if let (Poll::Ready(Some(Ok(frame))), Some(series)) = (&polled, &reading.series)
+            && let Some(data) = frame.data_ref()
+        {
+            series.add(Cell::BytesFromClients, data.len() as u64);
         }
-        let polled = source.poll_next(context);
-        reading.next = source.kept.len();
         polled
     }
 

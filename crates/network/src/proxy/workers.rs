@@ -11,6 +11,8 @@ use std::thread;
 use tokio::runtime::{Builder, EnterGuard, Handle};
 use tokio::task::JoinHandle;
 
+use super::counts::count_as;
+
 /// Each carries some 40,000 requests a second, so these saturate a network card before they run out.
 const MOST_WORKERS: usize = 8;
 
@@ -99,6 +101,10 @@ fn start_worker(number: usize) -> io::Result<Worker> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let handle = runtime.handle().clone();
     let name = format!("worker-{number}");
-    thread::Builder::new().name(name).spawn(move || runtime.block_on(std::future::pending::<()>()))?;
+    let serve = move || {
+        count_as(WorkerNumber(number));
+        runtime.block_on(std::future::pending::<()>());
+    };
+    thread::Builder::new().name(name).spawn(serve)?;
     Ok(Worker { handle, open: AtomicUsize::new(0) })
 }

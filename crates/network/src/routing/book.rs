@@ -12,7 +12,7 @@ use objects::names;
 use objects::pods::{condition, deleted_at, is_ready, is_terminating, is_true};
 
 use super::plan::{Plan, Snapshot, plan, selecting, uid_of};
-use crate::config::{DataPlaneConfig, Dns, Listener, PodUid, Service};
+use crate::config::{Base, DataPlaneConfig, Listener, PodUid, Service};
 use crate::frames::Drain;
 
 /// What the engine remembers of the data plane.
@@ -55,7 +55,7 @@ enum LinkState {
 struct Sent {
     version: u64,
     plan: Plan,
-    dns: Dns,
+    base: Base,
 }
 
 /// What to do now.
@@ -151,7 +151,7 @@ impl Book {
     }
 
     /// What follows from everything that is known.
-    pub(super) fn round(&mut self, snapshot: &Snapshot, dns: &Dns, now: Timestamp) -> Round {
+    pub(super) fn round(&mut self, snapshot: &Snapshot, base: &Base, now: Timestamp) -> Round {
         let mut round = Round::default();
         self.steps.retain(|uid, _| snapshot.pods.values().any(|pod| uid_of(pod) == *uid));
         for pod in snapshot.pods.values() {
@@ -161,15 +161,15 @@ impl Book {
                 Goal::Route => round.write.extend(self.routed(snapshot, pod)),
             }
         }
-        round.send = self.next_configuration(plan(snapshot, &self.steps), dns);
+        round.send = self.next_configuration(plan(snapshot, &self.steps), base);
         round
     }
 
     /// The configuration to send, unless one is on its way: the newest wins once that is acknowledged.
-    fn next_configuration(&mut self, plan: Plan, dns: &Dns) -> Option<DataPlaneConfig> {
+    fn next_configuration(&mut self, plan: Plan, base: &Base) -> Option<DataPlaneConfig> {
         let last = self.sent.last();
         let is_on_its_way = last.is_some_and(|last| self.acknowledged != Some(last.version));
-        let is_new = last.is_none_or(|last| !last.plan.sends_the_same_as(&plan) || last.dns != *dns);
+        let is_new = last.is_none_or(|last| !last.plan.sends_the_same_as(&plan) || last.base != *base);
         let is_due = match self.link {
             LinkState::Lost => false,
             LinkState::SendAnyway => true,
@@ -181,8 +181,8 @@ impl Book {
         }
         self.link = LinkState::UpToDate;
         self.last_version += 1;
-        let config = plan.config(self.last_version, dns);
-        self.sent.push(Sent { version: self.last_version, plan, dns: dns.clone() });
+        let config = plan.config(self.last_version, base);
+        self.sent.push(Sent { version: self.last_version, plan, base: base.clone() });
         Some(config)
     }
 

@@ -7,7 +7,7 @@ use crate::routing::plan::tests::{Cluster, pod, service, slice, uid};
 struct Story {
     pods: Vec<Value>,
     book: Book,
-    dns: Dns,
+    base: Base,
 }
 
 /// A round in short: the version sent, and `pod type status reason` of each write.
@@ -17,7 +17,7 @@ impl Story {
     fn new(pods: Vec<Value>) -> Self {
         let mut book = Book::default();
         book.connected(0);
-        Self { pods, book, dns: Dns::default() }
+        Self { pods, book, base: Base::default() }
     }
 
     fn round(&mut self, second: i64) -> Round {
@@ -29,7 +29,7 @@ impl Story {
             )],
             pods: self.pods.clone(),
         };
-        self.book.round(&cluster.snapshot(), &self.dns, at(second))
+        self.book.round(&cluster.snapshot(), &self.base, at(second))
     }
 
     /// A round whose writes arrive.

@@ -14,7 +14,7 @@ use objects::pods::{is_ready, is_terminating};
 use objects::selector::matches_map;
 
 use super::watch::Objects;
-use crate::config::{self, Affinity, DataPlaneConfig, Dns, PodUid};
+use crate::config::{self, Affinity, Base, DataPlaneConfig, PodUid};
 
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const TEMPLATE_HASH: &str = "pod-template-hash";
@@ -42,10 +42,13 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    pub(super) fn config(&self, version: u64, dns: &Dns) -> DataPlaneConfig {
-        let listen = DataPlaneConfig::wanted_listeners(&self.services, dns);
+    pub(super) fn config(&self, version: u64, base: &Base) -> DataPlaneConfig {
         let (services, end_long) = (self.services.clone(), self.end_long.clone());
-        DataPlaneConfig { version, listen, services, end_long, dns: dns.clone() }
+        let Base { dns, metrics, access_log } = base.clone();
+        let mut config =
+            DataPlaneConfig { version, listen: BTreeSet::new(), services, end_long, dns, metrics, access_log };
+        config.listen = config.wanted_listeners();
+        config
     }
 
     pub(super) fn sends_the_same_as(&self, other: &Plan) -> bool {

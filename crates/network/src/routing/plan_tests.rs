@@ -149,7 +149,7 @@ fn a_service_is_listened_for_at_each_tcp_port_and_named() {
     external["spec"]["type"] = json!("ExternalName");
     let cluster = Cluster { services: vec![demo, external], ..Cluster::default() };
     let plan = plan(&cluster.snapshot(), &BTreeMap::new());
-    let config = plan.config(7, &Dns::default());
+    let config = plan.config(7, &Base::default());
     let listen: Vec<_> = config.listen.iter().map(ToString::to_string).collect();
     assert_eq!(listen, ["TCP 10.45.0.7:80", "TCP 10.45.0.7:90"]);
     assert_eq!((config.version, config.services.len()), (7, 1));
@@ -211,7 +211,7 @@ fn clients_from_outside_find_a_service_at_its_node_port_and_outer_addresses_but_
     other_class["spec"]["ports"] = json!([{"port": 90}]);
     let cluster = Cluster { services: vec![demo, other_class], ..Cluster::default() };
     let plan = plan(&cluster.snapshot(), &BTreeMap::new());
-    let config = plan.config(1, &Dns::default());
+    let config = plan.config(1, &Base::default());
     let listen: Vec<_> = config.listen.iter().map(ToString::to_string).collect();
     assert_eq!(
         listen,
@@ -252,7 +252,7 @@ fn a_node_port_takes_the_place_of_sockets_at_single_addresses() {
     let mut other = service("other", "10.45.0.8");
     other["spec"]["ports"] = json!([{"port": 30001}, {"port": 81}]);
     let cluster = Cluster { services: vec![node, other], ..Cluster::default() };
-    let config = plan(&cluster.snapshot(), &BTreeMap::new()).config(1, &Dns::default());
+    let config = plan(&cluster.snapshot(), &BTreeMap::new()).config(1, &Base::default());
     let listen: Vec<_> = config.listen.iter().map(ToString::to_string).collect();
     assert_eq!(listen, ["TCP 0.0.0.0:30001", "TCP 10.45.0.7:80", "TCP 10.45.0.8:81"]);
 }

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::CONNECTION;
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{SendRequest, handshake};
@@ -89,7 +90,7 @@ async fn client(number: usize, service: SocketAddr, is_over: Arc<AtomicBool>) ->
                 continue;
             }
         }
-        kept = number.is_multiple_of(2).then_some(client);
+        kept = Some(client).filter(|client| number.is_multiple_of(2) && !client.is_over);
         tokio::time::sleep(PAUSE).await;
     }
     outcome
@@ -98,6 +99,8 @@ async fn client(number: usize, service: SocketAddr, is_over: Arc<AtomicBool>) ->
 /// A connection to the Service.
 pub(crate) struct Client {
     sender: SendRequest<Full<Bytes>>,
+    /// Whether the last answer said that it is the last.
+    is_over: bool,
 }
 
 impl Client {
@@ -105,7 +108,7 @@ impl Client {
         let stream = TcpStream::connect(service).await?;
         let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(std::io::Error::other)?;
         tokio::spawn(connection);
-        Ok(Self { sender })
+        Ok(Self { sender, is_over: false })
     }
 
     pub(crate) async fn get(&mut self, path: &str) -> (StatusCode, String) {
@@ -122,6 +125,7 @@ impl Client {
         let request = Request::builder().method(method).uri(path).header("host", "demo");
         let response = self.sender.send_request(request.body(Full::from(body)).unwrap()).await?;
         let status = response.status();
+        self.is_over = response.headers().get(CONNECTION).is_some_and(|said| said == "close");
         let body = response.into_body().collect().await?.to_bytes();
         Ok((status, String::from_utf8(body.to_vec()).unwrap()))
     }

@@ -1,5 +1,6 @@
 //! A keeper and a proxy as real processes, on loopback addresses that no other test uses.
 
+use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
@@ -13,6 +14,7 @@ use network::config::{Affinity, DataPlaneConfig, Dns, Endpoint, PodUid, Service,
 use network::frames::{Command, Drain, Refused, Report, encode};
 use network::keeper::{KeeperSettings, ProxyUser};
 use network::link::{DataPlaneCommand, Link};
+use objects::traffic::{Series, SeriesKey};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 /// Longer than anything but a hang takes, also on a busy machine.
@@ -28,6 +30,7 @@ pub(crate) struct Plane {
     pub(crate) config: DataPlaneConfig,
     pub(crate) affinity: Affinity,
     pub(crate) net: u8,
+    counted: HashMap<SeriesKey, Series>,
     _run_dir: tempfile::TempDir,
 }
 
@@ -42,6 +45,7 @@ impl Plane {
             executable: executable(),
             keeper: KeeperSettings { run_dir: run_dir.path().to_owned(), proxy_user },
             log: run_dir.path().join("data-plane.log"),
+            access_log: run_dir.path().join("access.log"),
         };
         let (link, version) = Link::open(&command).await.unwrap();
         assert_eq!(version, 0, "a new keeper has no configuration");
@@ -51,6 +55,7 @@ impl Plane {
             config: DataPlaneConfig::default(),
             affinity: Affinity::None,
             net: next_net(),
+            counted: HashMap::new(),
             _run_dir: run_dir,
         }
     }
@@ -92,7 +97,7 @@ impl Plane {
     /// Sends `config` under a new version, and waits for the acknowledgement.
     pub(crate) async fn configure(&mut self) -> Vec<Refused> {
         self.config.version += 1;
-        self.config.listen = DataPlaneConfig::wanted_listeners(&self.config.services, &self.config.dns);
+        self.config.listen = self.config.wanted_listeners();
         self.link.configure(&self.config).await.unwrap();
         self.acknowledgement(self.config.version).await
     }
@@ -101,6 +106,13 @@ impl Plane {
         let listen = vec![SocketAddr::new(self.service_ip(), 5353)];
         self.config.dns = Dns { listen, domain: "cluster.local".to_owned(), forward_to };
         self.configure().await;
+    }
+
+    pub(crate) async fn show_metrics(&mut self) -> SocketAddr {
+        let at = SocketAddr::new(self.service_ip(), 9153);
+        self.config.metrics = Some(at);
+        self.configure().await;
+        at
     }
 
     fn endpoint(&self, number: u8, state: EndpointState) -> Endpoint {
@@ -137,9 +149,30 @@ impl Plane {
         }
     }
 
+    /// Waits until what was counted of the Service with one pod, or with none, is as wanted.
+    pub(crate) async fn counted(&mut self, pod: Option<u8>, is_as_wanted: impl Fn(&Series) -> bool) -> Series {
+        let pod = pod.map(|number| uid(number).0).unwrap_or_default();
+        loop {
+            let found = self.counted.values().find(|one| one.key.pod_uid == pod && is_as_wanted(one));
+            if let Some(found) = found {
+                return found.clone();
+            }
+            // Only what has changed is told again.
+            if let Report::Traffic { series, .. } = self.report().await {
+                self.counted.extend(series.into_iter().map(|one| (one.key.clone(), one)));
+            }
+        }
+    }
+
     async fn report(&mut self) -> Report {
         let received = tokio::time::timeout(PATIENCE, self.link.receive()).await;
         received.expect("a report comes").unwrap().expect("the keeper lives")
+    }
+
+    /// Has the proxy replaced, and waits until the new one has taken over.
+    pub(crate) async fn replace_proxy(&mut self) {
+        self.link.replace_proxy().await.unwrap();
+        while self.report().await != Report::ProxyReplaced {}
     }
 
     /// Kills the proxy, and tells its process id.
@@ -154,9 +187,14 @@ impl Plane {
     }
 
     pub(crate) fn proxy_pid(&self) -> i32 {
+        *self.proxy_pids().first().expect("the keeper has a proxy")
+    }
+
+    /// The oldest first.
+    pub(crate) fn proxy_pids(&self) -> Vec<i32> {
         let keeper = self.keeper_pid();
         let children = std::fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children")).unwrap();
-        children.split_whitespace().next().expect("the keeper has a proxy").parse().unwrap()
+        children.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
     }
 
     /// Found by its arguments: a connection to ask it would take the place of the engine's.

@@ -154,3 +154,86 @@ async fn shutting_down_leaves_no_process_and_no_socket() {
     assert!(left.iter().all(|name| !name.to_string_lossy().ends_with(".sock")), "{left:?}");
     network::link::shut_down(plane.run_dir()).await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replacing_the_proxy_fails_no_request() {
+    let mut plane = Plane::start().await;
+    let app = App::start(plane.pod(2), "app-2");
+    plane.route(&[(2, Ready)]).await;
+    let load = Load::start(plane.service());
+    for _ in 0..5 {
+        let begun = app.begun();
+        app.has_begun(begun + 50).await;
+        plane.replace_proxy().await;
+    }
+    let begun = app.begun();
+    app.has_begun(begun + 50).await;
+    let outcome = load.stop().await;
+    assert!(outcome.failed.is_empty(), "{:?}", outcome.failed);
+    let proxies = plane.proxy_pids();
+    assert!(proxies.len() <= 2, "those that had nothing left to do have ended: {proxies:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replaced_proxy_finishes_its_connections_and_is_told_what_goes_on() {
+    let mut plane = Plane::start().await;
+    let (old, _new) = (App::start(plane.pod(2), "app-2"), App::start(plane.pod(3), "app-3"));
+    plane.route(&[(2, Ready)]).await;
+    let mut kept = Client::connect(plane.service()).await.unwrap();
+    assert_eq!(kept.get("/").await.1, "app-2");
+    let service = plane.service();
+    let slow = tokio::spawn(async move { get(service, "/slow?1500").await });
+    old.has_begun(2).await;
+    plane.replace_proxy().await;
+    assert_eq!(plane.proxy_pids().len(), 2);
+
+    plane.route(&[(2, Withdrawn), (3, Ready)]).await;
+    plane.drained_to(2, 1, 0).await;
+    assert_eq!(kept.get("/").await.1, "app-3", "what comes over an old connection goes where it should");
+    assert_eq!(slow.await.unwrap().1, "app-2");
+    plane.drained_to(2, 0, 0).await;
+    drop(kept);
+    while plane.proxy_pids().len() > 1 {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_keeper_that_is_killed_while_a_proxy_leaves_finds_the_one_that_serves() {
+    let mut plane = Plane::start().await;
+    let _app = App::start(plane.pod(2), "app-2");
+    plane.route(&[(2, Ready)]).await;
+    let mut kept = Client::connect(plane.service()).await.unwrap();
+    kept.get("/").await;
+    plane.replace_proxy().await;
+    plane.kill_keeper();
+    while plane.link.receive().await.is_ok_and(|report| report.is_some()) {}
+    assert_eq!(plane.connect_again().await, plane.config.version);
+    assert!(plane.route(&[(2, Ready)]).await.is_empty());
+    assert_eq!(get(plane.service(), "/").await.1, "app-2");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_of_another_build_replaces_keeper_and_proxy() {
+    let mut plane = Plane::start().await;
+    let app = App::start(plane.pod(2), "app-2");
+    plane.route(&[(2, Ready)]).await;
+    let load = Load::start(plane.service());
+    app.has_begun(50).await;
+    let before = plane.proxy_pid();
+    let newer = plane.run_dir().join("data_plane");
+    std::fs::copy(&plane.command.executable, &newer).unwrap();
+    plane.command.executable = newer;
+    assert_eq!(plane.connect_again().await, plane.config.version);
+    plane.route(&[(2, Ready)]).await;
+    let begun = app.begun();
+    app.has_begun(begun + 50).await;
+    let outcome = load.stop().await;
+    assert!(outcome.failed.is_empty(), "{:?}", outcome.failed);
+    // The old one has nothing left to do, and ends.
+    while std::fs::read(format!("/proc/{before}/cmdline")).is_ok_and(|arguments| !arguments.is_empty()) {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    let executable = std::fs::read_link(format!("/proc/{}/exe", plane.proxy_pids().pop().unwrap())).unwrap();
+    assert_eq!(executable, plane.command.executable);
+}

@@ -1,8 +1,8 @@
 //! The whole way: objects in an API, routing, keeper, proxy, clients.
 
 use jiff::{SignedDuration, Timestamp};
-use network::config::Dns;
-use network::routing::{Order, Settings, run};
+use network::config::Base;
+use network::routing::{Order, Replacement, Settings, Traffic, run};
 use serde_json::{Value, json};
 use tokio::sync::watch::{Sender, channel};
 use tokio::task::JoinHandle;
@@ -114,7 +114,13 @@ impl Drop for Cluster {
 }
 
 fn engine(api: &FakeApi, plane: &Plane) -> (JoinHandle<()>, Sender<Order>) {
-    let settings = Settings { data_plane: plane.command.clone(), dns: Dns::default(), host: [127, 0, 0, 1].into() };
+    let settings = Settings {
+        data_plane: plane.command.clone(),
+        base: Base::default(),
+        host: [127, 0, 0, 1].into(),
+        traffic: Traffic::default(),
+        replacement: Replacement::default(),
+    };
     let (orders, received) = channel(Order::Route);
     (tokio::spawn(run(api.client(), settings, received)), orders)
 }

@@ -88,7 +88,8 @@ mod tests {
 
     #[test]
     fn every_field_of_every_served_type_has_one_number() {
-        let mut bodies: Vec<&str> = kinds::all().iter().map(|kind| kind.type_name).collect();
+        let mut bodies: Vec<&str> =
+            kinds::all().iter().filter(|kind| !kind.is_computed).map(|kind| kind.type_name).collect();
         bodies.extend(["io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions", "io.k8s.api.autoscaling.v1.Scale"]);
         bodies.push("io.k8s.api.core.v1.Binding");
         let mut waiting = bodies.clone();

@@ -144,7 +144,8 @@ fn depth_is_limited() {
 
 #[test]
 fn kinds_are_found_by_the_names_that_clients_send() {
-    for kind in crate::kinds::all() {
+    // What can't be written is never sent.
+    for kind in crate::kinds::all().iter().filter(|kind| !kind.is_computed) {
         assert_eq!(type_name(&kind.api_version(), kind.kind), kind.type_name);
     }
     let delete_options = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";

@@ -1,0 +1,47 @@
+use end_to_end::document::{Document, NAME};
+use end_to_end::machine::Machine;
+use end_to_end::outside::assert_nothing_lost;
+use serde_json::Value;
+
+#[test]
+fn kubectl_shows_what_the_client_saw() {
+    let machine = Machine::with_engine();
+    let document = Document::deployed(&machine, "v1");
+    let mut load = document.load();
+    load.answered(240);
+    document.roll_to("v2");
+    document.settled();
+    load.answered(240);
+    let report = load.stop();
+    assert_nothing_lost(&report, &["v1", "v2"]);
+
+    let kubectl = machine.kubectl();
+    let (service, rollout) =
+        (format!("servicetraffic/{NAME} -n production"), format!("rollouttraffic/{NAME} -n production"));
+    kubectl.wait_for(&service, ".status.requests", &report.sent.to_string());
+    let seen = kubectl.json(&format!("get {service}"));
+    assert_eq!(seen["status"]["failed"], 0, "{seen:#}");
+    let mut by_version = numbers(&seen["status"]["versions"], "requests");
+    let mut answered: Vec<u64> = report.by_version.values().copied().collect();
+    by_version.sort_unstable();
+    answered.sort_unstable();
+    assert_eq!(by_version, answered, "{seen:#}");
+
+    let seen = kubectl.json(&format!("get {rollout}"));
+    assert_eq!(seen["status"]["failed"], 0, "{seen:#}");
+    assert_eq!(numbers(&seen["status"]["versions"], "requests").len(), 2, "{seen:#}");
+    assert_eq!(numbers(&seen["status"]["drained"], "requestsLeft"), [0, 0, 0], "{seen:#}");
+    let during = seen["status"]["requests"].as_u64().expect("a number");
+    assert!(during > 0 && during < report.sent, "{during} of {}: {seen:#}", report.sent);
+
+    let table = kubectl.run("get servicetraffic -n production");
+    assert!(table.contains("REQUESTS") && table.contains(&report.sent.to_string()), "{table}");
+    let refusal = kubectl.fails(&format!("delete {service}"));
+    assert!(refusal.contains("MethodNotAllowed") || refusal.contains("not allow"), "{refusal}");
+    machine.down();
+}
+
+fn numbers(list: &Value, field: &str) -> Vec<u64> {
+    let items = list.as_array().expect("a list").iter();
+    items.map(|item| item[field].as_u64().expect("a number")).collect()
+}
