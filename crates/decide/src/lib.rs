@@ -7,6 +7,7 @@ pub mod draining;
 pub mod endpoints;
 pub mod garbage;
 pub mod images;
+pub mod ingress;
 pub mod namespace;
 pub mod object;
 pub mod owners;

@@ -109,6 +109,10 @@ impl Channel {
         !self.outgoing.is_empty()
     }
 
+    fn give_up_sending(&mut self) {
+        self.outgoing.clear();
+    }
+
     /// Receives what has arrived.
     pub(crate) fn fill(&mut self) -> Result<(), ChannelError> {
         let mut bytes = vec![0; READ_AT_ONCE];
@@ -217,7 +221,12 @@ impl AsyncChannel {
             if self.channel.is_closed() {
                 return Ok(None);
             }
-            self.channel.flush()?;
+            if self.channel.flush().is_err() {
+                // The other side is gone; what it said before still counts.
+                self.channel.give_up_sending();
+                self.channel.fill()?;
+                continue;
+            }
             let wanted =
                 if self.channel.has_unsent() { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
             self.wait(wanted).await.map_err(|source| ChannelError::Receive { source })?;

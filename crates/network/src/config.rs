@@ -6,6 +6,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use decide::balancing::EndpointState;
+use decide::ingress;
 pub use decide::protocol::Speaks;
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +25,9 @@ pub struct DataPlaneConfig {
     #[serde(default)]
     pub end_long: BTreeSet<PodUid>,
     pub dns: Dns,
+    /// Requests from outside that are told apart by host and path.
+    #[serde(default)]
+    pub ingress: Ingress,
     /// Where the proxy shows its metrics.
     #[serde(default)]
     pub metrics: Option<SocketAddr>,
@@ -126,6 +130,52 @@ impl fmt::Display for PodUid {
     }
 }
 
+/// How requests from outside find Services by host and path.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ingress {
+    /// Where connections without TLS are taken.
+    pub http: Option<SocketAddr>,
+    /// Where connections with TLS are taken.
+    pub https: Option<SocketAddr>,
+    pub rules: Vec<ingress::Rule<Backend>>,
+    /// Behind what no rule is about.
+    pub default: Option<Backend>,
+    /// Of two for the same host the first holds.
+    pub certificates: Vec<Certificate>,
+}
+
+/// A port of a Service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backend {
+    /// As users know it: `namespace/name`.
+    pub service: String,
+    /// The Service's own address; None while there is no such Service or port.
+    pub at: Option<SocketAddr>,
+}
+
+/// A certificate with its key.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Certificate {
+    /// `namespace/name` of the Secret.
+    pub secret: String,
+    /// Hosts that it is for; a star may stand for the first label. None: for whoever has no other.
+    pub hosts: Vec<String>,
+    /// The chain, in PEM.
+    pub chain: String,
+    /// The private key, in PEM.
+    pub key: String,
+}
+
+impl fmt::Debug for Certificate {
+    /// Without the key.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Certificate")
+            .field("secret", &self.secret)
+            .field("hosts", &self.hosts)
+            .finish_non_exhaustive()
+    }
+}
+
 /// What a configuration holds beside Services: the same for as long as an engine runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Base {
@@ -156,7 +206,8 @@ impl DataPlaneConfig {
             [Transport::Tcp, Transport::Udp].map(|transport| Listener { transport, address: *address })
         });
         let of_metrics = self.metrics.map(Listener::tcp);
-        let mut all: BTreeSet<Listener> = of_services.chain(of_dns).chain(of_metrics).collect();
+        let of_ingress = [self.ingress.http, self.ingress.https].into_iter().flatten().map(Listener::tcp);
+        let mut all: BTreeSet<Listener> = of_services.chain(of_dns).chain(of_metrics).chain(of_ingress).collect();
         // A socket on every address takes the connections of each, and the kernel allows no other beside it.
         let on_every: BTreeSet<u16> =
             all.iter().filter(|it| it.is_on_every_address()).map(|it| it.address.port()).collect();

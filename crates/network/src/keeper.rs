@@ -347,6 +347,8 @@ impl Keeper {
             Ok(adoption) => {
                 let frame = encode(&Command::<KeeperView>::Take(vec![Passed::Adoption]));
                 self.tell(Role::Present, frame, vec![adoption]);
+                // At once: a proxy without this socket is found by no other keeper.
+                self.flush();
             }
             Err(error) => tracing::warn!("can't copy the adoption socket: {error}"),
         }

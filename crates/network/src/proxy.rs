@@ -5,6 +5,7 @@ mod access_log;
 mod attempts;
 mod balancer;
 mod bodies;
+mod certificates;
 mod connection;
 mod control;
 mod counts;

@@ -2,6 +2,7 @@
 //! writes on pods what the data plane has acknowledged. It carries no traffic itself, so it may stop at any time.
 
 mod book;
+mod ingress;
 mod ledger;
 mod load_balancers;
 mod plan;
@@ -11,16 +12,19 @@ mod watch;
 mod writes;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{Pod, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::{Api, Client};
+use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
+use kube::{Api, Client, Resource};
 use objects::pods::drain_budget;
+use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 use tokio::sync::watch::Receiver;
 use tokio::task::JoinSet;
@@ -30,13 +34,14 @@ use crate::config::{Base, Listener, PodUid};
 use crate::frames::{Refused, Report};
 use crate::link::{DataPlaneCommand, Link, LinkError};
 use book::{Book, Condition, Round};
+use ingress::IngressStatus;
 use ledger::Told;
 use load_balancers::{BalancerStatus, statuses};
 use plan::Snapshot;
 pub use replacement::Replacement;
 pub use traffic::Traffic;
 use watch::Cache;
-use writes::{Written, write_balancer, write_condition, write_refused};
+use writes::{Written, write_balancer, write_condition, write_ingress, write_refused};
 
 /// The pause before a keeper that could not be reached or started is tried again.
 const LINK_PAUSE: Duration = Duration::from_millis(500);
@@ -46,6 +51,9 @@ const REFUSED_PAUSE: Duration = Duration::from_secs(10);
 const WRITE_PAUSE: Duration = Duration::from_secs(1);
 /// Writes at one time. More only wait in the API server for the same commit.
 const MOST_WRITES: usize = 32;
+
+/// Secrets that hold a certificate.
+const CERTIFICATES: &str = "type=kubernetes.io/tls";
 
 /// Events that are heard before anything is done about them.
 const MOST_HEARD: usize = 64;
@@ -112,6 +120,9 @@ struct Routing {
     /// Statuses of load balancers that were written last.
     balancers: BTreeSet<BalancerStatus>,
     balancer_writes: JoinSet<(BalancerStatus, Written)>,
+    /// The same of Ingresses.
+    ingress_statuses: BTreeSet<IngressStatus>,
+    ingress_writes: JoinSet<(IngressStatus, Written)>,
     writes: JoinSet<(Condition, Written)>,
     /// The version of each pod that a write was based on; the same version is not written to twice.
     written: BTreeMap<PodUid, String>,
@@ -126,6 +137,7 @@ enum Event {
     Reported(Result<Option<Report>, LinkError>),
     Written(Condition, Written),
     BalancerWritten(BalancerStatus, Written),
+    IngressWritten(IngressStatus, Written),
 }
 
 impl Routing {
@@ -142,6 +154,8 @@ impl Routing {
             refused: BTreeSet::new(),
             balancers: BTreeSet::new(),
             balancer_writes: JoinSet::new(),
+            ingress_statuses: BTreeSet::new(),
+            ingress_writes: JoinSet::new(),
             writes: JoinSet::new(),
             written: BTreeMap::new(),
         }
@@ -157,6 +171,7 @@ impl Routing {
             () = self.settings.replacement.is_wanted(), if self.link.is_some() => Event::ReplacementWanted,
             Some(Ok((condition, written))) = self.writes.join_next() => Event::Written(condition, written),
             Some(Ok((status, written))) = self.balancer_writes.join_next() => Event::BalancerWritten(status, written),
+            Some(Ok((status, written))) = self.ingress_writes.join_next() => Event::IngressWritten(status, written),
         }
     }
 
@@ -173,7 +188,12 @@ impl Routing {
             Event::Reported(Ok(None)) => self.lose_link("the keeper is gone"),
             Event::Reported(Err(error)) => self.lose_link(&chain(&error)),
             Event::Written(_, Written::Done | Written::Stale)
-            | Event::BalancerWritten(_, Written::Done | Written::Stale) => {}
+            | Event::BalancerWritten(_, Written::Done | Written::Stale)
+            | Event::IngressWritten(_, Written::Done | Written::Stale) => {}
+            Event::IngressWritten(status, Written::Failed) => {
+                self.ingress_statuses.remove(&status);
+                self.look_again_in(WRITE_PAUSE);
+            }
             Event::BalancerWritten(status, Written::Failed) => {
                 self.balancers.remove(&status);
                 self.look_again_in(WRITE_PAUSE);
@@ -250,6 +270,7 @@ impl Routing {
         }
         self.write(write);
         self.write_balancers(&snapshot);
+        self.write_ingresses(&snapshot);
         if let Some(time) = look_again_at {
             self.look_again_in(Duration::try_from(time.duration_since(now)).unwrap_or_default());
         }
@@ -279,6 +300,15 @@ impl Routing {
         self.balancers = statuses;
     }
 
+    fn write_ingresses(&mut self, snapshot: &Snapshot) {
+        let is_open = |listener: &Listener| self.book.is_ingress_at(listener) && !self.refused.contains(listener);
+        let statuses = ingress::statuses(snapshot, &is_open);
+        for status in statuses.difference(&self.ingress_statuses) {
+            self.ingress_writes.spawn(write_ingress(self.client.clone(), status.clone()));
+        }
+        self.ingress_statuses = statuses;
+    }
+
     fn tell_refused(&mut self, refused: Vec<Refused>) {
         let listeners: BTreeSet<Listener> = refused.iter().map(|refused| refused.listener).collect();
         for refused in refused.into_iter().filter(|refused| !self.refused.contains(&refused.listener)) {
@@ -303,6 +333,9 @@ struct Caches {
     services: Arc<Cache<Service>>,
     slices: Arc<Cache<EndpointSlice>>,
     pods: Arc<Cache<Pod>>,
+    ingresses: Arc<Cache<Ingress>>,
+    ingress_classes: Arc<Cache<IngressClass>>,
+    secrets: Arc<Cache<Secret>>,
     /// Ends the following when dropped.
     _following: JoinSet<()>,
 }
@@ -310,13 +343,17 @@ struct Caches {
 impl Caches {
     fn follow(client: &Client) -> Self {
         let changed = Arc::new(Notify::new());
-        let (services, slices) = (Arc::new(Cache::new(changed.clone())), Arc::new(Cache::new(changed.clone())));
-        let pods = Arc::new(Cache::new(changed.clone()));
         let mut following = JoinSet::new();
-        following.spawn(services.clone().follow(Api::all(client.clone())));
-        following.spawn(slices.clone().follow(Api::all(client.clone())));
-        following.spawn(pods.clone().follow(Api::all(client.clone())));
-        Self { changed, services, slices, pods, _following: following }
+        Self {
+            services: follow(client, &changed, None, &mut following),
+            slices: follow(client, &changed, None, &mut following),
+            pods: follow(client, &changed, None, &mut following),
+            ingresses: follow(client, &changed, None, &mut following),
+            ingress_classes: follow(client, &changed, None, &mut following),
+            secrets: follow(client, &changed, Some(CERTIFICATES), &mut following),
+            changed,
+            _following: following,
+        }
     }
 
     fn snapshot(&self, host: IpAddr) -> Option<Snapshot> {
@@ -324,9 +361,27 @@ impl Caches {
             services: self.services.objects()?,
             slices: self.slices.objects()?,
             pods: self.pods.objects()?,
+            ingresses: self.ingresses.objects()?,
+            ingress_classes: self.ingress_classes.objects()?,
+            secrets: self.secrets.objects()?,
             host: Some(host),
         })
     }
+}
+
+/// Follows what a field selector holds of one kind, or all of it.
+fn follow<K>(
+    client: &Client,
+    changed: &Arc<Notify>,
+    fields: Option<&'static str>,
+    following: &mut JoinSet<()>,
+) -> Arc<Cache<K>>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+{
+    let cache = Arc::new(Cache::new(changed.clone(), fields));
+    following.spawn(cache.clone().follow(Api::all(client.clone())));
+    cache
 }
 
 async fn sleep_until(time: Option<Instant>) {

@@ -9,6 +9,8 @@ mod deployment;
 mod endpoint_slice;
 mod event;
 mod horizontal_pod_autoscaler;
+mod ingress;
+mod ingress_class;
 mod namespace;
 mod node;
 mod pod;
@@ -25,12 +27,14 @@ mod tolerations;
 
 pub use service::NODE_PORTS;
 
-static ALL: [Kind; 14] = [
+static ALL: [Kind; 16] = [
     config_map::KIND,
     deployment::KIND,
     endpoint_slice::KIND,
     event::KIND,
     horizontal_pod_autoscaler::KIND,
+    ingress::KIND,
+    ingress_class::KIND,
     namespace::KIND,
     node::KIND,
     pod::KIND,

@@ -35,5 +35,8 @@ pub const EXPLICIT_GRACE: &str = "segue.dev/explicit-grace";
 /// (RFC 3339). The first time is its creation.
 pub const ROLLED_OUT_AGAIN: &str = "segue.dev/rolled-out-again";
 
+/// The controller that an IngressClass names for Ingresses that Segue serves.
+pub const INGRESS_CONTROLLER: &str = "segue.dev/ingress";
+
 /// Service annotation: ports, by number or name and separated by commas, whose bytes are to pass untouched.
 pub const OPAQUE_PORTS: &str = "segue.dev/opaque-ports";

@@ -306,8 +306,9 @@ impl Counts {
     }
 }
 
-/// What is counted apart: one port of one Service with one pod, or with none.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// What is counted apart: one port of one Service with one pod, or with none. All empty: requests from outside that are for
+/// no Service.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SeriesKey {
     pub namespace: String,
     pub service: String,

@@ -11,6 +11,7 @@ use control::pki::Pki;
 use control::store::Store;
 use control::{controllers, serve};
 use k8s_openapi::api::core::v1::{Namespace, Node};
+use k8s_openapi::api::networking::v1::IngressClass;
 use kube::Client;
 use kube::api::{Api, PostParams};
 use network::config::{Base, Dns};
@@ -20,6 +21,7 @@ use network::routing;
 use network::rules;
 use node::agent::{self, AgentError, Order as AgentOrder, StoredImages};
 use node::images::{ImageStore, Mirrors};
+use objects::names;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
@@ -42,6 +44,8 @@ const READY_LIMIT: Duration = Duration::from_secs(60);
 
 /// How often the node's condition is looked at while the engine starts.
 const READY_INTERVAL: Duration = Duration::from_millis(10);
+
+const INGRESS_CLASS: &str = "segue";
 
 const DNS_PORT: u16 = 53;
 /// Beside DNS, where other clusters' DNS servers show theirs.
@@ -121,6 +125,7 @@ impl Engine {
         let client = serve::client(&api);
         let pki = Pki::open(&directories.pki(), &[IpAddr::V4(Ipv4Addr::LOCALHOST), options.listen.ip()])?;
         ensure_namespaces(&client).await?;
+        ensure_ingress_class(&client).await?;
         options.rules(&directories).apply()?;
 
         let mut tasks = JoinSet::new();
@@ -363,6 +368,18 @@ async fn ensure_namespaces(client: &Client) -> anyhow::Result<()> {
             namespace.metadata.name = Some(name.to_owned());
             namespaces.create(&PostParams::default(), &namespace).await?;
         }
+    }
+    Ok(())
+}
+
+/// The class by whose name an Ingress asks for this engine's data plane.
+async fn ensure_ingress_class(client: &Client) -> anyhow::Result<()> {
+    let classes: Api<IngressClass> = Api::all(client.clone());
+    if classes.get_opt(INGRESS_CLASS).await?.is_none() {
+        let mut class = IngressClass::default();
+        class.metadata.name = Some(INGRESS_CLASS.to_owned());
+        class.spec.get_or_insert_default().controller = Some(names::INGRESS_CONTROLLER.to_owned());
+        classes.create(&PostParams::default(), &class).await?;
     }
     Ok(())
 }

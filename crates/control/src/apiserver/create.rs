@@ -51,6 +51,7 @@ impl ApiServer {
         self.namespace_takes(place, name_of(value))?;
         begin_life(kind, value);
         (kind.default)(value);
+        self.default_ingress_class(kind, value);
         (kind.prepare_create)(value);
         self.allocate_addresses(kind, value, None).inspect_err(|_| self.release_addresses(kind, value))?;
         let causes = (kind.validate)(value);
@@ -60,6 +61,22 @@ impl ApiServer {
         }
         warnings.extend((kind.warnings)(value));
         Ok(())
+    }
+
+    /// An Ingress without a class gets the one that is marked as the default; without or with several of them, none.
+    fn default_ingress_class(&self, kind: &Kind, value: &mut Value) {
+        let has_class = value["spec"]["ingressClassName"].is_string()
+            || value["metadata"]["annotations"]["kubernetes.io/ingress.class"].is_string();
+        if kind.kind != "Ingress" || has_class {
+            return;
+        }
+        let classes = self.store.list("ingressclasses.networking.k8s.io", None).objects;
+        let is_default =
+            |class: &Value| class["metadata"]["annotations"]["ingressclass.kubernetes.io/is-default-class"] == "true";
+        let mut defaults = classes.iter().filter(|class| is_default(&class.value));
+        if let (Some(only), None) = (defaults.next(), defaults.next()) {
+            value["spec"]["ingressClassName"] = only.value["metadata"]["name"].clone();
+        }
     }
 
     async fn create_prepared(&self, place: &Place, asked: &Asked, value: Value) -> Result<Value, WriteError> {

@@ -4,6 +4,7 @@
 
 use std::cell::Cell;
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::error::Error;
 use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
@@ -11,15 +12,18 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use decide::balancing::{EndpointState, pick, pick_for_client};
+use decide::ingress::Routes;
 use decide::retries;
 use objects::traffic::{self, ConnectionClass, SeriesKey};
 use tokio::sync::{Notify, watch};
 
 use super::access_log::AccessLog;
+use super::certificates::Certificates;
+use super::connection::Tls;
 use super::counts::{OpenConnection, Registry, Series};
 use super::retry_budget::RetryBudget;
 use super::upstream::{Aside, Upstream};
-use crate::config::{Affinity, DataPlaneConfig, Endpoint, PodUid, Service, ServicePort, Speaks};
+use crate::config::{Affinity, Backend, DataPlaneConfig, Endpoint, Ingress, PodUid, Service, ServicePort, Speaks};
 use crate::dns::Names;
 use crate::frames::Drain;
 
@@ -37,6 +41,7 @@ pub(crate) struct Balancer {
     aside: Arc<AtomicUsize>,
     counts: Arc<Registry>,
     access_log: AccessLog,
+    certificates: Arc<Certificates>,
     is_leaving: AtomicBool,
 }
 
@@ -48,6 +53,15 @@ struct Table {
     drains: Vec<Arc<Pod>>,
     names: Arc<Names>,
     metrics: Option<SocketAddr>,
+    ingress: Entries,
+}
+
+/// Where requests from outside come in, and where they go.
+#[derive(Default)]
+struct Entries {
+    http: Option<SocketAddr>,
+    https: Option<SocketAddr>,
+    routes: Routes<Backend>,
 }
 
 struct Port {
@@ -141,6 +155,7 @@ impl Balancer {
             aside,
             counts,
             access_log: AccessLog::default(),
+            certificates: Arc::default(),
             is_leaving: AtomicBool::new(false),
         }
     }
@@ -213,6 +228,28 @@ impl Balancer {
         self.is_leaving.load(Ordering::Relaxed)
     }
 
+    /// Whether requests that come in there are told apart by host and path, and whether with TLS.
+    pub(crate) fn is_ingress(&self, at: SocketAddr) -> Option<Tls> {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        let Entries { http, https, .. } = &table.ingress;
+        if *https == Some(at) { Some(Tls::Yes) } else { (*http == Some(at)).then_some(Tls::No) }
+    }
+
+    /// What is behind a path of a host.
+    pub(crate) fn route(&self, host: &str, path: &str) -> Option<Backend> {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        table.ingress.routes.find(host, path).cloned()
+    }
+
+    /// Counts of requests from outside that no Service had a part in.
+    pub(crate) fn ingress_counts(&self) -> Arc<Series> {
+        self.counts.series(SeriesKey::default(), None)
+    }
+
+    pub(crate) fn certificates(&self) -> &Arc<Certificates> {
+        &self.certificates
+    }
+
     /// Where metrics are shown.
     pub(crate) fn metrics_at(&self) -> Option<SocketAddr> {
         self.table.read().unwrap_or_else(PoisonError::into_inner).metrics
@@ -257,6 +294,9 @@ impl Balancer {
         }
         memory.forget_what_is_gone();
         self.access_log.switch(config.access_log);
+        for error in self.certificates.renew(&config.ingress.certificates) {
+            tracing::warn!("{error}: {}", error.source().map(ToString::to_string).unwrap_or_default());
+        }
         self.version.send_replace(config.version);
     }
 
@@ -276,6 +316,13 @@ impl Balancer {
         let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
         memory.upstreams.values().for_each(|upstream| upstream.close_idle());
         self.counts.forget();
+    }
+}
+
+impl Entries {
+    fn new(ingress: &Ingress) -> Self {
+        let routes = Routes::new(ingress.rules.iter().cloned(), ingress.default.clone());
+        Self { http: ingress.http, https: ingress.https, routes }
     }
 }
 
@@ -343,6 +390,7 @@ impl Memory {
             drains: Vec::new(),
             names: Arc::new(Names::new(config)),
             metrics: config.metrics,
+            ingress: Entries::new(&config.ingress),
         }
     }
 

@@ -9,13 +9,14 @@ use objects::traffic::ConnectionClass;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
+use tokio_rustls::TlsAcceptor;
 
 use super::attempts::{NotTaken, connect};
 use super::balancer::{Balancer, InFlight, Work};
 use super::detect::{Spoken, spoken};
-use super::headers::Origin;
-use super::http;
+use super::headers::{Origin, Scheme};
+use super::http::{self, Entry, Target};
 use super::lent::PodSpeaks;
 use super::metered::Metered;
 use super::prefixed::Prefixed;
@@ -30,6 +31,8 @@ const LONGEST_UNCLEAR: Duration = Duration::from_secs(10);
 /// Servers in a row that may hang up on a silent client before it is hung up on too.
 const MOST_HANG_UPS: u32 = 3;
 
+/// A client may take so long to agree on TLS.
+const LONGEST_HANDSHAKE: Duration = Duration::from_secs(10);
 /// More than most request heads have.
 const FIRST_READ: usize = 1024;
 
@@ -54,6 +57,13 @@ enum Turn {
     Http2(Bytes),
     /// Opaque; some server may be connected already.
     Opaque(Bytes, Option<(TcpStream, InFlight)>),
+}
+
+/// Whether a connection is encrypted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tls {
+    Yes,
+    No,
 }
 
 /// What every connection needs.
@@ -120,9 +130,10 @@ async fn find_out_and_pass(
         () = has_come(&mut leaving, Leaving::Now) => return Err(Ended::Leaving),
     };
     let http_client = |balancer, by_client| {
-        let origin = Origin::new(client.ip(), at);
+        let origin = Origin::new(client.ip(), at, Scheme::Http);
         let pods_speak = pods_speak(speaks, by_client);
-        http::Client { balancer, worker, ip: client.ip(), at, origin, pods_speak, series }
+        let entry = Entry::Service(Target { at, pods_speak, series });
+        http::Client { balancer, worker, ip: client.ip(), origin, entry }
     };
     match turn {
         Turn::Http1(read_already) => {
@@ -146,6 +157,59 @@ async fn find_out_and_pass(
             };
             drop(in_flight);
             passed?;
+        }
+    }
+    Ok(())
+}
+
+/// Serves a connection on which requests for all hosts come in.
+pub(crate) async fn serve_ingress(
+    stream: TcpStream,
+    client: SocketAddr,
+    at: SocketAddr,
+    tls: Tls,
+    serving: Serving,
+    worker: WorkerNumber,
+) {
+    if let Err(error) = pass_to_ingress(stream, client, at, tls, serving, worker).await {
+        tracing::trace!("a connection from {client} to {at} ended: {error}");
+    }
+}
+
+async fn pass_to_ingress(
+    mut stream: TcpStream,
+    client: SocketAddr,
+    at: SocketAddr,
+    tls: Tls,
+    Serving { balancer, leaving }: Serving,
+    worker: WorkerNumber,
+) -> Result<(), Ended> {
+    let mut leaving = leaving.subscribe();
+    let scheme = if tls == Tls::Yes { Scheme::Https } else { Scheme::Http };
+    let origin = Origin::new(client.ip(), at, scheme);
+    let entry = Entry::Ingress(balancer.ingress_counts());
+    let http_client = |balancer| http::Client { balancer, worker, ip: client.ip(), origin, entry };
+    if tls == Tls::Yes {
+        let acceptor = TlsAcceptor::from(balancer.certificates().server_config());
+        let stream = tokio::select! {
+            accepted = timeout(LONGEST_HANDSHAKE, acceptor.accept(stream)) => accepted.map_err(|_| Ended::Silent)??,
+            () = has_come(&mut leaving, Leaving::Now) => return Err(Ended::Leaving),
+        };
+        match stream.get_ref().1.alpn_protocol() {
+            Some(b"h2") => http::serve_http2(stream, http_client(balancer), leaving).await,
+            Some(_) | None => http::serve_http1(stream, http_client(balancer), leaving).await,
+        }
+        return Ok(());
+    }
+    let turn = tokio::select! {
+        turn = wait_for_the_client(&mut stream) => turn?,
+        () = has_come(&mut leaving, Leaving::Now) => return Err(Ended::Leaving),
+    };
+    match turn {
+        Turn::Http2(read) => http::serve_http2(Prefixed::new(read, stream), http_client(balancer), leaving).await,
+        // What is no HTTP is told so.
+        Turn::Http1(read) | Turn::Opaque(read, _) => {
+            http::serve_http1(Prefixed::new(read, stream), http_client(balancer), leaving).await;
         }
     }
     Ok(())

@@ -104,6 +104,10 @@ impl Control {
         let mut tell_traffic = interval(TELL_TRAFFIC_EVERY);
         tell_traffic.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            // Without a keeper, and without the socket at which another finds it, nobody can tell it anything any more.
+            if self.keeper.is_none() && self.adoption.is_none() {
+                return self.end().await;
+            }
             tokio::select! {
                 received = receive(&mut self.keeper) => {
                     if self.hear(received).await == Life::End {
@@ -164,8 +168,7 @@ impl Control {
                 self.keeper = None;
             }
         }
-        // Without a keeper it is this socket that counts: whoever has none is found by no other.
-        if self.keeper.is_none() && self.adoption.is_none() { Life::End } else { Life::GoOn }
+        Life::GoOn
     }
 
     async fn obey(&mut self, payload: Vec<u8>) -> Result<Life, ProxyError> {
@@ -262,9 +265,14 @@ impl Control {
 
     async fn report(&mut self, report: &Report) {
         let Some(keeper) = &mut self.keeper else { return };
-        if let Err(error) = keeper.send(encode(report), Vec::new()).await {
-            tracing::warn!("the keeper's channel broke: {error}");
-            self.keeper = None;
+        match keeper.send(encode(report), Vec::new()).await {
+            Ok(()) => {}
+            // It is gone. What it said before is still to be heard, and then its end.
+            Err(ChannelError::Send { source }) => tracing::debug!("the keeper does not hear: {source}"),
+            Err(error) => {
+                tracing::warn!("the keeper's channel broke: {error}");
+                self.keeper = None;
+            }
         }
     }
 
@@ -403,6 +411,8 @@ impl Accepting {
             self.dns.serve_stream(stream).await;
         } else if self.serving.balancer.metrics_at() == Some(at) {
             metrics::serve(stream, self.serving.balancer).await;
+        } else if let Some(tls) = self.serving.balancer.is_ingress(at) {
+            connection::serve_ingress(stream, client, at, tls, self.serving, open.worker()).await;
         } else {
             connection::serve(stream, client, at, self.serving, open.worker()).await;
         }

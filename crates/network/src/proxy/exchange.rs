@@ -1,5 +1,6 @@
 //! One request and its answer: picked a pod, sent, and sent to another pod while that can do no harm.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use decide::retries::{Broke, Budget, NoRepeat, Repeating, Unanswered, may_be_repeated};
@@ -42,14 +43,15 @@ pub(crate) struct Question {
     pub(crate) body: RequestBody,
 }
 
-/// Sends the request until a pod answers.
+/// Sends a request for the Service's port at `at` until a pod answers.
 pub(crate) async fn exchange(
     client: &Client,
+    at: SocketAddr,
     speaks: PodSpeaks,
     question: Question,
     tally: &mut Tally,
 ) -> Result<(Response<Incoming>, Connection, InFlight), NoAnswer> {
-    let mut attempts = Attempts::new(&client.balancer, client.at, client.ip);
+    let mut attempts = Attempts::new(&client.balancer, at, client.ip);
     let repeating = question.repeating();
     let mut repeats = 0;
     loop {
@@ -65,7 +67,7 @@ pub(crate) async fn exchange(
                 let mut unanswered = Unanswered { broke, repeating, body, repeats, budget: Budget::Left };
                 // Only what may be repeated otherwise costs something.
                 if may_be_repeated(&unanswered).is_ok() && broke == Broke::BeforeTheAnswer {
-                    unanswered.budget = client.balancer.spend_retry(client.at);
+                    unanswered.budget = client.balancer.spend_retry(at);
                 }
                 may_be_repeated(&unanswered).map_err(|reason| NoAnswer::BrokenOff { reason, source })?;
             }

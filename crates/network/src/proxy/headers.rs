@@ -12,6 +12,14 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+/// What else proxies say of a client; whoever sends it here is the client itself.
+const SAID_OF_ORIGINS: [HeaderName; 5] = [
+    HeaderName::from_static("x-forwarded-host"),
+    HeaderName::from_static("x-forwarded-port"),
+    HeaderName::from_static("x-forwarded-server"),
+    HeaderName::from_static("x-forwarded-ssl"),
+    HeaderName::from_static("x-real-ip"),
+];
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
@@ -20,8 +28,25 @@ const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection")
 pub(crate) struct Origin {
     forwarded_for: HeaderValue,
     forwarded: HeaderValue,
+    scheme: Scheme,
     /// Stands in for a missing `Host`, as in HTTP/1.0.
     host: HeaderValue,
+}
+
+/// How a client reaches the proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scheme {
+    Http,
+    Https,
+}
+
+impl Scheme {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
 }
 
 /// Why a request is refused before it reaches a pod.
@@ -36,15 +61,17 @@ pub(crate) enum Refusal {
 }
 
 impl Origin {
-    pub(crate) fn new(client: IpAddr, service: SocketAddr) -> Self {
+    pub(crate) fn new(client: IpAddr, service: SocketAddr, scheme: Scheme) -> Self {
         let client = client.to_canonical();
+        let proto = scheme.name();
         let forwarded = match client {
-            IpAddr::V4(ip) => format!("for={ip};proto=http"),
-            IpAddr::V6(ip) => format!("for=\"[{ip}]\";proto=http"),
+            IpAddr::V4(ip) => format!("for={ip};proto={proto}"),
+            IpAddr::V6(ip) => format!("for=\"[{ip}]\";proto={proto}"),
         };
         Self {
             forwarded_for: written(&client.to_string()),
             forwarded: written(&forwarded),
+            scheme,
             host: written(&service.to_string()),
         }
     }
@@ -79,8 +106,11 @@ pub(crate) fn to_pod(method: &Method, uri: &mut Uri, headers: &mut HeaderMap, or
     }
     use_origin_form(uri, headers, origin);
     join_cookies(headers);
+    for said in SAID_OF_ORIGINS {
+        headers.remove(said);
+    }
     headers.insert(X_FORWARDED_FOR, origin.forwarded_for.clone());
-    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(origin.scheme.name()));
     headers.insert(FORWARDED, origin.forwarded.clone());
     Ok(())
 }
@@ -174,7 +204,7 @@ mod tests {
     use super::*;
 
     fn origin() -> Origin {
-        Origin::new([10, 44, 0, 9].into(), ([10, 45, 0, 1], 80).into())
+        Origin::new([10, 44, 0, 9].into(), ([10, 45, 0, 1], 80).into(), Scheme::Http)
     }
 
     fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -281,8 +311,8 @@ mod tests {
 
     #[test]
     fn version_six_addresses_are_quoted() {
-        let origin = Origin::new("fd00::9".parse().unwrap(), ([10, 45, 0, 1], 80).into());
-        assert_eq!(origin.forwarded, "for=\"[fd00::9]\";proto=http");
+        let origin = Origin::new("fd00::9".parse().unwrap(), ([10, 45, 0, 1], 80).into(), Scheme::Https);
+        assert_eq!(origin.forwarded, "for=\"[fd00::9]\";proto=https");
         assert_eq!(origin.forwarded_for, "fd00::9");
     }
 }

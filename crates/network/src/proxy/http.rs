@@ -14,9 +14,10 @@ use hyper::service::{Service, service_fn};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use objects::traffic::{ConnectionClass, Outcome};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
-use super::access_log::Entry;
+use super::access_log;
 use super::balancer::{Balancer, InFlight};
 use super::bodies::{Borrowed, ReplyBody, Stream};
 use super::connection::{Leaving, has_come};
@@ -25,10 +26,10 @@ use super::exchange::{NoAnswer, Question, exchange};
 use super::headers::{Origin, Refusal, asks_for_upgrade, switching_to_client, to_client, to_http2, to_pod};
 use super::lent::{Connection, PodSpeaks};
 use super::metered::Metered;
-use super::prefixed::Prefixed;
 use super::request_body::RequestBody;
 use super::websocket;
 use super::workers::WorkerNumber;
+use crate::config::Speaks;
 
 /// A client's connection.
 pub(crate) struct Client {
@@ -36,10 +37,24 @@ pub(crate) struct Client {
     /// The thread that serves it.
     pub(crate) worker: WorkerNumber,
     pub(crate) ip: std::net::IpAddr,
-    /// The Service's address that it came in at.
-    pub(crate) at: std::net::SocketAddr,
     pub(crate) origin: Origin,
-    /// How the Service's pods are spoken to for this client.
+    pub(crate) entry: Entry,
+}
+
+/// How a connection came in.
+pub(crate) enum Entry {
+    /// To one port of one Service.
+    Service(Target),
+    /// To all Services that have Ingresses, with counts of what is for none of them.
+    Ingress(Arc<Series>),
+}
+
+/// One port of one Service.
+#[derive(Clone)]
+pub(crate) struct Target {
+    /// One of its addresses.
+    pub(crate) at: std::net::SocketAddr,
+    /// How its pods are spoken to for this client.
     pub(crate) pods_speak: PodSpeaks,
     /// Counts of what no pod had a part in.
     pub(crate) series: Arc<Series>,
@@ -53,9 +68,14 @@ const CONNECTION_WINDOW: u32 = 1 << 20;
 /// All headers of a request over HTTP/2; what HTTP/1 allows is limited by hyper's own 100 headers and 400 kB.
 const LONGEST_HEAD: u32 = 64 << 10;
 
+/// What bytes come and go on.
+pub(crate) trait Io: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Io for S {}
+
 /// Serves a client's HTTP/1.1 connection until it ends, or until its last answer is sent while the proxy leaves.
-pub(crate) async fn serve_http1(io: Prefixed, client: Client, mut leaving: watch::Receiver<Leaving>) {
-    let _open = client.series.open(ConnectionClass::Http1);
+pub(crate) async fn serve_http1(io: impl Io, client: Client, mut leaving: watch::Receiver<Leaving>) {
+    let _open = client.entry.series().open(ConnectionClass::Http1);
     let mut builder = http1::Builder::new();
     builder.auto_date_header(false).header_read_timeout(None);
     let served = builder.serve_connection(TokioIo::new(io), answers(client, Version::HTTP_11, leaving.clone()));
@@ -71,8 +91,8 @@ pub(crate) async fn serve_http1(io: Prefixed, client: Client, mut leaving: watch
 }
 
 /// The same for an HTTP/2 connection and the answers to all its requests.
-pub(crate) async fn serve_http2(io: Prefixed, client: Client, mut leaving: watch::Receiver<Leaving>) {
-    let _open = client.series.open(ConnectionClass::Http2);
+pub(crate) async fn serve_http2(io: impl Io, client: Client, mut leaving: watch::Receiver<Leaving>) {
+    let _open = client.entry.series().open(ConnectionClass::Http2);
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder.timer(TokioTimer::new()).auto_date_header(false).max_concurrent_streams(MOST_STREAMS);
     builder.initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(CONNECTION_WINDOW);
@@ -129,8 +149,21 @@ enum Failure {
     NoAnswer(#[from] NoAnswer),
     #[error(transparent)]
     Refused(#[from] Refusal),
+    #[error(transparent)]
+    NoTarget(#[from] NoTarget),
     #[error("the pod switched protocols without being asked to")]
     UnaskedSwitch,
+}
+
+/// Why a request from outside is for no Service.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+enum NoTarget {
+    #[error("the request names no host")]
+    NoHost,
+    #[error("no rule is about this host and path")]
+    NoRule,
+    #[error("Service {service} is not there or has no such port")]
+    NoService { service: String },
 }
 
 async fn answer(
@@ -139,14 +172,20 @@ async fn answer(
     leaving: &watch::Receiver<Leaving>,
 ) -> Response<ReplyBody> {
     let is_grpc = is_grpc(request.headers());
-    let mut tally = Tally::new(client.series.clone(), request.method(), client.logged(&request));
-    let failure = match ask(client, request, &mut tally).await {
+    let target = client.target(&request);
+    let series = target.as_ref().map_or(client.entry.series(), |target| &target.series);
+    let mut tally = Tally::new(series.clone(), request.method(), client.logged(series, &request));
+    let answered = match &target {
+        Ok(target) => ask(client, target, request, &mut tally).await,
+        Err(no_target) => Err(no_target.clone().into()),
+    };
+    let failure = match answered {
         Ok(answered) => return reply(answered, client, tally, leaving),
         Err(failure) => failure,
     };
     tally.answered(failure.status());
     tally.end_as(failure.outcome());
-    if is_grpc { failure.to_grpc() } else { failure.to_response(client) }
+    if is_grpc { failure.to_grpc() } else { failure.to_response(&client.name_of(target.ok().as_ref())) }
 }
 
 /// A pod's answer, and what it occupies.
@@ -158,19 +197,24 @@ struct Answered {
     upgrade: Option<OnUpgrade>,
 }
 
-async fn ask(client: &Client, mut request: Request<Incoming>, tally: &mut Tally) -> Result<Answered, Failure> {
+async fn ask(
+    client: &Client,
+    target: &Target,
+    mut request: Request<Incoming>,
+    tally: &mut Tally,
+) -> Result<Answered, Failure> {
     let upgrade = asks_for_upgrade(request.headers()).then(|| hyper::upgrade::on(&mut request));
     let (mut head, body) = request.into_parts();
     to_pod(&head.method, &mut head.uri, &mut head.headers, &client.origin)?;
     // An upgrade is possible in HTTP/1.1 only.
-    let speaks = if upgrade.is_some() { PodSpeaks::Http1 } else { client.pods_speak };
+    let speaks = if upgrade.is_some() { PodSpeaks::Http1 } else { target.pods_speak };
     let body = RequestBody::new(body);
     match speaks {
         PodSpeaks::Http1 => to_http1(&mut head.headers, &body),
         PodSpeaks::Http2 => to_http2(&mut head.uri, &mut head.headers)?,
     }
     let question = Question { method: head.method, uri: head.uri, headers: head.headers, body };
-    let (response, connection, in_flight) = exchange(client, speaks, question, tally).await?;
+    let (response, connection, in_flight) = exchange(client, target.at, speaks, question, tally).await?;
     let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     let upgrade = upgrade.filter(|_| switches);
     if switches && upgrade.is_none() {
@@ -273,31 +317,76 @@ fn is_grpc(headers: &HeaderMap) -> bool {
 }
 
 impl Client {
-    fn logged(&self, request: &Request<Incoming>) -> Option<Logged> {
-        let key = &self.series.key;
+    /// Where a request goes.
+    fn target(&self, request: &Request<Incoming>) -> Result<Target, NoTarget> {
+        if let Entry::Service(target) = &self.entry {
+            return Ok(target.clone());
+        }
+        let host = host_of(request).ok_or(NoTarget::NoHost)?;
+        let backend = self.balancer.route(host, request.uri().path()).ok_or(NoTarget::NoRule)?;
+        let no_service = || NoTarget::NoService { service: backend.service.clone() };
+        let at = backend.at.ok_or_else(no_service)?;
+        let series = self.balancer.counts_at(at).ok_or_else(no_service)?;
+        // A browser speaks HTTP/2 because it was offered; that says nothing about the app.
+        let pods_speak = match self.balancer.speaks(at) {
+            Speaks::Http2 => PodSpeaks::Http2,
+            Speaks::Http1 => PodSpeaks::Http1,
+            Speaks::FindOut | Speaks::Opaque if is_grpc(request.headers()) => PodSpeaks::Http2,
+            Speaks::FindOut | Speaks::Opaque => PodSpeaks::Http1,
+        };
+        Ok(Target { at, pods_speak, series })
+    }
+
+    /// What an answer of the proxy's own is about.
+    fn name_of(&self, target: Option<&Target>) -> String {
+        let service = target.and_then(|target| self.balancer.service(target.at));
+        service.map_or_else(|| "Ingress".to_owned(), |service| format!("Service {service}"))
+    }
+
+    fn logged(&self, series: &Series, request: &Request<Incoming>) -> Option<Logged> {
+        let key = &series.key;
         let protocol = if request.version() == Version::HTTP_2 { "HTTP/2" } else { "HTTP/1.1" };
         let make = || {
             let service = format!("{}/{}", key.namespace, key.service);
             let head = (request.method(), request.uri(), request.headers());
-            Entry::new(self.ip, (&service, key.port), protocol, head)
+            access_log::Entry::new(self.ip, (&service, key.port), protocol, head)
         };
         let entry = self.balancer.access_log().entry(make)?;
         Some(Logged { balancer: self.balancer.clone(), entry, status: None, bytes_to_client: 0 })
     }
 }
 
+impl Entry {
+    fn series(&self) -> &Arc<Series> {
+        match self {
+            Self::Service(target) => &target.series,
+            Self::Ingress(series) => series,
+        }
+    }
+}
+
+/// The host that a request is for, without a port.
+fn host_of(request: &Request<Incoming>) -> Option<&str> {
+    if let Some(host) = request.uri().host() {
+        return Some(host);
+    }
+    let host = request.headers().get(header::HOST)?.to_str().ok()?;
+    match host.strip_prefix('[') {
+        Some(_) => host.split_inclusive(']').next(),
+        None => host.split(':').next(),
+    }
+}
+
 impl Failure {
     fn outcome(&self) -> Outcome {
         match self {
-            Self::NoAnswer(_) | Self::UnaskedSwitch => Outcome::NoAnswer,
-            Self::Refused(_) => Outcome::ClientError,
+            Self::NoAnswer(_) | Self::UnaskedSwitch | Self::NoTarget(NoTarget::NoService { .. }) => Outcome::NoAnswer,
+            Self::Refused(_) | Self::NoTarget(NoTarget::NoHost | NoTarget::NoRule) => Outcome::ClientError,
         }
     }
 
-    fn to_response(&self, client: &Client) -> Response<ReplyBody> {
-        let service = client.balancer.service(client.at);
-        let service = service.as_deref().unwrap_or("that was here");
-        let mut response = Response::new(ReplyBody::sentence(format!("Service {service}: {self}\n")));
+    fn to_response(&self, about: &str) -> Response<ReplyBody> {
+        let mut response = Response::new(ReplyBody::sentence(format!("{about}: {self}\n")));
         *response.status_mut() = self.status();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
@@ -323,7 +412,11 @@ impl Failure {
 
     fn status(&self) -> StatusCode {
         match self {
-            Self::NoAnswer(NoAnswer::NotTaken(_)) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoAnswer(NoAnswer::NotTaken(_)) | Self::NoTarget(NoTarget::NoService { .. }) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Self::NoTarget(NoTarget::NoRule) => StatusCode::NOT_FOUND,
+            Self::NoTarget(NoTarget::NoHost) => StatusCode::BAD_REQUEST,
             Self::NoAnswer(NoAnswer::BrokenOff { .. }) | Self::UnaskedSwitch => StatusCode::BAD_GATEWAY,
             Self::Refused(Refusal::SeveralHosts | Refusal::Host) => StatusCode::BAD_REQUEST,
             Self::Refused(Refusal::Connect) => StatusCode::METHOD_NOT_ALLOWED,

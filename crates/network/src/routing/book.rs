@@ -129,6 +129,12 @@ impl Book {
         self.acknowledged.is_some() && self.sent.iter().all(holds)
     }
 
+    /// Whether connections to a listener come to Ingresses under every configuration that may be in use.
+    pub(super) fn is_ingress_at(&self, listener: &Listener) -> bool {
+        let holds = |sent: &Sent| sent.plan.ingress.http.map(Listener::tcp) == Some(*listener);
+        self.acknowledged.is_some() && self.sent.iter().all(holds)
+    }
+
     /// Send a configuration again even if nothing changed, so that refused sockets are tried once more.
     pub(super) fn try_again(&mut self) {
         if self.link == LinkState::UpToDate {

@@ -28,6 +28,7 @@ impl Story {
                 &self.pods.iter().filter(|pod| pod["metadata"]["labels"]["app"] == "demo").collect::<Vec<_>>(),
             )],
             pods: self.pods.clone(),
+            ..Cluster::default()
         };
         self.book.round(&cluster.snapshot(), &self.base, at(second))
     }

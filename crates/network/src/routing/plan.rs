@@ -7,12 +7,14 @@ use std::sync::Arc;
 use decide::balancing::EndpointState;
 use decide::draining::DrainStep;
 use decide::protocol::{Declared, speaks};
-use k8s_openapi::api::core::v1::{Pod, Service, ServicePort};
+use k8s_openapi::api::core::v1::{Pod, Secret, Service, ServicePort};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
+use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use objects::names;
 use objects::pods::{is_ready, is_terminating};
 use objects::selector::matches_map;
 
+use super::ingress::ingress;
 use super::watch::Objects;
 use crate::config::{self, Affinity, Base, DataPlaneConfig, PodUid};
 
@@ -25,6 +27,10 @@ pub(super) struct Snapshot {
     pub(super) services: Objects<Service>,
     pub(super) slices: Objects<EndpointSlice>,
     pub(super) pods: Objects<Pod>,
+    pub(super) ingresses: Objects<Ingress>,
+    pub(super) ingress_classes: Objects<IngressClass>,
+    /// Those that hold certificates.
+    pub(super) secrets: Objects<Secret>,
     /// Where load balancers take connections.
     pub(super) host: Option<IpAddr>,
 }
@@ -39,20 +45,21 @@ pub(super) struct Plan {
     pub(super) states: BTreeMap<PodUid, EndpointState>,
     /// Pods whose long connections are to end now.
     pub(super) end_long: BTreeSet<PodUid>,
+    pub(super) ingress: config::Ingress,
 }
 
 impl Plan {
     pub(super) fn config(&self, version: u64, base: &Base) -> DataPlaneConfig {
-        let (services, end_long) = (self.services.clone(), self.end_long.clone());
+        let (services, end_long, ingress) = (self.services.clone(), self.end_long.clone(), self.ingress.clone());
         let Base { dns, metrics, access_log } = base.clone();
         let mut config =
-            DataPlaneConfig { version, listen: BTreeSet::new(), services, end_long, dns, metrics, access_log };
+            DataPlaneConfig { version, listen: BTreeSet::new(), services, end_long, dns, ingress, metrics, access_log };
         config.listen = config.wanted_listeners();
         config
     }
 
     pub(super) fn sends_the_same_as(&self, other: &Plan) -> bool {
-        self.services == other.services && self.end_long == other.end_long
+        self.services == other.services && self.end_long == other.end_long && self.ingress == other.ingress
     }
 
     /// Services that use a pod at a port where nobody else is ready.
@@ -83,6 +90,7 @@ pub(super) fn plan(snapshot: &Snapshot, leaving: &BTreeMap<PodUid, DrainStep>) -
         plan.add(key, &routes);
     }
     plan.settle_conflicts(&snapshot.services);
+    plan.ingress = ingress(snapshot, &plan.services);
     plan
 }
 

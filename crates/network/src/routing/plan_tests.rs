@@ -9,19 +9,30 @@ pub(in crate::routing) struct Cluster {
     pub(in crate::routing) services: Vec<Value>,
     pub(in crate::routing) slices: Vec<Value>,
     pub(in crate::routing) pods: Vec<Value>,
+    pub(in crate::routing) ingresses: Vec<Value>,
+    pub(in crate::routing) ingress_classes: Vec<Value>,
+    pub(in crate::routing) secrets: Vec<Value>,
 }
 
 impl Cluster {
     pub(in crate::routing) fn snapshot(&self) -> Snapshot {
         let host = Some("192.0.2.1".parse().unwrap());
-        Snapshot { services: read(&self.services), slices: read(&self.slices), pods: read(&self.pods), host }
+        Snapshot {
+            services: read(&self.services),
+            slices: read(&self.slices),
+            pods: read(&self.pods),
+            ingresses: read(&self.ingresses),
+            ingress_classes: read(&self.ingress_classes),
+            secrets: read(&self.secrets),
+            host,
+        }
     }
 }
 
 fn read<K: DeserializeOwned>(values: &[Value]) -> Objects<K> {
     let key = |value: &Value| {
         let metadata = &value["metadata"];
-        format!("{}/{}", metadata["namespace"].as_str().unwrap(), metadata["name"].as_str().unwrap())
+        format!("{}/{}", metadata["namespace"].as_str().unwrap_or_default(), metadata["name"].as_str().unwrap())
     };
     Arc::new(
         values.iter().map(|value| (key(value), Arc::new(serde_json::from_value(value.clone()).unwrap()))).collect(),
@@ -80,6 +91,7 @@ fn check(pods: &[Value], leaving: &[(u8, DrainStep)], expected: &[(&str, Endpoin
         services: vec![service("demo", "10.45.0.7")],
         slices: vec![slice("demo", &pods.iter().collect::<Vec<_>>())],
         pods: pods.to_vec(),
+        ..Cluster::default()
     };
     let plan = plan(&cluster.snapshot(), &leaving.iter().map(|(number, step)| (uid(*number), *step)).collect());
     let endpoints = &plan.services[0].ports[0].endpoints;
@@ -114,8 +126,12 @@ fn a_terminating_pod_has_the_state_of_its_drain() {
 fn what_does_not_fit_together_is_left_out() {
     let (old, mut new) = (pod("demo", 1, "True"), pod("demo", 1, "True"));
     new["metadata"]["uid"] = json!("another");
-    let mut cluster =
-        Cluster { services: vec![service("demo", "10.45.0.7")], slices: vec![slice("demo", &[&old])], pods: vec![new] };
+    let mut cluster = Cluster {
+        services: vec![service("demo", "10.45.0.7")],
+        slices: vec![slice("demo", &[&old])],
+        pods: vec![new],
+        ..Cluster::default()
+    };
     let endpoints =
         |cluster: &Cluster| plan(&cluster.snapshot(), &BTreeMap::new()).services[0].ports[0].endpoints.len();
     assert_eq!(endpoints(&cluster), 0, "the slice is about a pod that had the name before");
@@ -134,6 +150,7 @@ fn a_pod_that_only_its_slice_knows_to_be_leaving_stays_as_a_last_resort() {
         services: vec![service("demo", "10.45.0.7")],
         slices: vec![slice("demo", &[&now])],
         pods: vec![known],
+        ..Cluster::default()
     };
     let plan = plan(&cluster.snapshot(), &BTreeMap::new());
     assert_eq!(plan.services[0].ports[0].endpoints[0].state, EndpointState::Deprioritised);
@@ -162,7 +179,12 @@ fn a_headless_service_answers_with_its_ready_pods() {
     let (one, two) = (pod("db", 1, "True"), pod("db", 2, "False"));
     let mut db = service("db", "None");
     db["spec"]["clusterIPs"] = json!(["None"]);
-    let mut cluster = Cluster { services: vec![db], slices: vec![slice("db", &[&one, &two])], pods: vec![one, two] };
+    let mut cluster = Cluster {
+        services: vec![db],
+        slices: vec![slice("db", &[&one, &two])],
+        pods: vec![one, two],
+        ..Cluster::default()
+    };
     let answers = |cluster: &Cluster| plan(&cluster.snapshot(), &BTreeMap::new()).services[0].answers.clone();
     assert_eq!(answers(&cluster), ["10.44.0.1".parse::<IpAddr>().unwrap()]);
     assert_eq!(plan(&cluster.snapshot(), &BTreeMap::new()).routed[&uid(1)].len(), 1, "that is routing too");
@@ -191,6 +213,7 @@ fn a_pod_is_alone_where_nobody_else_is_ready() {
             services: vec![service("demo", "10.45.0.7"), service("other", "10.45.0.8")],
             slices: vec![slice("demo", &some.iter().collect::<Vec<_>>())],
             pods: some.to_vec(),
+            ..Cluster::default()
         };
         plan(&cluster.snapshot(), &BTreeMap::new()).without_another(&uid(number))
     };

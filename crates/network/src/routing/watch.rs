@@ -22,6 +22,7 @@ pub(super) type Objects<K> = Arc<BTreeMap<String, Arc<K>>>;
 pub(super) struct Cache<K> {
     /// None until the first list has come.
     objects: Mutex<Option<Objects<K>>>,
+    fields: Option<&'static str>,
     changed: Arc<Notify>,
 }
 
@@ -29,9 +30,9 @@ impl<K> Cache<K>
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
 {
-    /// A cache that tells `changed` after each change.
-    pub(super) fn new(changed: Arc<Notify>) -> Self {
-        Self { objects: Mutex::new(None), changed }
+    /// A cache of what a field selector holds, or of everything, that tells `changed` after each change.
+    pub(super) fn new(changed: Arc<Notify>, fields: Option<&'static str>) -> Self {
+        Self { objects: Mutex::new(None), fields, changed }
     }
 
     /// What is known; None until everything was listed once.
@@ -51,12 +52,14 @@ where
 
     /// Comes back only with an error; an expired resourceVersion is one.
     async fn list_and_watch(&self, api: &Api<K>) -> Result<(), kube::Error> {
-        let list = api.list(&ListParams::default()).await?;
+        let list =
+            api.list(&ListParams { field_selector: self.fields.map(str::to_owned), ..ListParams::default() }).await?;
         let mut version = list.metadata.resource_version.unwrap_or_default();
         let listed = list.items.into_iter().map(|object| (key(&object), Arc::new(object))).collect();
         self.replace(listed);
         loop {
-            let mut events = Box::pin(api.watch(&WatchParams::default(), &version).await?);
+            let wanted = WatchParams { field_selector: self.fields.map(str::to_owned), ..WatchParams::default() };
+            let mut events = Box::pin(api.watch(&wanted, &version).await?);
             while let Some(event) = events.try_next().await? {
                 match event {
                     WatchEvent::Added(object) | WatchEvent::Modified(object) => {

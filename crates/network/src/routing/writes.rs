@@ -1,15 +1,20 @@
 //! Writing what follows: conditions of pods, and events on Services. Every write names the object it was decided
 //! for, so that a late one changes nothing.
 
+use std::fmt::Debug;
+
 use jiff::Timestamp;
 use k8s_openapi::api::core;
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference, Pod};
+use k8s_openapi::api::networking::v1::Ingress;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::api::{Patch, PatchParams, PostParams};
-use kube::{Api, Client};
+use kube::{Api, Client, Resource};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::book::{Condition, Transition};
+use super::ingress::IngressStatus;
 use super::load_balancers::BalancerStatus;
 use crate::config::Service;
 use crate::frames::Refused;
@@ -57,20 +62,33 @@ fn patch(condition: &Condition, now: Timestamp) -> Value {
 /// Writes the address of a load balancer to a Service that is still as it was.
 pub(super) async fn write_balancer(client: Client, status: BalancerStatus) -> (BalancerStatus, Written) {
     let services: Api<core::v1::Service> = Api::namespaced(client, &status.namespace);
-    let ingress = status.address.map(|ip| json!({"ip": ip, "ipMode": "VIP"}));
-    let patch = json!({
-        "metadata": {"uid": status.uid, "resourceVersion": status.resource_version},
-        "status": {"loadBalancer": {"ingress": ingress.into_iter().collect::<Vec<_>>()}},
-    });
-    let written = match services.patch_status(&status.name, &PatchParams::default(), &Patch::Merge(patch)).await {
+    let points = status.address.map(|ip| json!({"ip": ip, "ipMode": "VIP"}));
+    let metadata = json!({"uid": status.uid, "resourceVersion": status.resource_version});
+    let written = write_points(&services, &status.name, metadata, points.into_iter().collect()).await;
+    (status, written)
+}
+
+/// Writes where an Ingress is reached, if it is still as it was.
+pub(super) async fn write_ingress(client: Client, status: IngressStatus) -> (IngressStatus, Written) {
+    let ingresses: Api<Ingress> = Api::namespaced(client, &status.namespace);
+    let metadata = json!({"uid": status.uid, "resourceVersion": status.resource_version});
+    let written = write_points(&ingresses, &status.name, metadata, vec![json!({"ip": status.address})]).await;
+    (status, written)
+}
+
+async fn write_points<K>(api: &Api<K>, name: &str, metadata: Value, points: Vec<Value>) -> Written
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
+{
+    let patch = json!({"metadata": metadata, "status": {"loadBalancer": {"ingress": points}}});
+    match api.patch_status(name, &PatchParams::default(), &Patch::Merge(patch)).await {
         Ok(_) => Written::Done,
         Err(kube::Error::Api(refused)) if refused.code == 409 || refused.code == 404 => Written::Stale,
         Err(error) => {
-            tracing::warn!("can't write the status of Service {}/{}: {error}", status.namespace, status.name);
+            tracing::warn!("can't write the status of {} {name}: {error}", K::kind(&()));
             Written::Failed
         }
-    };
-    (status, written)
+    }
 }
 
 /// Tells on a Service that one of its addresses could not be listened on.

@@ -9,6 +9,7 @@ mod dns;
 mod draining;
 mod http;
 mod http2;
+mod ingress;
 mod load;
 mod long;
 mod opaque;

@@ -1,0 +1,142 @@
+//! What Ingresses ask of the data plane, and where they are reached. Pure.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use decide::ingress::{PathType, Rule};
+use k8s_openapi::api::networking::v1::{HTTPIngressPath, Ingress, IngressBackend, IngressTLS};
+use objects::names;
+
+use super::plan::Snapshot;
+use crate::config::{self, Backend, Certificate, Listener};
+
+const HTTP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 80);
+const HTTPS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 443);
+
+/// The class of an Ingress before there were classes as objects.
+const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
+
+/// What all Ingresses of ours ask for together; of two that want the same the older gets it.
+pub(super) fn ingress(snapshot: &Snapshot, services: &[config::Service]) -> config::Ingress {
+    let ours = ours(snapshot);
+    let mut ingress = config::Ingress::default();
+    for one in &ours {
+        let behind = Behind { namespace: one.metadata.namespace.as_deref().unwrap_or_default(), services };
+        ingress.rules.extend(behind.rules(one));
+        let default = one.spec.as_ref().and_then(|spec| spec.default_backend.as_ref());
+        ingress.default = ingress.default.or_else(|| default.and_then(|backend| behind.backend(backend)));
+        let tls = one.spec.iter().flat_map(|spec| spec.tls.iter().flatten());
+        ingress.certificates.extend(tls.filter_map(|tls| certificate(snapshot, behind.namespace, tls)));
+    }
+    ingress.http = (!ours.is_empty()).then_some(HTTP);
+    ingress.https = (!ingress.certificates.is_empty()).then_some(HTTPS);
+    ingress
+}
+
+/// Ingresses of a class that is ours, the oldest first.
+pub(super) fn ours(snapshot: &Snapshot) -> Vec<&Ingress> {
+    let mut ours: Vec<&Ingress> =
+        snapshot.ingresses.values().map(AsRef::as_ref).filter(|one| is_ours(snapshot, one)).collect();
+    ours.sort_by_key(|one| {
+        let metadata = &one.metadata;
+        (metadata.creation_timestamp.as_ref().map(|time| time.0), metadata.namespace.clone(), metadata.name.clone())
+    });
+    ours
+}
+
+fn is_ours(snapshot: &Snapshot, one: &Ingress) -> bool {
+    let named = one.spec.as_ref().and_then(|spec| spec.ingress_class_name.as_deref());
+    let annotated = one.metadata.annotations.as_ref().and_then(|all| all.get(CLASS_ANNOTATION));
+    let Some(class) = named.or(annotated.map(String::as_str)) else { return false };
+    let class = snapshot.ingress_classes.get(&format!("/{class}"));
+    let controller = class.and_then(|class| class.spec.as_ref()?.controller.as_deref());
+    controller == Some(names::INGRESS_CONTROLLER)
+}
+
+/// What the Ingresses of one namespace can lead to.
+struct Behind<'a> {
+    namespace: &'a str,
+    services: &'a [config::Service],
+}
+
+impl Behind<'_> {
+    fn rules(&self, one: &Ingress) -> Vec<Rule<Backend>> {
+        let rules = one.spec.iter().flat_map(|spec| spec.rules.iter().flatten());
+        let paths = rules.flat_map(|rule| {
+            let host = rule.host.clone().unwrap_or_default();
+            let paths = rule.http.iter().flat_map(|http| &http.paths);
+            paths.filter_map(move |path| self.rule(host.clone(), path))
+        });
+        paths.collect()
+    }
+
+    fn rule(&self, host: String, path: &HTTPIngressPath) -> Option<Rule<Backend>> {
+        let path_type = if path.path_type == "Exact" { PathType::Exact } else { PathType::Prefix };
+        let backend = self.backend(&path.backend)?;
+        Some(Rule { host, path: path.path.clone().unwrap_or_else(|| "/".to_owned()), path_type, backend })
+    }
+
+    /// None for what is no Service.
+    fn backend(&self, backend: &IngressBackend) -> Option<Backend> {
+        let wanted = backend.service.as_ref()?;
+        let port = wanted.port.as_ref();
+        let (number, name) =
+            (port.and_then(|port| port.number), port.and_then(|port| port.name.as_deref()).unwrap_or_default());
+        let is_it = |port: &&config::ServicePort| match number {
+            Some(number) => i32::from(port.port) == number,
+            None => port.name == name,
+        };
+        let service = self.services.iter().find(|it| it.namespace == self.namespace && it.name == wanted.name);
+        let at = service.and_then(|service| {
+            let port = service.ports.iter().find(is_it)?;
+            let own = service.answers.iter().find(|ip| service.addresses.contains(ip))?;
+            Some(SocketAddr::new(*own, port.port))
+        });
+        Some(Backend { service: format!("{}/{}", self.namespace, wanted.name), at })
+    }
+}
+
+/// None while there is no such Secret, or no certificate in it.
+fn certificate(snapshot: &Snapshot, namespace: &str, tls: &IngressTLS) -> Option<Certificate> {
+    let key = format!("{namespace}/{}", tls.secret_name.as_deref()?);
+    let data = snapshot.secrets.get(&key)?.data.as_ref()?;
+    let text = |name: &str| String::from_utf8(data.get(name)?.0.clone()).ok();
+    let (chain, private) = (text("tls.crt")?, text("tls.key")?);
+    Some(Certificate { secret: key, hosts: tls.hosts.clone().unwrap_or_default(), chain, key: private })
+}
+
+/// An Ingress whose status says something else than where it is reached.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct IngressStatus {
+    pub(super) namespace: String,
+    pub(super) name: String,
+    pub(super) uid: String,
+    pub(super) resource_version: String,
+    pub(super) address: IpAddr,
+}
+
+/// What is to be written once connections are taken.
+pub(super) fn statuses(snapshot: &Snapshot, is_open: &dyn Fn(&Listener) -> bool) -> BTreeSet<IngressStatus> {
+    let Some(host) = snapshot.host.filter(|_| is_open(&Listener::tcp(HTTP))) else { return BTreeSet::new() };
+    ours(snapshot).into_iter().filter_map(|one| status(one, host)).collect()
+}
+
+fn status(one: &Ingress, host: IpAddr) -> Option<IngressStatus> {
+    let said = one.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+    let said = said.iter().flat_map(|it| it.ingress.iter().flatten()).find_map(|point| point.ip.as_deref());
+    if said == Some(host.to_string().as_str()) {
+        return None;
+    }
+    let metadata = &one.metadata;
+    Some(IngressStatus {
+        namespace: metadata.namespace.clone()?,
+        name: metadata.name.clone()?,
+        uid: metadata.uid.clone()?,
+        resource_version: metadata.resource_version.clone()?,
+        address: host,
+    })
+}
+
+#[cfg(test)]
+#[path = "ingress_tests.rs"]
+mod tests;
