@@ -4,6 +4,8 @@ mod bad_versions;
 mod counted;
 mod engine_killed;
 mod entries;
+mod ingress;
 mod inside;
+mod replaced;
 mod rolling;
 mod scaling;

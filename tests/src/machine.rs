@@ -78,6 +78,12 @@ impl Machine {
     /// `segue up --detach` with `more` arguments, which may override its usual ones.
     #[must_use]
     pub fn try_up(&self, more: &[&str]) -> Said {
+        self.try_up_of(&built("segue"), more)
+    }
+
+    /// The same with another build of segue.
+    #[must_use]
+    pub fn try_up_of(&self, program: &Path, more: &[&str]) -> Said {
         let mut arguments =
             vec!["--listen", LISTEN, "--pod-cidr", POD_CIDR, "--service-cidr", SERVICE_CIDR, "--mirror", MIRROR];
         for pair in more.chunks(2) {
@@ -86,7 +92,7 @@ impl Machine {
             let usual = usual.unwrap_or_else(|| panic!("{option} is not a usual argument"));
             arguments[usual + 1] = value;
         }
-        run(self.segue("up").arg("--detach").args(arguments), "")
+        run(self.segue_of(program, "up").arg("--detach").args(arguments), "")
     }
 
     /// `segue down`, which must succeed and leave nothing behind but the data directory.
@@ -98,7 +104,11 @@ impl Machine {
     /// `segue COMMAND --data-dir …` on this machine, for more arguments.
     #[must_use]
     pub fn segue(&self, command: &str) -> Command {
-        let mut segue = self.namespace.command(built("segue"));
+        self.segue_of(&built("segue"), command)
+    }
+
+    fn segue_of(&self, program: &Path, command: &str) -> Command {
+        let mut segue = self.namespace.command(program);
         segue.args(command.split(' ')).arg("--data-dir").arg(self.data_dir());
         segue
     }

@@ -207,14 +207,7 @@ impl DataPlaneConfig {
         });
         let of_metrics = self.metrics.map(Listener::tcp);
         let of_ingress = [self.ingress.http, self.ingress.https].into_iter().flatten().map(Listener::tcp);
-        let mut all: BTreeSet<Listener> = of_services.chain(of_dns).chain(of_metrics).chain(of_ingress).collect();
-        // A socket on every address takes the connections of each, and the kernel allows no other beside it.
-        let on_every: BTreeSet<u16> =
-            all.iter().filter(|it| it.is_on_every_address()).map(|it| it.address.port()).collect();
-        all.retain(|it| {
-            it.transport == Transport::Udp || it.is_on_every_address() || !on_every.contains(&it.address.port())
-        });
-        all
+        of_services.chain(of_dns).chain(of_metrics).chain(of_ingress).collect()
     }
 }
 

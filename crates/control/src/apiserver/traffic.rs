@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::answer::{self, Form, Included};
 use super::list::{Selection, revision_number};
-use super::watch::{View, end};
+use super::watch::{InitialEnd, View, check_initial_events, end};
 use super::{Answer, ApiServer, Asked, Place, refusals};
 
 /// The shortest time between two looks for a watch.
@@ -62,11 +62,15 @@ impl ApiServer {
 
     pub(super) fn watch_traffic(&self, place: Place, asked: &Asked) -> Answer {
         let view = View::wanted(&place, asked)?;
+        let initial = asked.query.get("sendInitialEvents");
+        check_initial_events(initial, asked.query.get("resourceVersionMatch"))?;
         let changes = self.traffic.changes();
         let seen = *changes.borrow();
         let known = match revision_number(asked)? {
             // A client that has seen this state wants only what follows.
-            Some(revision) if revision == seen && revision > 0 => self.by_name(&place, since(&place, asked)?),
+            Some(revision) if revision == seen && revision > 0 && initial != Some("true") => {
+                self.by_name(&place, since(&place, asked)?)
+            }
             Some(_) | None => BTreeMap::new(),
         };
         let follow = Follow {
@@ -76,6 +80,7 @@ impl ApiServer {
             view,
             changes,
             known,
+            end_of_initial: (initial == Some("true")).then_some(InitialEnd::Bookmark),
             ends: end(asked)?,
             look_at: Instant::now(),
         };
@@ -177,6 +182,8 @@ struct Follow {
     changes: watch::Receiver<u64>,
     /// As they were told last.
     known: BTreeMap<String, Value>,
+    /// Set until the client was told that it has seen what was there at first, if it wants that.
+    end_of_initial: Option<InitialEnd>,
     ends: Instant,
     look_at: Instant,
 }
@@ -211,6 +218,9 @@ impl Follow {
             text.extend(self.view.event("DELETED", gone));
         }
         self.known = now;
+        if let Some(end) = self.end_of_initial.take() {
+            text.extend(self.view.bookmark(*self.changes.borrow(), end));
+        }
         text
     }
 }

@@ -95,14 +95,14 @@ enum Start {
 
 /// Whether the client is told that it has seen the initial state.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum InitialEnd {
+pub(super) enum InitialEnd {
     Bookmark,
     Silent,
 }
 
 const MATCH: &str = "resourceVersionMatch";
 
-fn check_initial_events(initial: Option<&str>, matching: Option<&str>) -> Result<(), Failure> {
+pub(super) fn check_initial_events(initial: Option<&str>, matching: Option<&str>) -> Result<(), Failure> {
     match (initial, matching) {
         (None, None) | (Some(_), Some("NotOlderThan")) => Ok(()),
         (None, Some(_)) => Err(misuse(refusals::forbidden_option(
@@ -193,7 +193,7 @@ impl View {
         line(kind, &answer::object(self.kind, value, self.form, self.included))
     }
 
-    fn bookmark(&self, revision: u64, end: InitialEnd) -> Vec<u8> {
+    pub(super) fn bookmark(&self, revision: u64, end: InitialEnd) -> Vec<u8> {
         let mut metadata = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
         if end == InitialEnd::Bookmark {
             metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});

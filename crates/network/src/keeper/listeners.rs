@@ -52,7 +52,8 @@ impl Listeners {
     }
 
     fn open_one(&mut self, listener: Listener) -> bool {
-        match open(listener) {
+        let beside = if self.overlaps(listener) { Beside::Ours } else { Beside::Nothing };
+        match open(listener, beside) {
             Ok(socket) => {
                 self.open.insert(listener, socket);
                 true
@@ -66,7 +67,27 @@ impl Listeners {
     }
 }
 
-fn open(listener: Listener) -> io::Result<OwnedFd> {
+impl Listeners {
+    /// Whether a socket on every address and one on a single address would share a port.
+    fn overlaps(&self, listener: Listener) -> bool {
+        let shares = |open: &Listener| {
+            open.transport == listener.transport
+                && open.address.port() == listener.address.port()
+                && open.is_on_every_address() != listener.is_on_every_address()
+        };
+        self.open.keys().any(shares)
+    }
+}
+
+/// What a socket has to get along with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Beside {
+    Nothing,
+    /// One of ours at the same port: the kernel gives connections to the one with the more exact address.
+    Ours,
+}
+
+fn open(listener: Listener, beside: Beside) -> io::Result<OwnedFd> {
     let family = match listener.address {
         std::net::SocketAddr::V4(_) => AddressFamily::INET,
         std::net::SocketAddr::V6(_) => AddressFamily::INET6,
@@ -80,7 +101,13 @@ fn open(listener: Listener) -> io::Result<OwnedFd> {
             sockopt::set_tcp_nodelay(&socket, true)?;
             sockopt::set_socket_keepalive(&socket, true)?;
             sockopt::set_tcp_keepidle(&socket, SILENT_CLIENT)?;
+            // Sockets that may share a port must both say so; saying it only after the bind finds out whoever else
+            // is there.
+            if beside == Beside::Ours {
+                sockopt::set_socket_reuseport(&socket, true)?;
+            }
             bind(&socket, &listener.address)?;
+            sockopt::set_socket_reuseport(&socket, true)?;
             listen(&socket, BACKLOG)?;
             Ok(socket)
         }
@@ -116,5 +143,31 @@ mod tests {
         assert!(listeners.open_and_close(&[in_use].into()).is_empty());
         assert_eq!(listeners.all(), [in_use]);
         std::net::TcpListener::bind(free.address).unwrap();
+    }
+
+    #[test]
+    fn a_socket_on_every_address_stands_beside_those_on_one() {
+        let port = std::net::TcpListener::bind("127.77.0.2:0").unwrap().local_addr().unwrap().port();
+        let one = Listener::tcp(SocketAddr::from(([127, 77, 0, 2], port)));
+        let every = Listener::tcp(SocketAddr::from(([0, 0, 0, 0], port)));
+        let other = Listener::tcp(SocketAddr::from(([127, 77, 0, 3], port)));
+        let mut listeners = Listeners::default();
+        assert_eq!(listeners.open_and_close(&[one].into()), [one]);
+        assert_eq!(listeners.open_and_close(&[one, every].into()), [every]);
+        assert_eq!(listeners.open_and_close(&[one, every, other].into()), [other]);
+        let accepted = |listener: Listener| {
+            let _client = std::net::TcpStream::connect_timeout(&listener.address, std::time::Duration::from_secs(5));
+            listeners
+                .open
+                .iter()
+                .filter_map(|(at, socket)| rustix::net::accept(socket).is_ok().then_some(*at))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(accepted(one), vec![one]);
+        assert_eq!(accepted(other), vec![other]);
+        assert_eq!(accepted(tcp(port)), vec![every]);
+        let mut strangers = Listeners::default();
+        assert!(strangers.open_and_close(&[every].into()).is_empty(), "another's socket is noticed");
+        assert!(strangers.open_and_close(&[one].into()).is_empty());
     }
 }

@@ -268,7 +268,7 @@ fn of_two_services_that_want_one_place_the_older_has_it_and_a_cluster_address_is
 }
 
 #[test]
-fn a_node_port_takes_the_place_of_sockets_at_single_addresses() {
+fn a_node_port_stands_beside_sockets_at_single_addresses() {
     let mut node = service("node", "10.45.0.7");
     node["spec"]["type"] = json!("NodePort");
     node["spec"]["ports"] = json!([{"port": 80, "nodePort": 30001}]);
@@ -277,5 +277,5 @@ fn a_node_port_takes_the_place_of_sockets_at_single_addresses() {
     let cluster = Cluster { services: vec![node, other], ..Cluster::default() };
     let config = plan(&cluster.snapshot(), &BTreeMap::new()).config(1, &Base::default());
     let listen: Vec<_> = config.listen.iter().map(ToString::to_string).collect();
-    assert_eq!(listen, ["TCP 0.0.0.0:30001", "TCP 10.45.0.7:80", "TCP 10.45.0.8:81"]);
+    assert_eq!(listen, ["TCP 0.0.0.0:30001", "TCP 10.45.0.7:80", "TCP 10.45.0.8:81", "TCP 10.45.0.8:30001"]);
 }

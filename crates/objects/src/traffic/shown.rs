@@ -261,7 +261,8 @@ fn versions(series: &[Series]) -> Vec<VersionTraffic> {
             .collect();
         VersionTraffic { version: version.to_owned(), pods: pods.len() as u64, totals: Totals::of(&counts) }
     };
-    with_traffic.map(of_version).collect()
+    // What no pod got is a version of its own only if it is requests; connections are among the totals.
+    with_traffic.map(of_version).filter(|it| !it.version.is_empty() || it.totals.requests > 0).collect()
 }
 
 fn pods(series: &[Series]) -> Vec<PodTraffic> {
