@@ -14,12 +14,13 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::proxy::Balancer;
-use answer::{Reply, Via, answer, failure};
+use answer::{Question, Reply, Via, answer};
 use forward::{ask, read_message, write_message};
 pub(crate) use names::Names;
 
 /// Queries that wait for other resolvers at one time, each with a socket and at most 64 KiB.
 const MOST_FORWARDED: usize = 256;
+
 /// How long a stream may stay open without a query.
 const LONGEST_STREAM_PAUSE: Duration = Duration::from_secs(10);
 /// Longest query over UDP that is read; EDNS clients send no more.
@@ -50,10 +51,10 @@ impl Server {
             match answer(&self.balancer.names(), &query[..length], Via::Datagram) {
                 Reply::Answer(bytes) => send(&socket, &bytes, client).await,
                 Reply::Ignore => {}
-                Reply::AskOthers => {
-                    let (server, socket, query) = (self.clone(), socket.clone(), query[..length].to_vec());
+                Reply::AskOthers(question) => {
+                    let (server, socket) = (self.clone(), socket.clone());
                     tokio::spawn(async move {
-                        if let Some(bytes) = server.ask_others(&query, Via::Datagram).await {
+                        if let Some(bytes) = server.ask_others(*question).await {
                             send(&socket, &bytes, client).await;
                         }
                     });
@@ -67,7 +68,7 @@ impl Server {
         while let Ok(Ok(query)) = timeout(LONGEST_STREAM_PAUSE, read_message(&mut stream)).await {
             let bytes = match answer(&self.balancer.names(), &query, Via::Stream) {
                 Reply::Answer(bytes) => Some(bytes),
-                Reply::AskOthers => self.ask_others(&query, Via::Stream).await,
+                Reply::AskOthers(question) => self.ask_others(*question).await,
                 Reply::Ignore => None,
             };
             let Some(bytes) = bytes else { return };
@@ -77,15 +78,15 @@ impl Server {
         }
     }
 
-    async fn ask_others(&self, query: &[u8], via: Via) -> Option<Vec<u8>> {
-        if let Ok(_permit) = self.forwarded.try_acquire()
-            && let Some(bytes) = ask(&self.balancer.names().dns.forward_to, query, via).await
-        {
-            return Some(bytes);
-        }
-        match failure(query, via) {
+    async fn ask_others(&self, question: Question) -> Option<Vec<u8>> {
+        let resolvers = self.balancer.names().dns.forward_to.clone();
+        let theirs = match self.forwarded.try_acquire() {
+            Ok(_permit) => ask(&resolvers, question.bytes(), question.via()).await,
+            Err(_) => None,
+        };
+        match question.answered(theirs) {
             Reply::Answer(bytes) => Some(bytes),
-            Reply::AskOthers | Reply::Ignore => None,
+            Reply::AskOthers(_) | Reply::Ignore => None,
         }
     }
 }
