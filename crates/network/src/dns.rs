@@ -2,24 +2,24 @@
 //! configuration in force, every other name from the host's resolvers.
 
 mod answer;
+mod cache;
 mod forward;
+mod layout;
 mod names;
+mod resolver;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpStream, UdpSocket};
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::proxy::Balancer;
 use answer::{Question, Reply, Via, answer};
-use forward::{ask, read_message, write_message};
+use forward::Forwarder;
 pub(crate) use names::Names;
-
-/// Queries that wait for other resolvers at one time, each with a socket and at most 64 KiB.
-const MOST_FORWARDED: usize = 256;
+use resolver::{read_message, write_message};
 
 /// How long a stream may stay open without a query.
 const LONGEST_STREAM_PAUSE: Duration = Duration::from_secs(10);
@@ -29,12 +29,12 @@ const LONGEST_QUERY: usize = 4096;
 /// Answers queries.
 pub(crate) struct Server {
     balancer: Arc<Balancer>,
-    forwarded: Semaphore,
+    forwarder: Arc<Forwarder>,
 }
 
 impl Server {
     pub(crate) fn new(balancer: Arc<Balancer>) -> Self {
-        Self { balancer, forwarded: Semaphore::new(MOST_FORWARDED) }
+        Self { balancer, forwarder: Arc::new(Forwarder::new()) }
     }
 
     /// Whether DNS is served at this address.
@@ -80,10 +80,7 @@ impl Server {
 
     async fn ask_others(&self, question: Question) -> Option<Vec<u8>> {
         let resolvers = self.balancer.names().dns.forward_to.clone();
-        let theirs = match self.forwarded.try_acquire() {
-            Ok(_permit) => ask(&resolvers, question.bytes(), question.via()).await,
-            Err(_) => None,
-        };
+        let theirs = self.forwarder.ask(&resolvers, question.bytes(), question.via()).await;
         match question.answered(theirs) {
             Reply::Answer(bytes) => Some(bytes),
             Reply::AskOthers(_) | Reply::Ignore => None,

@@ -194,13 +194,68 @@ async fn a_service_outside_is_followed_to_what_resolvers_say_of_it() {
         .to_vec();
     plane.serve_dns(vec![resolver.address]).await;
     let server = plane.config.dns.listen[0];
-    let known = ask(server, "known.production.svc.cluster.local.").await;
-    assert_eq!(
-        shown(&known.answers),
-        ["known.production.svc.cluster.local. known.example.com.", "known.example.com. 192.0.2.1"]
-    );
-    let missing = ask(server, "missing.production.svc.cluster.local.").await;
-    assert_eq!(missing.metadata.response_code, ResponseCode::NXDomain);
-    assert_eq!(shown(&missing.answers), ["missing.production.svc.cluster.local. missing.example.com."]);
+    for _ in 0..2 {
+        let known = ask(server, "known.production.svc.cluster.local.").await;
+        assert_eq!(
+            shown(&known.answers),
+            ["known.production.svc.cluster.local. known.example.com.", "known.example.com. 192.0.2.1"]
+        );
+        let missing = ask(server, "missing.production.svc.cluster.local.").await;
+        assert_eq!(missing.metadata.response_code, ResponseCode::NXDomain);
+        assert_eq!(shown(&missing.answers), ["missing.production.svc.cluster.local. missing.example.com."]);
+    }
     assert_eq!(resolver.times_asked(), 2, "each target once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_resolvers_said_is_not_asked_again_but_what_they_failed_at_is() {
+    let mut plane = Plane::start().await;
+    let resolver = Resolver::start().await;
+    plane.serve_dns(vec![resolver.address]).await;
+    let server = plane.config.dns.listen[0];
+    for text in ["known.example.com.", "KNOWN.example.com."] {
+        let answer = ask(server, text).await;
+        assert!(answer.answers[0].ttl <= 60);
+        assert_eq!(answer.answers[0].data.to_string(), "192.0.2.1");
+    }
+    assert_eq!(resolver.times_asked(), 1);
+    for text in ["missing.example.com.", "Missing.Example.com."] {
+        assert_eq!(ask(server, text).await.metadata.response_code, ResponseCode::NXDomain);
+    }
+    assert_eq!(resolver.times_asked(), 2);
+    for _ in 0..2 {
+        let answer = ask(server, "failing.example.com.").await;
+        assert_eq!(answer.metadata.response_code, ResponseCode::ServFail);
+    }
+    assert_eq!(resolver.times_asked(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_many_ask_at_one_time_is_asked_once() {
+    let mut plane = Plane::start().await;
+    plane.route(&[(2, Ready)]).await;
+    let resolver = Resolver::start().await;
+    resolver.answers.forget_permits(1000);
+    plane.serve_dns(vec![resolver.address]).await;
+    let clients = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    clients.connect(plane.config.dns.listen[0]).await.unwrap();
+    for id in 1..=20 {
+        let mut query = query("known.example.com.", RecordType::A);
+        query.metadata.id = id;
+        clients.send(&query.to_vec().unwrap()).await.unwrap();
+    }
+    // Queries are taken up in their order, so all of those are known to the proxy when this one is answered.
+    let last = query("demo-app.production.svc.cluster.local.", RecordType::A);
+    clients.send(&last.to_vec().unwrap()).await.unwrap();
+    assert_eq!(receive(&clients).await.metadata.id, last.metadata.id);
+    resolver.answers.add_permits(20);
+    let mut answered = Vec::new();
+    for _ in 1..=20 {
+        let answer = receive(&clients).await;
+        assert_eq!(answer.answers[0].data.to_string(), "192.0.2.1");
+        answered.push(answer.metadata.id);
+    }
+    answered.sort_unstable();
+    assert_eq!(answered, (1..=20).collect::<Vec<u16>>());
+    assert_eq!(resolver.times_asked(), 1);
 }
