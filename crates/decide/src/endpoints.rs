@@ -67,7 +67,7 @@ fn endpoint(service: &ServiceSpec, service_name: &str, pod: &Pod) -> Endpoint {
             serving: Some(serving),
             terminating: Some(terminating),
         }),
-        hostname: spec.filter(|_| in_subdomain).and_then(|spec| spec.hostname.clone()),
+        hostname: spec.filter(|_| in_subdomain).and_then(|spec| spec.hostname.clone()).filter(|it| !it.is_empty()),
         node_name: spec.and_then(|spec| spec.node_name.clone()),
         target_ref: Some(ObjectReference {
             kind: Some("Pod".to_owned()),

@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use decide::balancing::EndpointState;
 use decide::ingress;
 pub use decide::protocol::Speaks;
+use objects::ranges::Range;
 use serde::{Deserialize, Serialize};
 
 /// Every address of this machine.
@@ -21,6 +22,9 @@ pub struct DataPlaneConfig {
     /// Every socket to listen on.
     pub listen: BTreeSet<Listener>,
     pub services: Vec<Service>,
+    /// Services that only give a name outside another name.
+    #[serde(default)]
+    pub aliases: Vec<Alias>,
     /// Withdrawn pods whose long connections are to end now.
     #[serde(default)]
     pub end_long: BTreeSet<PodUid>,
@@ -72,7 +76,7 @@ impl fmt::Display for Listener {
 }
 
 /// A Service, as far as traffic goes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Service {
     pub namespace: String,
     pub name: String,
@@ -81,9 +85,42 @@ pub struct Service {
     pub addresses: Vec<IpAddr>,
     /// Addresses that its DNS name stands for: its own, or its pods' when it is headless.
     pub answers: Vec<IpAddr>,
+    /// Its endpoints that have a hostname, each a name below its own.
+    #[serde(default)]
+    pub hosts: Vec<Host>,
+    /// Its ports that have a name, of every protocol.
+    #[serde(default)]
+    pub named_ports: Vec<NamedPort>,
     #[serde(default)]
     pub affinity: Affinity,
     pub ports: Vec<ServicePort>,
+}
+
+/// The hostname of an endpoint. Several may share one.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Host {
+    pub hostname: String,
+    pub ip: IpAddr,
+}
+
+/// A port that clients look up by its name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamedPort {
+    pub name: String,
+    /// `tcp`, `udp` or `sctp`.
+    pub protocol: String,
+    pub port: u16,
+    /// The endpoints that have it, when the Service is headless; else it is at the Service's own addresses.
+    pub endpoints: Vec<IpAddr>,
+}
+
+/// A Service of type ExternalName.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Alias {
+    pub namespace: String,
+    pub name: String,
+    /// The name it stands for.
+    pub target: String,
 }
 
 /// Whether a client comes to the same pod again.
@@ -195,6 +232,9 @@ pub struct Dns {
     pub domain: String,
     /// Resolvers that are asked for every other name, in this order.
     pub forward_to: Vec<SocketAddr>,
+    /// Addresses that nobody else knows names of: those that pods and Services are given.
+    #[serde(default)]
+    pub ranges: Vec<Range>,
 }
 
 impl DataPlaneConfig {
@@ -221,6 +261,12 @@ impl Service {
     pub fn addresses_of(&self, port: &ServicePort) -> impl Iterator<Item = SocketAddr> {
         let own = self.addresses.iter().map(|ip| SocketAddr::new(*ip, port.port));
         own.chain(port.node_port.map(|number| SocketAddr::new(ANY_ADDRESS, number)))
+    }
+
+    /// Whether it has no address of its own.
+    #[must_use]
+    pub fn is_headless(&self) -> bool {
+        self.addresses.is_empty()
     }
 
     /// `namespace/name`.

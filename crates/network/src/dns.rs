@@ -2,24 +2,25 @@
 //! configuration in force, every other name from the host's resolvers.
 
 mod answer;
+mod cache;
 mod forward;
+mod layout;
 mod names;
+mod resolver;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpStream, UdpSocket};
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::proxy::Balancer;
-use answer::{Reply, Via, answer, failure};
-use forward::{ask, read_message, write_message};
+use answer::{Question, Reply, Via, answer};
+use forward::Forwarder;
 pub(crate) use names::Names;
+use resolver::{read_message, write_message};
 
-/// Queries that wait for other resolvers at one time, each with a socket and at most 64 KiB.
-const MOST_FORWARDED: usize = 256;
 /// How long a stream may stay open without a query.
 const LONGEST_STREAM_PAUSE: Duration = Duration::from_secs(10);
 /// Longest query over UDP that is read; EDNS clients send no more.
@@ -28,12 +29,12 @@ const LONGEST_QUERY: usize = 4096;
 /// Answers queries.
 pub(crate) struct Server {
     balancer: Arc<Balancer>,
-    forwarded: Semaphore,
+    forwarder: Arc<Forwarder>,
 }
 
 impl Server {
     pub(crate) fn new(balancer: Arc<Balancer>) -> Self {
-        Self { balancer, forwarded: Semaphore::new(MOST_FORWARDED) }
+        Self { balancer, forwarder: Arc::new(Forwarder::new()) }
     }
 
     /// Whether DNS is served at this address.
@@ -50,10 +51,10 @@ impl Server {
             match answer(&self.balancer.names(), &query[..length], Via::Datagram) {
                 Reply::Answer(bytes) => send(&socket, &bytes, client).await,
                 Reply::Ignore => {}
-                Reply::AskOthers => {
-                    let (server, socket, query) = (self.clone(), socket.clone(), query[..length].to_vec());
+                Reply::AskOthers(question) => {
+                    let (server, socket) = (self.clone(), socket.clone());
                     tokio::spawn(async move {
-                        if let Some(bytes) = server.ask_others(&query, Via::Datagram).await {
+                        if let Some(bytes) = server.ask_others(*question).await {
                             send(&socket, &bytes, client).await;
                         }
                     });
@@ -67,7 +68,7 @@ impl Server {
         while let Ok(Ok(query)) = timeout(LONGEST_STREAM_PAUSE, read_message(&mut stream)).await {
             let bytes = match answer(&self.balancer.names(), &query, Via::Stream) {
                 Reply::Answer(bytes) => Some(bytes),
-                Reply::AskOthers => self.ask_others(&query, Via::Stream).await,
+                Reply::AskOthers(question) => self.ask_others(*question).await,
                 Reply::Ignore => None,
             };
             let Some(bytes) = bytes else { return };
@@ -77,15 +78,12 @@ impl Server {
         }
     }
 
-    async fn ask_others(&self, query: &[u8], via: Via) -> Option<Vec<u8>> {
-        if let Ok(_permit) = self.forwarded.try_acquire()
-            && let Some(bytes) = ask(&self.balancer.names().dns.forward_to, query, via).await
-        {
-            return Some(bytes);
-        }
-        match failure(query, via) {
+    async fn ask_others(&self, question: Question) -> Option<Vec<u8>> {
+        let resolvers = self.balancer.names().dns.forward_to.clone();
+        let theirs = self.forwarder.ask(&resolvers, question.bytes(), question.via()).await;
+        match question.answered(theirs) {
             Reply::Answer(bytes) => Some(bytes),
-            Reply::AskOthers | Reply::Ignore => None,
+            Reply::AskOthers(_) | Reply::Ignore => None,
         }
     }
 }

@@ -4,8 +4,11 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 /// A range of IPv4 addresses, e.g. `10.44.0.0/16`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct Range {
     first: Ipv4Addr,
     /// Bits that all its addresses share, 0 to 32.
@@ -42,6 +45,12 @@ impl Range {
     #[must_use]
     pub fn first(self) -> Ipv4Addr {
         self.first
+    }
+
+    /// How many bits all its addresses share.
+    #[must_use]
+    pub fn length(self) -> u8 {
+        self.length
     }
 
     /// The offset of the range's last address from its first.
@@ -94,6 +103,20 @@ impl FromStr for Range {
     }
 }
 
+impl TryFrom<String> for Range {
+    type Error = RangeError;
+
+    fn try_from(text: String) -> Result<Self, RangeError> {
+        text.parse()
+    }
+}
+
+impl From<Range> for String {
+    fn from(range: Range) -> Self {
+        range.to_string()
+    }
+}
+
 impl fmt::Display for Range {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{}/{}", self.first, self.length)
@@ -116,6 +139,9 @@ mod tests {
         for text in ["", "10.44.0.0", "10.44.0.0/33", "10.44.0.0/-1", "fd00::/8", "10.44/16"] {
             assert!(matches!(text.parse::<Range>(), Err(RangeError::NotARange { .. })), "{text}");
         }
+        let written = serde_json::to_string(&range("10.44.0.0/16")).unwrap();
+        assert_eq!(written, "\"10.44.0.0/16\"");
+        assert_eq!(serde_json::from_str::<Range>(&written).unwrap(), range("10.44.0.0/16"));
         let error = "10.44.3.0/16".parse::<Range>().unwrap_err();
         assert_eq!(error.to_string(), "\"10.44.3.0/16\" is not the first address of its range; 10.44.0.0/16 is");
     }

@@ -328,6 +328,7 @@ fn routing_settings(
                 listen: vec![(dns, DNS_PORT).into()],
                 domain: CLUSTER_DOMAIN.to_owned(),
                 forward_to: resolvers(&fs::read_to_string(RESOLV_CONF).unwrap_or_default()),
+                ranges: vec![options.pod_cidr, options.service_cidr],
             },
             metrics: Some((dns, METRICS_PORT).into()),
             access_log: options.access_log,

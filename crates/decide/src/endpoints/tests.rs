@@ -133,6 +133,21 @@ fn services_that_others_fill_are_left_alone() {
 }
 
 #[test]
+fn a_hostname_is_its_subdomains() {
+    let table = [
+        (json!({"hostname": "web-0", "subdomain": "web"}), Some("web-0")),
+        (json!({"hostname": "web-0", "subdomain": "other"}), None),
+        (json!({"hostname": "web-0"}), None),
+        (json!({"subdomain": "web"}), None),
+        (json!({"hostname": "", "subdomain": "web"}), None),
+    ];
+    for (spec, expected) in table {
+        let slices = slices(&service(json!({})), &[pod("p", json!({"spec": spec}))]);
+        assert_eq!(slices[0].endpoints.as_ref().unwrap()[0].hostname.as_deref(), expected, "{spec}");
+    }
+}
+
+#[test]
 fn a_headless_service_says_so() {
     let slices = slices(&service(json!({"spec": {"clusterIP": "None"}})), &[]);
     assert_eq!(slices[0].metadata.labels.as_ref().unwrap()["service.kubernetes.io/headless"], "");

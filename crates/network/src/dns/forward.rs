@@ -1,72 +1,104 @@
-//! Asking the host's resolvers for names that are not ours. Queries and answers pass as they are.
+//! Asking the host's resolvers for names that are not ours: once for all who ask the same at one time, and not again
+//! while their answer holds.
 
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::Duration;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpStream, UdpSocket};
-use tokio::time::timeout;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::Instant;
 
 use super::answer::Via;
+use super::cache::{Cache, Key};
+use super::layout::Layout;
+use super::resolver;
 
-/// A resolver that has not answered by then is passed over. Clients give up after 5 seconds.
-const LONGEST_ANSWER: Duration = Duration::from_secs(2);
-/// The largest datagram there is.
-const LARGEST_DATAGRAM: usize = 64 << 10;
+/// Queries that wait for resolvers at one time, each with a socket and at most 64 KiB.
+const MOST_FORWARDED: usize = 256;
 
-/// The first answer that a resolver gives; None when none does.
-pub(super) async fn ask(resolvers: &[SocketAddr], query: &[u8], via: Via) -> Option<Vec<u8>> {
-    for resolver in resolvers {
-        let asked = match via {
-            Via::Datagram => timeout(LONGEST_ANSWER, ask_by_datagram(*resolver, query)).await,
-            Via::Stream => timeout(LONGEST_ANSWER, ask_by_stream(*resolver, query)).await,
+/// Queries to resolvers, and what they answered.
+pub(super) struct Forwarder {
+    state: Mutex<State>,
+    permits: Arc<Semaphore>,
+}
+
+#[derive(Default)]
+struct State {
+    cache: Cache,
+    /// What is being asked. One that has ended without an answer is closed.
+    asked: HashMap<Key, watch::Receiver<Option<Answer>>>,
+}
+
+type Answer = Arc<[u8]>;
+
+impl Forwarder {
+    pub(super) fn new() -> Self {
+        Self { state: Mutex::default(), permits: Arc::new(Semaphore::new(MOST_FORWARDED)) }
+    }
+
+    /// The first answer that a resolver gives or has given; None when none does, or too many queries wait.
+    pub(super) async fn ask(self: &Arc<Self>, resolvers: &[SocketAddr], query: &[u8], via: Via) -> Option<Vec<u8>> {
+        let permit = self.permits.clone().try_acquire_owned().ok();
+        let answer = match Key::of(resolvers, query, via) {
+            Some(key) => {
+                if let Some(kept) = self.state().cache.find(&key, Instant::now()) {
+                    return Some(addressed(kept, query));
+                }
+                self.ask_together(key, query, permit?).await?
+            }
+            None => {
+                let _permit = permit?;
+                resolver::ask(resolvers, query, via).await?
+            }
         };
-        match asked {
-            Ok(Ok(answer)) => return Some(answer),
-            Ok(Err(error)) => tracing::debug!("the resolver {resolver} failed: {error}"),
-            Err(_) => tracing::debug!("the resolver {resolver} did not answer"),
+        Some(addressed(answer, query))
+    }
+
+    async fn ask_together(self: &Arc<Self>, key: Key, query: &[u8], permit: OwnedSemaphorePermit) -> Option<Vec<u8>> {
+        let mut waiting = Some(permit);
+        let mut answer = {
+            let mut state = self.state();
+            let asked = state.asked.get(&key).filter(|asked| asked.has_changed().is_ok()).cloned();
+            asked.unwrap_or_else(|| {
+                let (answered, answer) = watch::channel(None);
+                state.asked.insert(key.clone(), answer.clone());
+                // A client that goes away takes nothing from the others, so the query is nobody's own.
+                tokio::spawn(self.clone().ask_for_all(key, query.to_vec(), answered, waiting.take()));
+                answer
+            })
+        };
+        let answer = answer.wait_for(Option::is_some).await.ok()?;
+        answer.as_deref().map(<[u8]>::to_vec)
+    }
+
+    async fn ask_for_all(
+        self: Arc<Self>,
+        key: Key,
+        query: Vec<u8>,
+        answered: watch::Sender<Option<Answer>>,
+        _permit: Option<OwnedSemaphorePermit>,
+    ) {
+        let answer = resolver::ask(&key.resolvers, &query, key.via).await;
+        let mut state = self.state();
+        state.asked.remove(&key);
+        if let Some(answer) = answer {
+            state.cache.keep(key, &answer, Instant::now());
+            answered.send_replace(Some(answer.into()));
         }
     }
-    None
-}
 
-async fn ask_by_datagram(resolver: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
-    let any = match resolver {
-        SocketAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
-        SocketAddr::V6(_) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
-    };
-    // Connected, so that the kernel drops what comes from anybody else.
-    let socket = UdpSocket::bind((any, 0)).await?;
-    socket.connect(resolver).await?;
-    socket.send(query).await?;
-    let mut answer = vec![0; LARGEST_DATAGRAM];
-    loop {
-        let length = socket.recv(&mut answer).await?;
-        if length >= 2 && answer[..2] == query[..2] {
-            answer.truncate(length);
-            return Ok(answer);
-        }
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-async fn ask_by_stream(resolver: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
-    let mut stream = TcpStream::connect(resolver).await?;
-    write_message(&mut stream, query).await?;
-    read_message(&mut stream).await
-}
-
-/// Reads a message as DNS writes it on streams: a 2-byte length, then the message.
-pub(super) async fn read_message(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
-    let length = stream.read_u16().await?;
-    let mut message = vec![0; length.into()];
-    stream.read_exact(&mut message).await?;
-    Ok(message)
-}
-
-/// Writes a message the same way.
-pub(super) async fn write_message(stream: &mut (impl AsyncWrite + Unpin), message: &[u8]) -> io::Result<()> {
-    let length = u16::try_from(message.len()).map_err(io::Error::other)?;
-    let framed = [&length.to_be_bytes()[..], message].concat();
-    stream.write_all(&framed).await
+/// An answer as its client's own: with the number of its query, and the name as it was written there.
+fn addressed(mut answer: Vec<u8>, query: &[u8]) -> Vec<u8> {
+    answer[..2].copy_from_slice(&query[..2]);
+    if let (Some(to), Some(from)) = (Layout::of(&answer), Layout::of(query))
+        && to.question == from.question
+    {
+        answer[to.question].copy_from_slice(&query[from.question]);
+    }
+    answer
 }

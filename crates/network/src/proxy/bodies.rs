@@ -19,6 +19,7 @@ use super::lent::Connection;
 use super::workers::WorkerNumber;
 
 /// A response's body on its way to a client.
+#[expect(clippy::large_enum_variant, reason = "nearly all are streamed, and a box would cost each an allocation")]
 pub(crate) enum ReplyBody {
     /// Written by the proxy.
     Own(Option<Bytes>),

@@ -252,7 +252,8 @@ impl Told {
         let mut changes = Vec::new();
         for series in all {
             let is_told = before.remove(&series.key).is_some_and(|told| told == series);
-            if !is_told && !(series.counts.is_empty() && series.drain.is_none()) {
+            let tells_something = !series.counts.is_empty() || series.drain.is_some();
+            if tells_something && !is_told {
                 changes.push(series.clone());
             }
             self.0.insert(series.key.clone(), series);

@@ -79,11 +79,9 @@ impl Collector for Counted {
             &mut encoder,
             "segue_requests",
             "Requests to a Service that are over, by pod, method and outcome.",
-            |cell| match cell {
-                Cell::Requests(method, outcome) => {
-                    Some(vec![("method", method.word().to_owned()), ("outcome", outcome.word().to_owned())])
-                }
-                _ => None,
+            |cell| {
+                let Cell::Requests(method, outcome) = cell else { return None };
+                Some(vec![("method", method.word().to_owned()), ("outcome", outcome.word().to_owned())])
             },
         )?;
         let same = |wanted: Cell| move |cell: Cell| (cell == wanted).then(Vec::new);
@@ -93,9 +91,9 @@ impl Collector for Counted {
         self.counters(&mut encoder, "segue_received_bytes", help, same(Cell::BytesFromClients))?;
         let help = "Bytes of bodies and opaque connections that clients were sent.";
         self.counters(&mut encoder, "segue_sent_bytes", help, same(Cell::BytesToClients))?;
-        let opened = |cell: Cell| match cell {
-            Cell::Opened(class) => Some(vec![("class", class.word().to_owned())]),
-            _ => None,
+        let opened = |cell: Cell| {
+            let Cell::Opened(class) = cell else { return None };
+            Some(vec![("class", class.word().to_owned())])
         };
         self.counters(&mut encoder, "segue_connections", "Connections that were opened, by class.", opened)?;
         self.open_connections(&mut encoder)?;

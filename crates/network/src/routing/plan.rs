@@ -1,5 +1,7 @@
 //! What the data plane is to do, from what the API holds. Pure.
 
+mod naming;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -39,6 +41,7 @@ pub(super) struct Snapshot {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Plan {
     pub(super) services: Vec<config::Service>,
+    pub(super) aliases: Vec<config::Alias>,
     /// The Services for which each pod is ready here.
     pub(super) routed: BTreeMap<PodUid, BTreeSet<String>>,
     /// The most that each pod is named with.
@@ -50,16 +53,27 @@ pub(super) struct Plan {
 
 impl Plan {
     pub(super) fn config(&self, version: u64, base: &Base) -> DataPlaneConfig {
-        let (services, end_long, ingress) = (self.services.clone(), self.end_long.clone(), self.ingress.clone());
         let Base { dns, metrics, access_log } = base.clone();
-        let mut config =
-            DataPlaneConfig { version, listen: BTreeSet::new(), services, end_long, dns, ingress, metrics, access_log };
+        let mut config = DataPlaneConfig {
+            version,
+            listen: BTreeSet::new(),
+            services: self.services.clone(),
+            aliases: self.aliases.clone(),
+            end_long: self.end_long.clone(),
+            dns,
+            ingress: self.ingress.clone(),
+            metrics,
+            access_log,
+        };
         config.listen = config.wanted_listeners();
         config
     }
 
     pub(super) fn sends_the_same_as(&self, other: &Plan) -> bool {
-        self.services == other.services && self.end_long == other.end_long && self.ingress == other.ingress
+        self.services == other.services
+            && self.aliases == other.aliases
+            && self.end_long == other.end_long
+            && self.ingress == other.ingress
     }
 
     /// Services that use a pod at a port where nobody else is ready.
@@ -83,7 +97,8 @@ pub(super) fn plan(snapshot: &Snapshot, leaving: &BTreeMap<PodUid, DrainStep>) -
         }
     }
     let ending = leaving.iter().filter(|(_, step)| **step == DrainStep::EndLong).map(|(uid, _)| uid.clone());
-    let mut plan = Plan { end_long: ending.collect(), ..Plan::default() };
+    let aliases = naming::aliases(&snapshot.services);
+    let mut plan = Plan { end_long: ending.collect(), aliases, ..Plan::default() };
     for (key, service) in snapshot.services.iter().filter(|(_, service)| has_endpoints(service)) {
         let of_service = slices.get(key).map(Vec::as_slice).unwrap_or_default();
         let routes = Routes { pods: &snapshot.pods, host: snapshot.host, leaving, service, slices: of_service };
@@ -177,21 +192,11 @@ impl Plan {
 
     fn add(&mut self, key: &str, routes: &Routes<'_>) {
         let cluster = routes.addresses();
-        let ready: BTreeSet<(IpAddr, PodUid)> = routes
-            .slices
-            .iter()
-            .flat_map(|slice| routes.usable(slice))
-            .filter(|usable| usable.state == EndpointState::Ready)
-            .map(|usable| (usable.ip, usable.uid))
-            .collect();
-        for (_, uid) in &ready {
-            self.routed.entry(uid.clone()).or_default().insert(key.to_owned());
+        let usable = routes.slices.iter().flat_map(|slice| routes.usable(slice));
+        for ready in usable.filter(|usable| usable.state == EndpointState::Ready) {
+            self.routed.entry(ready.uid).or_default().insert(key.to_owned());
         }
-        let answers = if cluster.is_empty() {
-            ready.iter().map(|(ip, _)| *ip).collect::<BTreeSet<_>>().into_iter().collect()
-        } else {
-            cluster.clone()
-        };
+        let answers = if cluster.is_empty() { routes.named_addresses() } else { cluster.clone() };
         let ports = if cluster.is_empty() { Vec::new() } else { routes.ports() };
         // Nothing leads to the pods of a headless Service but their own addresses.
         let outer = if cluster.is_empty() { Vec::new() } else { routes.outer_addresses() };
@@ -207,6 +212,8 @@ impl Plan {
             name: metadata.name.clone().unwrap_or_default(),
             addresses,
             answers,
+            hosts: routes.hosts(),
+            named_ports: routes.named_ports(),
             affinity: affinity(routes.service),
             ports,
         });
@@ -309,9 +316,12 @@ impl Routes<'_> {
                 None => is_ready(pod).then_some(EndpointState::Deprioritised),
             };
         }
-        let spec = self.service.spec.as_ref();
-        let is_published = spec.and_then(|spec| spec.publish_not_ready_addresses) == Some(true);
-        (is_ready_endpoint(endpoint) && (is_published || is_ready(pod))).then_some(EndpointState::Ready)
+        (is_ready_endpoint(endpoint) && (self.publishes_all() || is_ready(pod))).then_some(EndpointState::Ready)
+    }
+
+    /// Whether its endpoints are used ready or not.
+    fn publishes_all(&self) -> bool {
+        self.service.spec.as_ref().and_then(|spec| spec.publish_not_ready_addresses) == Some(true)
     }
 }
 

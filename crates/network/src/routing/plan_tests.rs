@@ -193,6 +193,86 @@ fn a_headless_service_answers_with_its_ready_pods() {
 }
 
 #[test]
+fn where_all_addresses_are_published_readiness_is_not_asked_for() {
+    let pods = [pod("db", 1, "True"), pod("db", 2, "False"), terminating(pod("db", 3, "False"))];
+    let published = |ip: &str| {
+        let mut db = service("db", ip);
+        db["spec"]["publishNotReadyAddresses"] = json!(true);
+        let mut slice = slice("db", &pods.iter().collect::<Vec<_>>());
+        for endpoint in slice["endpoints"].as_array_mut().unwrap() {
+            endpoint["conditions"]["ready"] = json!(true);
+        }
+        let cluster = Cluster { services: vec![db], slices: vec![slice], pods: pods.to_vec(), ..Cluster::default() };
+        plan(&cluster.snapshot(), &BTreeMap::new()).services.remove(0)
+    };
+    let named: Vec<_> = published("None").answers.iter().map(ToString::to_string).collect();
+    assert_eq!(named, ["10.44.0.1", "10.44.0.2", "10.44.0.3"], "one that is going away is named until it is gone");
+    let with_address = published("10.45.0.7");
+    let given_work: Vec<_> = with_address.ports[0].endpoints.iter().map(|it| it.ip.to_string()).collect();
+    assert_eq!(given_work, ["10.44.0.1", "10.44.0.2"], "one that is going away gets no new work");
+}
+
+#[test]
+fn endpoints_with_a_hostname_are_hosts_whether_their_service_has_an_address_or_not() {
+    let pods = [pod("db", 1, "True"), pod("db", 2, "True"), pod("db", 3, "False")];
+    for ip in ["None", "10.45.0.7"] {
+        let mut slice = slice("db", &pods.iter().collect::<Vec<_>>());
+        slice["endpoints"][0]["hostname"] = json!("db-0");
+        slice["endpoints"][2]["hostname"] = json!("db-2");
+        let cluster = Cluster {
+            services: vec![service("db", ip)],
+            slices: vec![slice],
+            pods: pods.to_vec(),
+            ..Cluster::default()
+        };
+        let plan = plan(&cluster.snapshot(), &BTreeMap::new());
+        let host = config::Host { hostname: "db-0".to_owned(), ip: "10.44.0.1".parse().unwrap() };
+        assert_eq!(plan.services[0].hosts, [host], "clusterIP: {ip}");
+    }
+}
+
+#[test]
+fn named_ports_are_the_services_own_or_those_of_a_headless_services_endpoints() {
+    let pods = [pod("db", 1, "True"), pod("db", 2, "True")];
+    let check = |ip: &str, expected: &[&str]| {
+        let mut db = service("db", ip);
+        db["spec"]["ports"] = json!([
+            {"name": "sql", "port": 80, "targetPort": "sql"}, {"name": "ping", "port": 81, "protocol": "UDP"},
+        ]);
+        // The container port of this name is another in each pod.
+        let mut slices = [slice("db", &[&pods[0]]), slice("db", &[&pods[1]])];
+        slices[0]["ports"] = json!([{"name": "sql", "port": 5432}, {"name": "ping", "port": 81, "protocol": "UDP"}]);
+        slices[1]["ports"] = json!([{"name": "sql", "port": 5433}, {"name": "", "port": 9}]);
+        slices[1]["metadata"]["name"] = json!("db-2");
+        let cluster =
+            Cluster { services: vec![db], slices: slices.to_vec(), pods: pods.to_vec(), ..Cluster::default() };
+        let plan = plan(&cluster.snapshot(), &BTreeMap::new());
+        let shown: Vec<_> = plan.services[0]
+            .named_ports
+            .iter()
+            .map(|it| format!("{} {} {} {:?}", it.name, it.protocol, it.port, it.endpoints))
+            .collect();
+        assert_eq!(shown, expected, "clusterIP: {ip}");
+    };
+    check("10.45.0.7", &["ping udp 81 []", "sql tcp 80 []"]);
+    check("None", &["ping udp 81 [10.44.0.1]", "sql tcp 5432 [10.44.0.1]", "sql tcp 5433 [10.44.0.2]"]);
+}
+
+#[test]
+fn a_service_of_type_external_name_is_an_alias_and_takes_no_connections() {
+    let mut external = service("external", "10.45.0.9");
+    external["spec"] = json!({"type": "ExternalName", "externalName": "db.example.com"});
+    let mut cluster = Cluster { services: vec![external], ..Cluster::default() };
+    let before = plan(&cluster.snapshot(), &BTreeMap::new());
+    let config = before.config(1, &Base::default());
+    let [alias] = config.aliases.as_slice() else { panic!("{:?}", config.aliases) };
+    assert_eq!((alias.name.as_str(), alias.target.as_str()), ("external", "db.example.com"));
+    assert!(config.services.is_empty() && config.listen.is_empty());
+    cluster.services[0]["spec"]["externalName"] = json!("other.example.com");
+    assert!(!plan(&cluster.snapshot(), &BTreeMap::new()).sends_the_same_as(&before), "the change is sent");
+}
+
+#[test]
 fn endpoints_without_pods_are_used_as_they_are() {
     let mut manual = slice("demo", &[]);
     manual["endpoints"] = json!([

@@ -90,6 +90,7 @@ impl Plane {
             addresses,
             affinity: self.affinity,
             ports,
+            ..Service::default()
         }];
         self.configure().await
     }
@@ -104,7 +105,8 @@ impl Plane {
 
     pub(crate) async fn serve_dns(&mut self, forward_to: Vec<SocketAddr>) {
         let listen = vec![SocketAddr::new(self.service_ip(), 5353)];
-        self.config.dns = Dns { listen, domain: "cluster.local".to_owned(), forward_to };
+        let ranges = self.config.dns.ranges.clone();
+        self.config.dns = Dns { listen, domain: "cluster.local".to_owned(), forward_to, ranges };
         self.configure().await;
     }
 

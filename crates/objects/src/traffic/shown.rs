@@ -199,11 +199,8 @@ pub fn rollout_status(period: &Period, version: &str, revision: i64) -> RolloutT
 impl Totals {
     fn of(counts: &Counts) -> Self {
         let requests = |holds: fn(super::Outcome) -> bool| {
-            let of_outcome = |(cell, number)| match cell {
-                Cell::Requests(_, outcome) if holds(outcome) => number,
-                _ => 0,
-            };
-            counts.iter().map(of_outcome).sum()
+            let of_outcome = |(cell, _): &(Cell, u64)| matches!(cell, Cell::Requests(_, outcome) if holds(*outcome));
+            counts.iter().filter(of_outcome).map(|(_, number)| number).sum()
         };
         let connections = ConnectionClass::all().map(|class| Connections {
             class: class.word().to_owned(),
