@@ -1,7 +1,7 @@
 //! Where a request from outside goes, by its host and path, as the Kubernetes documentation of Ingress has it: the most
 //! specific host decides, and in it an exact path before the longest prefix. Pure.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
@@ -28,20 +28,20 @@ pub struct Rule<B> {
 #[derive(Clone, Debug)]
 pub struct Routes<B> {
     /// By host; wildcards by what follows the star, with the dot before it.
-    hosts: HashMap<String, Vec<Rule<B>>>,
+    hosts: BTreeMap<String, Vec<Rule<B>>>,
     default: Option<B>,
 }
 
 impl<B> Default for Routes<B> {
     fn default() -> Self {
-        Self { hosts: HashMap::new(), default: None }
+        Self { hosts: BTreeMap::new(), default: None }
     }
 }
 
 impl<B> Routes<B> {
     /// Of two rules with the same host and path the first holds. `default` gets what no rule is about.
     pub fn new(rules: impl IntoIterator<Item = Rule<B>>, default: Option<B>) -> Self {
-        let mut hosts: HashMap<String, Vec<Rule<B>>> = HashMap::new();
+        let mut hosts: BTreeMap<String, Vec<Rule<B>>> = BTreeMap::new();
         for rule in rules {
             let host = rule.host.strip_prefix('*').unwrap_or(&rule.host).to_ascii_lowercase();
             hosts.entry(host).or_default().push(rule);

@@ -159,11 +159,11 @@ enum Failure {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 enum NoTarget {
     #[error("the request names no host")]
-    NoHost,
+    Hostless,
     #[error("no rule is about this host and path")]
-    NoRule,
+    Unmatched,
     #[error("Service {service} is not there or has no such port")]
-    NoService { service: String },
+    Gone { service: String },
 }
 
 async fn answer(
@@ -322,9 +322,9 @@ impl Client {
         if let Entry::Service(target) = &self.entry {
             return Ok(target.clone());
         }
-        let host = host_of(request).ok_or(NoTarget::NoHost)?;
-        let backend = self.balancer.route(host, request.uri().path()).ok_or(NoTarget::NoRule)?;
-        let no_service = || NoTarget::NoService { service: backend.service.clone() };
+        let host = host_of(request).ok_or(NoTarget::Hostless)?;
+        let backend = self.balancer.route(host, request.uri().path()).ok_or(NoTarget::Unmatched)?;
+        let no_service = || NoTarget::Gone { service: backend.service.clone() };
         let at = backend.at.ok_or_else(no_service)?;
         let series = self.balancer.counts_at(at).ok_or_else(no_service)?;
         // A browser speaks HTTP/2 because it was offered; that says nothing about the app.
@@ -380,8 +380,8 @@ fn host_of(request: &Request<Incoming>) -> Option<&str> {
 impl Failure {
     fn outcome(&self) -> Outcome {
         match self {
-            Self::NoAnswer(_) | Self::UnaskedSwitch | Self::NoTarget(NoTarget::NoService { .. }) => Outcome::NoAnswer,
-            Self::Refused(_) | Self::NoTarget(NoTarget::NoHost | NoTarget::NoRule) => Outcome::ClientError,
+            Self::NoAnswer(_) | Self::UnaskedSwitch | Self::NoTarget(NoTarget::Gone { .. }) => Outcome::NoAnswer,
+            Self::Refused(_) | Self::NoTarget(NoTarget::Hostless | NoTarget::Unmatched) => Outcome::ClientError,
         }
     }
 
@@ -412,11 +412,11 @@ impl Failure {
 
     fn status(&self) -> StatusCode {
         match self {
-            Self::NoAnswer(NoAnswer::NotTaken(_)) | Self::NoTarget(NoTarget::NoService { .. }) => {
+            Self::NoAnswer(NoAnswer::NotTaken(_)) | Self::NoTarget(NoTarget::Gone { .. }) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
-            Self::NoTarget(NoTarget::NoRule) => StatusCode::NOT_FOUND,
-            Self::NoTarget(NoTarget::NoHost) => StatusCode::BAD_REQUEST,
+            Self::NoTarget(NoTarget::Unmatched) => StatusCode::NOT_FOUND,
+            Self::NoTarget(NoTarget::Hostless) => StatusCode::BAD_REQUEST,
             Self::NoAnswer(NoAnswer::BrokenOff { .. }) | Self::UnaskedSwitch => StatusCode::BAD_GATEWAY,
             Self::Refused(Refusal::SeveralHosts | Refusal::Host) => StatusCode::BAD_REQUEST,
             Self::Refused(Refusal::Connect) => StatusCode::METHOD_NOT_ALLOWED,
