@@ -93,6 +93,12 @@ pub struct Service {
     pub named_ports: Vec<NamedPort>,
     #[serde(default)]
     pub affinity: Affinity,
+    /// The cookie by which clients come back to the same pod.
+    #[serde(default)]
+    pub sticky_cookie: Option<String>,
+    /// How pods learn whom a connection comes from that is passed as it is.
+    #[serde(default)]
+    pub proxy_protocol: Option<ProxyProtocol>,
     pub ports: Vec<ServicePort>,
 }
 
@@ -121,6 +127,13 @@ pub struct Alias {
     pub name: String,
     /// The name it stands for.
     pub target: String,
+}
+
+/// A version of the PROXY protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ProxyProtocol {
+    V1,
+    V2,
 }
 
 /// Whether a client comes to the same pod again.

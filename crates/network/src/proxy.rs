@@ -2,10 +2,13 @@
 //! its own user, and knows neither the API nor the store.
 
 mod access_log;
+#[cfg(test)]
+mod any_bytes;
 mod attempts;
 mod balancer;
 mod bodies;
 mod certificates;
+mod clients;
 mod connection;
 mod control;
 mod counts;
@@ -17,9 +20,12 @@ mod http;
 mod lent;
 mod metered;
 mod metrics;
+mod paced;
 mod prefixed;
+mod proxy_protocol;
 mod request_body;
 mod retry_budget;
+mod sticky;
 mod upstream;
 mod websocket;
 mod workers;

@@ -38,5 +38,12 @@ pub const ROLLED_OUT_AGAIN: &str = "segue.dev/rolled-out-again";
 /// The controller that an IngressClass names for Ingresses that Segue serves.
 pub const INGRESS_CONTROLLER: &str = "segue.dev/ingress";
 
+/// Service annotation: the name of a cookie by which clients come back to the same pod.
+pub const STICKY_COOKIE: &str = "segue.dev/sticky-cookie";
+
+/// Service annotation: `v1` or `v2` has each connection to a pod begin with the PROXY protocol's header of that version, and
+/// all bytes pass untouched.
+pub const PROXY_PROTOCOL: &str = "segue.dev/proxy-protocol";
+
 /// Service annotation: ports, by number or name and separated by commas, whose bytes are to pass untouched.
 pub const OPAQUE_PORTS: &str = "segue.dev/opaque-ports";

@@ -24,6 +24,8 @@ pub(crate) struct Attempts<'a> {
     /// Set at the first failure, so that work that succeeds at once never reads the clock.
     deadline: Option<Instant>,
     tried: Vec<SocketAddr>,
+    /// The token of the endpoint that is tried first.
+    first: Option<u64>,
     last_failure: Option<io::Error>,
 }
 
@@ -40,12 +42,15 @@ pub(crate) enum NotTaken {
 }
 
 impl<'a> Attempts<'a> {
-    pub(crate) fn new(balancer: &'a Balancer, at: SocketAddr, client: IpAddr) -> Self {
-        Self { balancer, at, client, deadline: None, tried: Vec::new(), last_failure: None }
+    pub(crate) fn new(balancer: &'a Balancer, at: SocketAddr, client: IpAddr, first: Option<u64>) -> Self {
+        Self { balancer, at, client, deadline: None, tried: Vec::new(), first, last_failure: None }
     }
 
     /// The endpoint to try next, with the work counted.
     pub(crate) async fn next(&mut self, work: Work) -> Result<InFlight, NotTaken> {
+        if let Some(picked) = self.first.take().and_then(|token| self.balancer.pick_again(self.at, token, work)) {
+            return Ok(picked);
+        }
         match self.balancer.pick(self.at, self.client, work, &self.tried) {
             Ok(picked) => Ok(picked),
             Err(_) => self.wait_for_an_endpoint(work).await,
@@ -98,7 +103,7 @@ pub(crate) async fn connect(
     client: IpAddr,
     work: Work,
 ) -> Result<(TcpStream, InFlight), NotTaken> {
-    let mut attempts = Attempts::new(balancer, at, client);
+    let mut attempts = Attempts::new(balancer, at, client, None);
     loop {
         let in_flight = attempts.next(work).await?;
         match in_flight.upstream.connect().await {

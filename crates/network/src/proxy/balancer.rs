@@ -19,11 +19,15 @@ use tokio::sync::{Notify, watch};
 
 use super::access_log::AccessLog;
 use super::certificates::Certificates;
+use super::clients::Clients;
 use super::connection::Tls;
 use super::counts::{OpenConnection, Registry, Series};
 use super::retry_budget::RetryBudget;
+use super::sticky;
 use super::upstream::{Aside, Upstream};
-use crate::config::{Affinity, Backend, DataPlaneConfig, Endpoint, Ingress, PodUid, Service, ServicePort, Speaks};
+use crate::config::{
+    Affinity, Backend, DataPlaneConfig, Endpoint, Ingress, PodUid, ProxyProtocol, Service, ServicePort, Speaks,
+};
 use crate::dns::Names;
 use crate::frames::Drain;
 
@@ -42,6 +46,7 @@ pub(crate) struct Balancer {
     counts: Arc<Registry>,
     access_log: AccessLog,
     certificates: Arc<Certificates>,
+    clients: Arc<Clients>,
     is_leaving: AtomicBool,
 }
 
@@ -67,6 +72,8 @@ struct Entries {
 struct Port {
     speaks: Speaks,
     affinity: Affinity,
+    sticky_cookie: Option<Arc<str>>,
+    proxy_protocol: Option<ProxyProtocol>,
     service: Arc<str>,
     states: Vec<EndpointState>,
     upstreams: Vec<Arc<Upstream>>,
@@ -156,8 +163,30 @@ impl Balancer {
             counts,
             access_log: AccessLog::default(),
             certificates: Arc::default(),
+            clients: Arc::default(),
             is_leaving: AtomicBool::new(false),
         }
+    }
+
+    /// The endpoint of this token, if it is ready, with the work counted.
+    pub(crate) fn pick_again(&self, at: SocketAddr, token: u64, work: Work) -> Option<InFlight> {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        let port = table.ports.get(&at)?;
+        let index = port.upstreams.iter().position(|upstream| upstream.token == token)?;
+        let is_well = port.states[index] == EndpointState::Ready && !port.upstreams[index].is_aside();
+        is_well.then(|| port.count(index, work))
+    }
+
+    /// The cookie by which clients come back to a pod of the Service whose port is at `at`.
+    pub(crate) fn sticky_cookie(&self, at: SocketAddr) -> Option<Arc<str>> {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        table.ports.get(&at)?.sticky_cookie.clone()
+    }
+
+    /// Whether and how pods there are told whom a connection comes from.
+    pub(crate) fn proxy_protocol(&self, at: SocketAddr) -> Option<ProxyProtocol> {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        table.ports.get(&at)?.proxy_protocol
     }
 
     /// Picks an endpoint for work that `client` brought to `at`, leaving out those in `tried`, and counts the work.
@@ -244,6 +273,10 @@ impl Balancer {
     /// Counts of requests from outside that no Service had a part in.
     pub(crate) fn ingress_counts(&self) -> Arc<Series> {
         self.counts.series(SeriesKey::default(), None)
+    }
+
+    pub(crate) fn clients(&self) -> &Arc<Clients> {
+        &self.clients
     }
 
     pub(crate) fn certificates(&self) -> &Arc<Certificates> {
@@ -410,7 +443,20 @@ impl Memory {
             .collect();
         let own_counts = self.counts.series(series_key(of, port, None), None);
         let retries = self.retries.entry(at).or_default().clone();
-        Port { speaks: port.speaks, affinity: of.affinity, service, states, upstreams, counts, own_counts, retries }
+        let sticky_cookie = of.sticky_cookie.as_deref().map(Arc::from);
+        let (speaks, affinity, proxy_protocol) = (port.speaks, of.affinity, of.proxy_protocol);
+        Port {
+            speaks,
+            affinity,
+            sticky_cookie,
+            proxy_protocol,
+            service,
+            states,
+            upstreams,
+            counts,
+            own_counts,
+            retries,
+        }
     }
 
     /// A pod once withdrawn stays withdrawn.
@@ -421,8 +467,9 @@ impl Memory {
     fn upstream(&mut self, endpoint: &Endpoint, counts_changed: &Arc<Notify>) -> Arc<Upstream> {
         let pod = self.pods.entry(endpoint.pod.clone()).or_insert_with(|| Arc::new(Pod::new(endpoint, counts_changed)));
         let address = SocketAddr::new(endpoint.ip, endpoint.port);
+        let token = sticky::token(&endpoint.pod, address);
         let upstream = self.upstreams.entry((endpoint.pod.clone(), address));
-        let new = || Arc::new(Upstream::new(address, pod.clone(), self.workers, Aside::new(self.aside.clone())));
+        let new = || Arc::new(Upstream::new(address, pod.clone(), token, self.workers, Aside::new(self.aside.clone())));
         upstream.or_insert_with(new).clone()
     }
 

@@ -16,15 +16,16 @@ use super::balancer::InFlight;
 use super::counts::Tally;
 use super::grpc::Messages;
 use super::lent::Connection;
+use super::paced::Answered;
 use super::workers::WorkerNumber;
 
 /// A response's body on its way to a client.
 #[expect(clippy::large_enum_variant, reason = "nearly all are streamed, and a box would cost each an allocation")]
 pub(crate) enum ReplyBody {
     /// Written by the proxy.
-    Own(Option<Bytes>),
+    Own(Option<Bytes>, Option<Answered>),
     /// From a pod. What was borrowed for the request is given back when the pod has sent everything.
-    Streamed { body: Incoming, borrowed: Option<Borrowed>, stream: Stream },
+    Streamed { body: Incoming, borrowed: Option<Borrowed>, stream: Stream, answered: Option<Answered> },
 }
 
 /// Whether the response is one whose end nobody can predict.
@@ -116,14 +117,26 @@ impl Borrowed {
 
 impl ReplyBody {
     pub(crate) fn sentence(sentence: String) -> Self {
-        Self::Own(Some(Bytes::from(sentence)))
+        Self::Own(Some(Bytes::from(sentence)), None)
+    }
+
+    pub(crate) fn empty() -> Self {
+        Self::Own(None, None)
+    }
+
+    /// The same, which counts as being answered as long as it lives.
+    pub(crate) fn holding(mut self, request: Answered) -> Self {
+        match &mut self {
+            Self::Own(_, answered) | Self::Streamed { answered, .. } => *answered = Some(request),
+        }
+        self
     }
 
     pub(crate) fn streamed(body: Incoming, mut borrowed: Borrowed, mut stream: Stream) -> Self {
         if let Stream::Events(is_over) = &mut stream {
             *is_over = borrowed.become_long(ConnectionClass::Events);
         }
-        let mut streamed = Self::Streamed { body, borrowed: Some(borrowed), stream };
+        let mut streamed = Self::Streamed { body, borrowed: Some(borrowed), stream, answered: None };
         streamed.give_back_at_the_end();
         streamed
     }
@@ -147,10 +160,10 @@ impl Body for ReplyBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let (body, borrowed, stream) = match &mut *self {
-            Self::Own(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Own(bytes, _) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             // Its end was told.
             Self::Streamed { borrowed: None, .. } => return Poll::Ready(None),
-            Self::Streamed { body, borrowed, stream } => (body, borrowed, stream),
+            Self::Streamed { body, borrowed, stream, .. } => (body, borrowed, stream),
         };
         // Before the body: a pod that always has more must not keep its stream from ending.
         if let Poll::Ready(last) = stream.poll_end(context) {
@@ -186,14 +199,14 @@ impl Body for ReplyBody {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Own(bytes) => bytes.is_none(),
+            Self::Own(bytes, _) => bytes.is_none(),
             Self::Streamed { body, .. } => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Self::Own(bytes, _) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             Self::Streamed { body, .. } => body.size_hint(),
         }
     }

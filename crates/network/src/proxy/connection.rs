@@ -19,7 +19,9 @@ use super::headers::{Origin, Scheme};
 use super::http::{self, Entry, Target};
 use super::lent::PodSpeaks;
 use super::metered::Metered;
+use super::paced::Answering;
 use super::prefixed::Prefixed;
+use super::proxy_protocol;
 use super::upstream::Upstream;
 use super::workers::WorkerNumber;
 use crate::config::Speaks;
@@ -129,11 +131,12 @@ async fn find_out_and_pass(
         turn = turn => turn?,
         () = has_come(&mut leaving, Leaving::Now) => return Err(Ended::Leaving),
     };
-    let http_client = |balancer, by_client| {
+    let http_client = |balancer: Arc<Balancer>, by_client| {
         let origin = Origin::new(client.ip(), at, Scheme::Http);
         let pods_speak = pods_speak(speaks, by_client);
-        let entry = Entry::Service(Target { at, pods_speak, series });
-        http::Client { balancer, worker, ip: client.ip(), origin, entry }
+        let sticky_cookie = balancer.sticky_cookie(at);
+        let entry = Entry::Service(Target { at, pods_speak, series, sticky_cookie });
+        http::Client { balancer, worker, ip: client.ip(), origin, entry, answering: Answering::default() }
     };
     match turn {
         Turn::Http1(read_already) => {
@@ -150,6 +153,9 @@ async fn find_out_and_pass(
                 None => connect(&balancer, at, client.ip(), Work::Long).await?,
             };
             in_flight.become_long(ConnectionClass::Opaque);
+            if let Some(version) = balancer.proxy_protocol(at) {
+                server.write_all(&proxy_protocol::header(version, client, at)).await?;
+            }
             let mut stream = Metered::new(Prefixed::new(read_already, stream), in_flight.series.clone());
             let passed = tokio::select! {
                 passed = tokio::io::copy_bidirectional(&mut stream, &mut server) => passed.map(drop),
@@ -188,7 +194,8 @@ async fn pass_to_ingress(
     let scheme = if tls == Tls::Yes { Scheme::Https } else { Scheme::Http };
     let origin = Origin::new(client.ip(), at, scheme);
     let entry = Entry::Ingress(balancer.ingress_counts());
-    let http_client = |balancer| http::Client { balancer, worker, ip: client.ip(), origin, entry };
+    let answering = Answering::default();
+    let http_client = |balancer| http::Client { balancer, worker, ip: client.ip(), origin, entry, answering };
     if tls == Tls::Yes {
         let acceptor = TlsAcceptor::from(balancer.certificates().server_config());
         let stream = tokio::select! {

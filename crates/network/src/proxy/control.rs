@@ -18,6 +18,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::ProxyError;
 use super::balancer::Balancer;
+use super::clients::Present;
 use super::connection::{self, Leaving, Serving};
 use super::counts::Told;
 use super::metrics;
@@ -392,21 +393,24 @@ impl Accepting {
 
     /// Gives a connection to the thread that has fewest; moving one costs more than serving a request here.
     fn hand_out(&self, stream: TcpStream, client: SocketAddr, at: SocketAddr, here: WorkerNumber) {
+        // Whoever has too many is hung up on.
+        let Some(present) = self.serving.balancer.clients().enter(client.ip()) else { return };
         let (accepting, open) = (self.clone(), self.workers.least_busy(here));
         let worker = open.worker();
         if worker == here {
-            drop(tokio::spawn(accepting.carry(stream, client, at, open)));
+            drop(tokio::spawn(accepting.carry(stream, client, at, open, present)));
             return;
         }
         let Ok(stream) = stream.into_std() else { return };
         self.workers.spawn(worker, async move {
             if let Ok(stream) = TcpStream::from_std(stream) {
-                accepting.carry(stream, client, at, open).await;
+                accepting.carry(stream, client, at, open, present).await;
             }
         });
     }
 
-    async fn carry(self, stream: TcpStream, client: SocketAddr, at: SocketAddr, open: Open) {
+    /// While `_present` lives, the connection counts as its client's.
+    async fn carry(self, stream: TcpStream, client: SocketAddr, at: SocketAddr, open: Open, _present: Present) {
         if self.dns.is_at(at) {
             self.dns.serve_stream(stream).await;
         } else if self.serving.balancer.metrics_at() == Some(at) {

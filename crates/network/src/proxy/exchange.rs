@@ -43,15 +43,16 @@ pub(crate) struct Question {
     pub(crate) body: RequestBody,
 }
 
-/// Sends a request for the Service's port at `at` until a pod answers.
+/// Sends a request for the Service's port at `at` until a pod answers, to the one of the token `first` if it can take it.
 pub(crate) async fn exchange(
     client: &Client,
     at: SocketAddr,
+    first: Option<u64>,
     speaks: PodSpeaks,
     question: Question,
     tally: &mut Tally,
 ) -> Result<(Response<Incoming>, Connection, InFlight), NoAnswer> {
-    let mut attempts = Attempts::new(&client.balancer, at, client.ip);
+    let mut attempts = Attempts::new(&client.balancer, at, client.ip, first);
     let repeating = question.repeating();
     let mut repeats = 0;
     loop {

@@ -77,6 +77,12 @@ impl Origin {
     }
 }
 
+impl Origin {
+    pub(crate) fn scheme(&self) -> Scheme {
+        self.scheme
+    }
+}
+
 fn written(text: &str) -> HeaderValue {
     let value = HeaderValue::from_str(text);
     assert!(value.is_ok(), "addresses are ASCII");

@@ -26,7 +26,9 @@ use super::exchange::{NoAnswer, Question, exchange};
 use super::headers::{Origin, Refusal, asks_for_upgrade, switching_to_client, to_client, to_http2, to_pod};
 use super::lent::{Connection, PodSpeaks};
 use super::metered::Metered;
+use super::paced::{self, Answering, Paced};
 use super::request_body::RequestBody;
+use super::sticky;
 use super::websocket;
 use super::workers::WorkerNumber;
 use crate::config::Speaks;
@@ -39,6 +41,7 @@ pub(crate) struct Client {
     pub(crate) ip: std::net::IpAddr,
     pub(crate) origin: Origin,
     pub(crate) entry: Entry,
+    pub(crate) answering: Answering,
 }
 
 /// How a connection came in.
@@ -58,6 +61,8 @@ pub(crate) struct Target {
     pub(crate) pods_speak: PodSpeaks,
     /// Counts of what no pod had a part in.
     pub(crate) series: Arc<Series>,
+    /// The cookie by which clients come back to the same pod.
+    pub(crate) sticky_cookie: Option<Arc<str>>,
 }
 
 /// Requests of one client at one time over one HTTP/2 connection.
@@ -65,8 +70,10 @@ const MOST_STREAMS: u32 = 250;
 /// What a client may send of one stream, and of one connection, before a pod has taken it.
 const STREAM_WINDOW: u32 = 256 << 10;
 const CONNECTION_WINDOW: u32 = 1 << 20;
-/// All headers of a request over HTTP/2; what HTTP/1 allows is limited by hyper's own 100 headers and 400 kB.
+/// All headers of a request, and how many there may be is limited by hyper to 100 in HTTP/1.
 const LONGEST_HEAD: u32 = 64 << 10;
+/// What is read of a client at once in HTTP/1.1, and so the longest head.
+const LONGEST_HTTP1_HEAD: usize = 128 << 10;
 
 /// What bytes come and go on.
 pub(crate) trait Io: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
@@ -76,8 +83,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Io for S {}
 /// Serves a client's HTTP/1.1 connection until it ends, or until its last answer is sent while the proxy leaves.
 pub(crate) async fn serve_http1(io: impl Io, client: Client, mut leaving: watch::Receiver<Leaving>) {
     let _open = client.entry.series().open(ConnectionClass::Http1);
+    let io = Paced::new(io, client.answering.clone());
     let mut builder = http1::Builder::new();
-    builder.auto_date_header(false).header_read_timeout(None);
+    // Whatever takes too long is ended below; this would end idle connections too.
+    builder.auto_date_header(false).header_read_timeout(None).max_buf_size(LONGEST_HTTP1_HEAD);
     let served = builder.serve_connection(TokioIo::new(io), answers(client, Version::HTTP_11, leaving.clone()));
     let mut connection = pin!(served.with_upgrades());
     let ended = tokio::select! {
@@ -121,9 +130,9 @@ fn answers(
 > {
     let client = Arc::new(client);
     service_fn(move |request| {
-        let (client, leaving) = (client.clone(), leaving.clone());
+        let (client, leaving, answered) = (client.clone(), leaving.clone(), client.answering.begin());
         async move {
-            let mut response = answer(&client, request, &leaving).await;
+            let mut response = answer(&client, request, &leaving).await.map(|body| body.holding(answered));
             *response.version_mut() = version;
             if version == Version::HTTP_11
                 && client.balancer.is_leaving()
@@ -213,12 +222,20 @@ async fn ask(
         PodSpeaks::Http1 => to_http1(&mut head.headers, &body),
         PodSpeaks::Http2 => to_http2(&mut head.uri, &mut head.headers)?,
     }
+    let sticky = target.sticky_cookie.as_deref();
+    let asked_for = sticky.and_then(|name| sticky::asked_for(&head.headers, name));
     let question = Question { method: head.method, uri: head.uri, headers: head.headers, body };
-    let (response, connection, in_flight) = exchange(client, target.at, speaks, question, tally).await?;
+    let (mut response, connection, in_flight) = exchange(client, target.at, asked_for, speaks, question, tally).await?;
     let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     let upgrade = upgrade.filter(|_| switches);
     if switches && upgrade.is_none() {
         return Err(Failure::UnaskedSwitch);
+    }
+    let token = in_flight.upstream.token;
+    if let Some(name) = sticky.filter(|_| asked_for != Some(token))
+        && let Some(cookie) = sticky::cookie(name, token, client.origin.scheme())
+    {
+        response.headers_mut().append(header::SET_COOKIE, cookie);
     }
     Ok(Answered { response, connection, in_flight, upgrade })
 }
@@ -239,13 +256,14 @@ fn reply(
 ) -> Response<ReplyBody> {
     let Answered { mut response, connection, in_flight, upgrade } = answered;
     tally.answered(response.status());
-    if let Some(client) = upgrade {
+    if let Some(upgrade) = upgrade {
+        let still = client.answering.begin();
         let pod = hyper::upgrade::on(&mut response);
         let protocol = Upgrade::of(response.headers());
-        tokio::spawn(join(client, pod, protocol, in_flight, leaving.clone()));
+        tokio::spawn(join(upgrade, pod, protocol, in_flight, (leaving.clone(), still)));
         switching_to_client(response.headers_mut());
         tally.complete();
-        return response.map(|_| ReplyBody::Own(None));
+        return response.map(|_| ReplyBody::empty());
     }
     to_client(response.headers_mut());
     response.extensions_mut().clear();
@@ -274,13 +292,13 @@ impl Upgrade {
 
 /// Passes bytes both ways once both sides have switched protocols.
 ///
-/// While `_open` lives, the proxy does not end.
+/// While `_open` lives, the proxy does not end, and what the client sends is no head of a request.
 async fn join(
     client: OnUpgrade,
     pod: OnUpgrade,
     upgrade: Upgrade,
     mut in_flight: InFlight,
-    _open: watch::Receiver<Leaving>,
+    _open: (watch::Receiver<Leaving>, paced::Answered),
 ) {
     in_flight.become_long(ConnectionClass::Upgraded);
     let series = in_flight.series.clone();
@@ -334,7 +352,7 @@ impl Client {
             Speaks::FindOut | Speaks::Opaque if is_grpc(request.headers()) => PodSpeaks::Http2,
             Speaks::FindOut | Speaks::Opaque => PodSpeaks::Http1,
         };
-        Ok(Target { at, pods_speak, series })
+        Ok(Target { at, pods_speak, series, sticky_cookie: self.balancer.sticky_cookie(at) })
     }
 
     /// What an answer of the proxy's own is about.
@@ -400,7 +418,7 @@ impl Failure {
     fn to_grpc(&self) -> Response<ReplyBody> {
         const UNAVAILABLE: HeaderValue = HeaderValue::from_static("14");
         const INVALID_ARGUMENT: HeaderValue = HeaderValue::from_static("3");
-        let mut response = Response::new(ReplyBody::Own(None));
+        let mut response = Response::new(ReplyBody::empty());
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         headers.insert("grpc-status", if self.status().is_client_error() { INVALID_ARGUMENT } else { UNAVAILABLE });

@@ -57,6 +57,7 @@ fn written(balancer: &Balancer) -> Result<String, fmt::Error> {
         series: balancer.counts(),
         version: balancer.drains().0,
         left_out: balancer.access_log().left_out(),
+        refused: balancer.clients().refused(),
     }));
     let mut text = String::new();
     text::encode(&mut text, &registry)?;
@@ -69,6 +70,7 @@ struct Counted {
     series: Vec<Series>,
     version: u64,
     left_out: u64,
+    refused: u64,
 }
 
 type Label = (&'static str, String);
@@ -104,7 +106,10 @@ impl Collector for Counted {
         encode_gauge(version, self.version as f64)?;
         let help = "Lines that the access log left out, since requests don't wait for it.";
         let mut left_out = encoder.encode_descriptor("segue_access_log_left_out", help, None, MetricType::Counter)?;
-        left_out.encode_counter::<NoLabelSet, _, f64>(&self.left_out, None)
+        left_out.encode_counter::<NoLabelSet, _, f64>(&self.left_out, None)?;
+        let help = "Connections that were closed at once, since their client had too many.";
+        let mut refused = encoder.encode_descriptor("segue_refused_connections", help, None, MetricType::Counter)?;
+        refused.encode_counter::<NoLabelSet, _, f64>(&self.refused, None)
     }
 }
 

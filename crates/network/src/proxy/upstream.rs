@@ -38,6 +38,8 @@ const CONNECTION_WINDOW: u32 = 1 << 20;
 pub(crate) struct Upstream {
     pub(crate) address: SocketAddr,
     pub(crate) pod: Arc<Pod>,
+    /// By which a client's cookie names it.
+    pub(crate) token: u64,
     /// One for each thread: a connection is used only where it is driven.
     pools: Box<[Mutex<Pool>]>,
     /// One for each thread, held while a shared connection is opened: requests that come meanwhile wait for it.
@@ -75,10 +77,10 @@ pub(crate) enum Repeatable {
 }
 
 impl Upstream {
-    pub(crate) fn new(address: SocketAddr, pod: Arc<Pod>, workers: usize, aside: Aside) -> Self {
+    pub(crate) fn new(address: SocketAddr, pod: Arc<Pod>, token: u64, workers: usize, aside: Aside) -> Self {
         let pools = (0..workers).map(|_| Mutex::default()).collect();
         let sharing = (0..workers).map(|_| tokio::sync::Mutex::default()).collect();
-        Self { address, pod, pools, sharing, aside }
+        Self { address, pod, token, pools, sharing, aside }
     }
 
     /// A connection that is open already, for a request.

@@ -18,7 +18,7 @@ use objects::selector::matches_map;
 
 use super::ingress::ingress;
 use super::watch::Objects;
-use crate::config::{self, Affinity, Base, DataPlaneConfig, PodUid};
+use crate::config::{self, Affinity, Base, DataPlaneConfig, PodUid, ProxyProtocol, Speaks};
 
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const TEMPLATE_HASH: &str = "pod-template-hash";
@@ -215,6 +215,8 @@ impl Plan {
             hosts: routes.hosts(),
             named_ports: routes.named_ports(),
             affinity: affinity(routes.service),
+            sticky_cookie: routes.annotation(names::STICKY_COOKIE).filter(|name| is_token(name)).map(str::to_owned),
+            proxy_protocol: routes.proxy_protocol(),
             ports,
         });
     }
@@ -249,20 +251,32 @@ impl Routes<'_> {
             self.slices.iter().flat_map(|slice| self.endpoints(slice, &name)).collect();
         endpoints.sort_by(|one, other| (one.ip, one.port, &one.pod).cmp(&(other.ip, other.port, &other.pod)));
         endpoints.dedup_by(|one, other| (one.ip, one.port, &one.pod) == (other.ip, other.port, &other.pod));
-        let speaks = speaks(&self.declared(port));
+        // Whoever expects that header expects it on every connection.
+        let speaks = if self.proxy_protocol().is_some() { Speaks::Opaque } else { speaks(&self.declared(port)) };
         let node_port = port.node_port.and_then(|number| u16::try_from(number).ok()).filter(|number| *number > 0);
         let node_port = node_port
             .filter(|_| self.service.spec.as_ref().is_some_and(|spec| spec.type_.as_deref() != Some("ClusterIP")));
         Some(config::ServicePort { port: u16::try_from(port.port).ok()?, node_port, name, speaks, endpoints })
     }
 
+    fn annotation(&self, name: &str) -> Option<&str> {
+        self.service.metadata.annotations.as_ref()?.get(name).map(String::as_str)
+    }
+
+    fn proxy_protocol(&self) -> Option<ProxyProtocol> {
+        match self.annotation(names::PROXY_PROTOCOL)? {
+            "v1" => Some(ProxyProtocol::V1),
+            "v2" => Some(ProxyProtocol::V2),
+            _ => None,
+        }
+    }
+
     fn declared<'p>(&'p self, port: &'p ServicePort) -> Declared<'p> {
-        let annotations = self.service.metadata.annotations.as_ref();
         Declared {
             app_protocol: port.app_protocol.as_deref(),
             name: port.name.as_deref().unwrap_or_default(),
             port: u16::try_from(port.port).unwrap_or_default(),
-            opaque_ports: annotations.and_then(|it| it.get(names::OPAQUE_PORTS)).map_or("", String::as_str),
+            opaque_ports: self.annotation(names::OPAQUE_PORTS).unwrap_or_default(),
         }
     }
 
@@ -323,6 +337,12 @@ impl Routes<'_> {
     fn publishes_all(&self) -> bool {
         self.service.spec.as_ref().and_then(|spec| spec.publish_not_ready_addresses) == Some(true)
     }
+}
+
+/// What a cookie's name may be (RFC 6265, 4.1.1; RFC 9110, 5.6.2).
+fn is_token(text: &str) -> bool {
+    let is_one = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    !text.is_empty() && text.bytes().all(is_one)
 }
 
 fn is_ready_endpoint(endpoint: &Endpoint) -> bool {

@@ -359,3 +359,21 @@ fn a_node_port_stands_beside_sockets_at_single_addresses() {
     let listen: Vec<_> = config.listen.iter().map(ToString::to_string).collect();
     assert_eq!(listen, ["TCP 0.0.0.0:30001", "TCP 10.45.0.7:80", "TCP 10.45.0.8:81", "TCP 10.45.0.8:30001"]);
 }
+
+#[test]
+fn annotations_of_a_service_are_followed_if_they_can_be() {
+    let planned = |annotations: Value| {
+        let mut demo = service("demo", "10.45.0.7");
+        demo["metadata"]["annotations"] = annotations;
+        let cluster = Cluster { services: vec![demo], ..Cluster::default() };
+        let service = plan(&cluster.snapshot(), &BTreeMap::new()).services.remove(0);
+        (service.sticky_cookie, service.proxy_protocol, service.ports[0].speaks)
+    };
+    let plain = planned(json!({}));
+    assert_eq!((&plain.0, plain.1), (&None, None));
+    assert_eq!(planned(json!({"segue.dev/sticky-cookie": "stick"})).0.as_deref(), Some("stick"));
+    assert_eq!(planned(json!({"segue.dev/sticky-cookie": "no; token"})), plain);
+    let with_header = planned(json!({"segue.dev/proxy-protocol": "v2"}));
+    assert_eq!((with_header.1, with_header.2), (Some(ProxyProtocol::V2), Speaks::Opaque));
+    assert_eq!(planned(json!({"segue.dev/proxy-protocol": "v3"})), plain);
+}

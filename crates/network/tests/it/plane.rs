@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use decide::balancing::EndpointState;
-use network::config::{Affinity, DataPlaneConfig, Dns, Endpoint, PodUid, Service, ServicePort, Speaks};
+use network::config::{Affinity, DataPlaneConfig, Dns, Endpoint, PodUid, ProxyProtocol, Service, ServicePort, Speaks};
 use network::frames::{Command, Drain, Refused, Report, encode};
 use network::keeper::{KeeperSettings, ProxyUser};
 use network::link::{DataPlaneCommand, Link};
@@ -29,6 +29,8 @@ pub(crate) struct Plane {
     pub(crate) command: DataPlaneCommand,
     pub(crate) config: DataPlaneConfig,
     pub(crate) affinity: Affinity,
+    pub(crate) sticky_cookie: Option<String>,
+    pub(crate) proxy_protocol: Option<ProxyProtocol>,
     pub(crate) net: u8,
     counted: HashMap<SeriesKey, Series>,
     _run_dir: tempfile::TempDir,
@@ -54,6 +56,8 @@ impl Plane {
             command,
             config: DataPlaneConfig::default(),
             affinity: Affinity::None,
+            sticky_cookie: None,
+            proxy_protocol: None,
             net: next_net(),
             counted: HashMap::new(),
             _run_dir: run_dir,
@@ -89,6 +93,8 @@ impl Plane {
             answers: addresses.clone(),
             addresses,
             affinity: self.affinity,
+            sticky_cookie: self.sticky_cookie.clone(),
+            proxy_protocol: self.proxy_protocol,
             ports,
             ..Service::default()
         }];
