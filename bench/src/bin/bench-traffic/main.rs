@@ -1,16 +1,17 @@
 //! Segue's proxy beside those that a user would take instead: the same backends, cores and clients, in one run.
 //! Figures are printed as they are and as ratios; none is judged here.
 
+mod changes;
 mod contestants;
 mod measure;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use contestants::{Backends, Contestant, start_all};
+use contestants::{Backends, Contestant, service, start_all};
 use end_to_end::machine::Machine;
 use end_to_end::run::output_of;
-use measure::{Connections, Saturated, http2_per_second, memory_mib, p99_micros, saturate, wrk};
+use measure::{Connections, Saturated, http2_per_second, memory_mib, memory_with_idle_mib, p99_micros, saturate, wrk};
 
 /// Each figure is the median of so many, taken in turns.
 const ROUNDS: usize = 3;
@@ -54,11 +55,38 @@ fn main() -> ExitCode {
     );
     table(&format!("p99 µs at {rate} requests/s"), &contestants, &p99);
     table("HTTP/2 requests/s, 8 connections × 16 streams", &contestants, &http2);
+    let idle: Vec<f64> = contestants.iter().map(|it| memory_with_idle_mib(&machine, it)).collect();
+    table("memory with 10,000 idle connections, MiB", &contestants, &idle);
+    with_many_services(&machine, &contestants[0]);
     drop(contestants);
     drop(backends);
     // What was compared with ends with the machine, so only the engine goes down here.
     output_of(&mut machine.segue("down"));
+    endpoint_changes();
     ExitCode::SUCCESS
+}
+
+/// Throughput through one Service, alone and among 1,000.
+fn with_many_services(machine: &Machine, segue: &Contestant) {
+    const MANY: usize = 999;
+    let rates = || (0..ROUNDS).map(|_| saturate(machine, segue, Connections::Kept, 64).requests_per_second).collect();
+    let median = |mut rates: Vec<f64>| {
+        rates.sort_by(f64::total_cmp);
+        rates[rates.len() / 2]
+    };
+    let alone = median(rates());
+    let many: Vec<String> = (2..2 + MANY).map(|number| service("many", number)).collect();
+    many.chunks(100).for_each(|some| drop(machine.kubectl().apply(&some.join("---\n"))));
+    let among = median(rates());
+    line(&format!("requests/s with 1,000 Services against 2: {among:.0} against {alone:.0} ({:.2})", among / alone));
+}
+
+fn endpoint_changes() {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let (half, most) = runtime.block_on(changes::in_force_milliseconds());
+    line(&format!(
+        "change of an endpoint in force, 20 Services, 200 pods, 50 a second: p50 {half:.1} ms, p99 {most:.1} ms"
+    ));
 }
 
 fn rounds(machine: &Machine, contestants: &[Contestant], kind: Connections, connections: u32) -> Vec<Saturated> {

@@ -2,6 +2,9 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::process::Stdio;
+use std::thread;
+use std::time::Duration;
 
 use end_to_end::machine::Machine;
 use end_to_end::processes::Process;
@@ -98,6 +101,28 @@ pub(crate) fn http2_per_second(machine: &Machine, address: SocketAddr) -> f64 {
 /// Memory of all processes, in MiB.
 pub(crate) fn memory_mib(processes: &[Process]) -> f64 {
     processes.iter().map(Process::pss_kib).sum::<u64>() as f64 / 1024.0
+}
+
+/// Memory while 10,000 clients keep a connection on which they asked once.
+#[expect(clippy::disallowed_methods, reason = "nothing tells when memory is at its highest")]
+pub(crate) fn memory_with_idle_mib(machine: &Machine, contestant: &Contestant) -> f64 {
+    const IDLE: u32 = 10_000;
+    // wrk asks this before each request of each connection: the first ones come within two seconds, the others never.
+    let script = machine.directory().join("idle.lua");
+    let delay = format!(
+        "asked = 0\nfunction delay()\n asked = asked + 1\n if asked <= {IDLE} then return asked % 2000 end\n return 600000\nend\n"
+    );
+    fs::write(&script, delay).expect("the machine's directory can be written");
+    let mut wrk = machine.namespace().unlimited("taskset");
+    wrk.args(["--cpu-list", CLIENT_CORE, "wrk", "--threads", "1", "--connections", &IDLE.to_string()]);
+    wrk.args(["--duration", "8s", "--script"]).arg(&script).arg(format!("http://{}/", contestant.address));
+    let mut clients = wrk.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("wrk was installed");
+    let most = std::iter::from_fn(|| {
+        thread::sleep(Duration::from_millis(250));
+        let runs = clients.try_wait().expect("a child of ours").is_none();
+        runs.then(|| memory_mib(&contestant.processes))
+    });
+    most.fold(0.0, f64::max)
 }
 
 fn cpu_micros(processes: &[Process]) -> f64 {

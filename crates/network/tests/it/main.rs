@@ -4,6 +4,7 @@
 
 mod api;
 mod app;
+mod changing;
 mod counts;
 mod dns;
 mod draining;

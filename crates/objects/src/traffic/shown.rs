@@ -12,8 +12,10 @@ use super::{Cell, ConnectionClass, Counts, Drain, METHODS, OUTCOMES, Period, Ser
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "dev.segue.traffic.v1.ServiceTraffic")]
 pub struct ServiceTraffic {
+    /// That of the Service.
     #[serde(default)]
     pub metadata: ObjectMeta,
+    /// What was counted.
     #[serde(default)]
     pub status: ServiceTrafficStatus,
 }
@@ -22,8 +24,10 @@ pub struct ServiceTraffic {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "dev.segue.traffic.v1.RolloutTraffic")]
 pub struct RolloutTraffic {
+    /// That of the Deployment.
     #[serde(default)]
     pub metadata: ObjectMeta,
+    /// What was counted.
     #[serde(default)]
     pub status: RolloutTrafficStatus,
 }
@@ -81,9 +85,11 @@ pub struct Totals {
     pub failed: u64,
     /// Those that another pod was asked for again.
     pub retries: u64,
+    /// How long requests took; none where none was timed.
     pub latency: Option<Latency>,
-    /// Bytes of bodies and opaque connections.
+    /// Bytes of bodies and opaque connections that clients sent.
     pub bytes_from_clients: u64,
+    /// Bytes of bodies and opaque connections that clients were sent.
     pub bytes_to_clients: u64,
     /// Connections by class.
     pub connections: Vec<Connections>,
@@ -94,9 +100,13 @@ pub struct Totals {
 #[serde(rename_all = "camelCase", default)]
 #[schemars(rename = "dev.segue.traffic.v1.Latency")]
 pub struct Latency {
+    /// Half took no longer.
     pub p50_microseconds: u64,
+    /// 9 of 10 took no longer.
     pub p90_microseconds: u64,
+    /// 99 of 100 took no longer.
     pub p99_microseconds: u64,
+    /// The average.
     pub mean_microseconds: u64,
 }
 
@@ -107,7 +117,9 @@ pub struct Latency {
 pub struct Connections {
     /// http1, http2, opaque, upgraded, events or grpc-stream.
     pub class: String,
+    /// How many were opened.
     pub opened: u64,
+    /// How many of them are closed.
     pub closed: u64,
 }
 
@@ -120,6 +132,7 @@ pub struct Count {
     pub method: String,
     /// 1xx, 2xx, 3xx, 4xx, 5xx, no-answer, broken-off or client-left.
     pub outcome: String,
+    /// How many.
     pub count: u64,
 }
 
@@ -141,10 +154,13 @@ pub struct VersionTraffic {
 #[serde(rename_all = "camelCase", default)]
 #[schemars(rename = "dev.segue.traffic.v1.PodTraffic")]
 pub struct PodTraffic {
+    /// The pod's name.
     pub name: String,
+    /// Its pod-template-hash.
     pub version: String,
     #[serde(flatten)]
     pub totals: Totals,
+    /// How it was drained, once it is.
     pub drain: Option<Drained>,
 }
 
@@ -153,7 +169,9 @@ pub struct PodTraffic {
 #[serde(rename_all = "camelCase", default)]
 #[schemars(rename = "dev.segue.traffic.v1.Drained")]
 pub struct Drained {
+    /// The pod's name.
     pub pod: String,
+    /// Its pod-template-hash.
     pub version: String,
     /// From its withdrawal to the end of its last work, or to its own end.
     pub milliseconds: u64,
