@@ -38,6 +38,9 @@ pub struct DataPlaneConfig {
     /// Whether the proxy writes a line about each request.
     #[serde(default)]
     pub access_log: bool,
+    /// Connections that one address may have open; as many as it likes if not given.
+    #[serde(default)]
+    pub connections_per_client: Option<u32>,
 }
 
 /// A socket the keeper opens and the proxy serves.
@@ -234,6 +237,8 @@ pub struct Base {
     pub metrics: Option<SocketAddr>,
     /// Whether the proxy writes a line about each request.
     pub access_log: bool,
+    /// Connections that one address may have open; as many as it likes if not given.
+    pub connections_per_client: Option<u32>,
 }
 
 /// How names are answered.

@@ -43,7 +43,8 @@ impl Server {
     }
 
     /// Answers datagrams until it is aborted.
-    pub(crate) async fn serve_datagrams(self: Arc<Self>, socket: UdpSocket) {
+    /// While a copy of `open` lives, an answer is on its way.
+    pub(crate) async fn serve_datagrams<T: Clone + Send + 'static>(self: Arc<Self>, socket: UdpSocket, open: T) {
         let socket = Arc::new(socket);
         let mut query = vec![0; LONGEST_QUERY];
         loop {
@@ -52,8 +53,9 @@ impl Server {
                 Reply::Answer(bytes) => send(&socket, &bytes, client).await,
                 Reply::Ignore => {}
                 Reply::AskOthers(question) => {
-                    let (server, socket) = (self.clone(), socket.clone());
+                    let (server, socket, open) = (self.clone(), socket.clone(), open.clone());
                     tokio::spawn(async move {
+                        let _open = open;
                         if let Some(bytes) = server.ask_others(*question).await {
                             send(&socket, &bytes, client).await;
                         }

@@ -94,6 +94,10 @@ pub enum Passed {
     Adoption,
     /// The proxy itself, as a pidfd.
     Process,
+    /// The keeper's end of the channel to a proxy that finishes its connections.
+    LeavingChannel,
+    /// That proxy, as a pidfd; it follows its channel.
+    LeavingProcess,
 }
 
 /// A socket that could not be opened.

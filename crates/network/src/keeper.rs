@@ -25,7 +25,7 @@ use crate::frames::{Command, Drain, FrameError, KeeperView, Passed, Report, deco
 use listeners::Listeners;
 pub use process::ProxyUser;
 pub(crate) use process::runs_another_file;
-use process::{Proxy, adopt, wait_for_input};
+use process::{Adopted, Proxy, adopt, wait_for_input};
 pub use settings::KeeperSettings;
 
 /// A proxy that lived shorter than this died of its start.
@@ -34,6 +34,10 @@ const INSTANT_DEATH: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 /// 10 ms doubled 7 times: 1.28 s between starts of a proxy that can't live.
 const MOST_DOUBLINGS: u32 = 7;
+/// How long a successor may take to begin; meanwhile nothing is acknowledged without it.
+const LONGEST_SUCCESSION: Duration = Duration::from_secs(10);
+/// Proxies at one time that finish their connections.
+const MOST_LEAVING: usize = 6;
 /// How long a proxy may take to end by itself when it is told to.
 const LONGEST_SHUTDOWN: Duration = Duration::from_secs(2);
 
@@ -147,9 +151,9 @@ impl Keeper {
     fn start(settings: KeeperSettings) -> Result<Self, KeeperError> {
         let lock = take_lock(&settings.run_dir)?;
         let adopted = adopt(&proxy_socket_path(&settings.run_dir))?;
-        let (proxy, adoption, passed, configured) = match adopted {
-            Some(adopted) => (Some(adopted.proxy), adopted.adoption, adopted.listeners, adopted.configured),
-            None => (None, bind(&proxy_socket_path(&settings.run_dir))?.into(), Vec::new(), None),
+        let Adopted { proxy, adoption, leaving, listeners: passed, configured } = match adopted {
+            Some(adopted) => adopted,
+            None => Adopted::nothing(bind(&proxy_socket_path(&settings.run_dir))?.into()),
         };
         let mut listeners = Listeners::default();
         for (listener, socket) in passed {
@@ -161,7 +165,7 @@ impl Keeper {
             adoption,
             proxy,
             successor: None,
-            leaving: Vec::new(),
+            leaving,
             listeners,
             configured,
             instant_deaths: 0,
@@ -169,6 +173,8 @@ impl Keeper {
             _lock: lock,
             engine: None,
         };
+        // They say again what is in force in them, and what they still do.
+        keeper.remind_those_who_leave();
         if let Some(engine) = engine_on_standard_input() {
             keeper.greet(engine);
         }
@@ -184,13 +190,20 @@ impl Keeper {
             if self.proxy.is_none() && self.start_proxy_at <= Instant::now() {
                 self.start_proxy();
             }
+            if self.successor.as_ref().is_some_and(|successor| successor.started.elapsed() >= LONGEST_SUCCESSION) {
+                self.lose(Role::Successor, "it took too long to begin");
+            }
             self.flush();
             self.wait().map_err(|source| KeeperError::Poll { source })?;
             self.accept_engine();
             self.read_proxies();
             match self.read_engine() {
                 Life::GoOn => {}
-                Life::StepAside => return Ok(()),
+                Life::StepAside => {
+                    // Dropped, their channels would close, also for the keeper that comes.
+                    self.leaving.drain(..).for_each(std::mem::forget);
+                    return Ok(());
+                }
                 Life::End => {
                     self.shut_down();
                     return Ok(());
@@ -207,9 +220,13 @@ impl Keeper {
             let writable = if channel.has_unsent() { PollFlags::OUT } else { PollFlags::empty() };
             PollFd::from_borrowed_fd(channel.as_fd(), PollFlags::IN | writable)
         }));
-        let pause = self.start_proxy_at.saturating_duration_since(Instant::now());
-        let timeout = Timespec { tv_sec: pause.as_secs() as i64, tv_nsec: pause.subsec_nanos().into() };
-        match poll(&mut polled, self.proxy.is_none().then_some(&timeout)) {
+        let succession_ends = self.successor.as_ref().map(|successor| successor.started + LONGEST_SUCCESSION);
+        let wake = succession_ends.into_iter().chain(self.proxy.is_none().then_some(self.start_proxy_at)).min();
+        let timeout = wake.map(|wake| {
+            let pause = wake.saturating_duration_since(Instant::now());
+            Timespec { tv_sec: pause.as_secs() as i64, tv_nsec: pause.subsec_nanos().into() }
+        });
+        match poll(&mut polled, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
             Err(error) => Err(error.into()),
         }
@@ -307,6 +324,10 @@ impl Keeper {
         if self.successor.is_some() || self.proxy.is_none() {
             return;
         }
+        if self.leaving.len() >= MOST_LEAVING {
+            let sentence = format!("{MOST_LEAVING} proxies that were replaced still finish their connections");
+            return self.report(&Report::Trouble { sentence });
+        }
         match Proxy::start(self.settings.proxy_user) {
             Ok(proxy) => {
                 self.successor = Some(proxy);
@@ -314,6 +335,14 @@ impl Keeper {
                 self.succeed_if_acknowledged();
             }
             Err(error) => self.report(&Report::Trouble { sentence: format!("the proxy can't be started: {error}") }),
+        }
+    }
+
+    fn remind_those_who_leave(&mut self) {
+        let Some((payload, _)) = &self.configured else { return };
+        let frame = encode_payload(payload);
+        for place in (0..self.leaving.len()).rev() {
+            self.tell(Role::Leaving(place), frame.clone(), Vec::new());
         }
     }
 
@@ -343,15 +372,24 @@ impl Keeper {
     }
 
     fn hand_over_adoption(&mut self) {
-        match self.adoption.try_clone() {
-            Ok(adoption) => {
-                let frame = encode(&Command::<KeeperView>::Take(vec![Passed::Adoption]));
-                self.tell(Role::Present, frame, vec![adoption]);
+        match self.copies_for_another_keeper() {
+            Ok((names, copies)) => {
+                self.tell(Role::Present, encode(&Command::<KeeperView>::Take(names)), copies);
                 // At once: a proxy without this socket is found by no other keeper.
                 self.flush();
             }
-            Err(error) => tracing::warn!("can't copy the adoption socket: {error}"),
+            Err(error) => tracing::warn!("can't copy what another keeper will need: {error}"),
         }
+    }
+
+    /// What the present proxy keeps for a keeper that comes after this one.
+    fn copies_for_another_keeper(&self) -> io::Result<(Vec<Passed>, Vec<OwnedFd>)> {
+        let (mut names, mut copies) = (vec![Passed::Adoption], vec![self.adoption.try_clone()?]);
+        for proxy in &self.leaving {
+            names.extend([Passed::LeavingChannel, Passed::LeavingProcess]);
+            copies.extend(proxy.copies()?);
+        }
+        Ok((names, copies))
     }
 
     fn pass_on(&mut self, role: Role, listeners: &[Listener]) {

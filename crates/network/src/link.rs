@@ -166,9 +166,13 @@ fn is_of_another_build(keeper: &UnixStream, command: &DataPlaneCommand) -> bool 
 async fn replace(keeper: UnixStream, command: &DataPlaneCommand) -> Result<Channel, LinkError> {
     tracing::info!("the data plane is of another build and is replaced");
     let path = socket_path(&command.keeper.run_dir);
-    let end = finish(keeper, path, frames::Command::StepAside);
-    timeout(LONGEST_SHUTDOWN, end).await.map_err(|_| LinkError::GoesOn)??;
-    start(command)
+    let end = finish(keeper, path.clone(), frames::Command::StepAside);
+    if let Ok(Ok(())) = timeout(LONGEST_SHUTDOWN, end).await {
+        return start(command);
+    }
+    tracing::warn!("the keeper does not step aside, and goes on");
+    let again = UnixStream::connect(&path).await.and_then(UnixStream::into_std).and_then(Channel::new);
+    again.map_err(|source| LinkError::Connect { path, source })
 }
 
 fn start(command: &DataPlaneCommand) -> Result<Channel, LinkError> {

@@ -92,6 +92,9 @@ pub(crate) struct Up {
     /// The node's name; the machine's host name if not given
     #[arg(long, value_name = "NAME")]
     pub(crate) node_name: Option<String>,
+    /// Connections that one address may have open to Services; 0 for no limit
+    #[arg(long, default_value_t = 16_384, value_name = "NUMBER")]
+    pub(crate) connections_per_client: u32,
     /// Write a line of JSON about each request to access.log in the data directory
     #[arg(long)]
     pub(crate) access_log: bool,

@@ -332,6 +332,7 @@ fn routing_settings(
             },
             metrics: Some((dns, METRICS_PORT).into()),
             access_log: options.access_log,
+            connections_per_client: Some(options.connections_per_client).filter(|most| *most > 0),
         },
         traffic,
         replacement,

@@ -17,8 +17,11 @@ use tokio::time::{Instant, timeout_at};
 
 use super::answer::{self, Form, Included};
 use super::list::{Selection, revision_number};
-use super::watch::{InitialEnd, View, check_initial_events, end};
+use super::watch::{InitialEnd, View, check_initial_events, end, line};
 use super::{Answer, ApiServer, Asked, Place, refusals};
+
+/// Changes that a client may have missed between a list and its watch.
+const MOST_MISSED: u64 = 60;
 
 /// The shortest time between two looks for a watch.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -66,12 +69,19 @@ impl ApiServer {
         check_initial_events(initial, asked.query.get("resourceVersionMatch"))?;
         let changes = self.traffic.changes();
         let seen = *changes.borrow();
-        let known = match revision_number(asked)? {
-            // A client that has seen this state wants only what follows.
-            Some(revision) if revision == seen && revision > 0 && initial != Some("true") => {
-                self.by_name(&place, since(&place, asked)?)
+        let known = match revision_number(asked)?.filter(|revision| *revision > 0 && initial != Some("true")) {
+            None => BTreeMap::new(),
+            Some(revision) if revision == seen => self.by_name(&place, since(&place, asked)?),
+            // It has seen nearly this; what has changed is not known any more, so all of it is told.
+            Some(revision) if revision < seen && seen - revision < MOST_MISSED => {
+                let names = self.by_name(&place, None).into_keys();
+                names.map(|name| (name, Value::Null)).collect()
             }
-            Some(_) | None => BTreeMap::new(),
+            Some(revision) => {
+                let gone = Failure::gone(format!("too old resource version: {revision} ({seen})"));
+                let text = line("ERROR", &gone.to_value());
+                return Ok(answer::stream(stream::iter([Ok(Bytes::from(text))]), "application/json"));
+            }
         };
         let follow = Follow {
             api: self.clone(),
@@ -141,8 +151,7 @@ impl ApiServer {
         let services = self.services_that_select(namespace, &deployment["spec"]["template"]["metadata"]["labels"]);
         let is_wanted = |key: &SeriesKey| key.namespace == namespace && services.contains(&key.service);
         let period = self.traffic.since(Some(rolled_out_at(newest)), &is_wanted);
-        let mut status = rollout_status(&period, version, revision(newest));
-        status.services = services;
+        let status = rollout_status(&period, version, revision(newest), services);
         Some(self.shown(place, deployment, json!(status)))
     }
 
@@ -192,8 +201,8 @@ impl Follow {
     async fn next(mut self) -> Option<(Result<Bytes, std::io::Error>, Self)> {
         loop {
             timeout_at(self.ends, tokio::time::sleep_until(self.look_at)).await.ok()?;
-            self.changes.mark_unchanged();
-            let text = self.look();
+            let seen = *self.changes.borrow_and_update();
+            let text = self.look(seen);
             self.look_at = Instant::now() + LOOK_EVERY;
             if !text.is_empty() {
                 return Some((Ok(Bytes::from(text)), self));
@@ -203,7 +212,7 @@ impl Follow {
         }
     }
 
-    fn look(&mut self) -> Vec<u8> {
+    fn look(&mut self, seen: u64) -> Vec<u8> {
         let mut now = self.api.by_name(&self.place, self.since);
         now.retain(|_, value| self.view.selection.holds(self.view.kind, value));
         let mut text = Vec::new();
@@ -219,7 +228,7 @@ impl Follow {
         }
         self.known = now;
         if let Some(end) = self.end_of_initial.take() {
-            text.extend(self.view.bookmark(*self.changes.borrow(), end));
+            text.extend(self.view.bookmark(seen, end));
         }
         text
     }

@@ -223,7 +223,7 @@ fn last_seen(change: &Change) -> Value {
     value
 }
 
-fn line(kind: &str, object: &Value) -> Vec<u8> {
+pub(super) fn line(kind: &str, object: &Value) -> Vec<u8> {
     let mut text = format!(r#"{{"type":"{kind}","object":{object}}}"#).into_bytes();
     text.push(b'\n');
     text

@@ -26,6 +26,10 @@ pub(super) struct Listeners {
 impl Listeners {
     /// Takes a socket that a living proxy handed over.
     pub(super) fn insert(&mut self, listener: Listener, socket: OwnedFd) {
+        if listener.transport == Transport::Tcp {
+            // What an older build opened does not allow others beside it yet.
+            let _ = sockopt::set_socket_reuseport(&socket, true);
+        }
         self.open.insert(listener, socket);
     }
 

@@ -1,7 +1,7 @@
 //! The proxy as a process: started under its own user, or found alive and adopted.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -10,7 +10,7 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Signal, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::KeeperError;
 use crate::channel::Channel;
@@ -50,12 +50,21 @@ enum Process {
 /// What a living proxy gave.
 #[derive(Debug)]
 pub(super) struct Adopted {
-    pub(super) proxy: Proxy,
+    pub(super) proxy: Option<Proxy>,
     /// The socket at which the proxy is asked for a handover.
     pub(super) adoption: OwnedFd,
+    /// Its predecessors that finish their connections.
+    pub(super) leaving: Vec<Proxy>,
     pub(super) listeners: Vec<(Listener, OwnedFd)>,
     /// The payload of the `Configure` frame in force, and its version.
     pub(super) configured: Option<(Vec<u8>, u64)>,
+}
+
+impl Adopted {
+    /// Where no proxy lives.
+    pub(super) fn nothing(adoption: OwnedFd) -> Self {
+        Self { proxy: None, adoption, leaving: Vec::new(), listeners: Vec::new(), configured: None }
+    }
 }
 
 impl Proxy {
@@ -74,6 +83,15 @@ impl Proxy {
 
     fn new(channel: Channel, process: Process) -> Self {
         Self { channel, started: Instant::now(), acknowledged: 0, drains: (0, Vec::new()), process }
+    }
+
+    /// Copies by which another keeper can go on with it: of its channel, and of the process.
+    pub(super) fn copies(&self) -> io::Result<[OwnedFd; 2]> {
+        let process = match &self.process {
+            Process::Child(child) => pidfd_open(pid(child)?, PidfdFlags::empty())?,
+            Process::Adopted(pidfd) => pidfd.try_clone()?,
+        };
+        Ok([self.channel.as_fd().try_clone_to_owned()?, process])
     }
 
     /// Whether it runs another program than this process.
@@ -112,6 +130,11 @@ fn pid_of(pidfd: &OwnedFd) -> Option<i32> {
     about.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim().parse().ok().filter(|pid| *pid > 0)
 }
 
+fn pid(child: &Child) -> io::Result<Pid> {
+    let raw = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    raw.ok_or_else(|| io::ErrorKind::NotFound.into())
+}
+
 fn end_adopted(pidfd: &OwnedFd) -> rustix::io::Result<()> {
     match pidfd_send_signal(pidfd, Signal::KILL) {
         Ok(()) | Err(rustix::io::Errno::SRCH) => {}
@@ -126,6 +149,7 @@ pub(super) fn adopt(path: &Path) -> Result<Option<Adopted>, KeeperError> {
     let mut channel = Channel::new(stream).map_err(|source| KeeperError::Adopt { source })?;
     let deadline = Instant::now() + LONGEST_HANDOVER;
     let (mut listeners, mut adoption, mut process) = (Vec::new(), None, None);
+    let (mut channels, mut processes) = (Vec::new(), Vec::new());
     loop {
         let Some(payload) = next_payload(&mut channel, deadline)? else { return Ok(None) };
         let configured = match decode::<Handover>(&payload).map_err(|error| KeeperError::Channel(error.into()))? {
@@ -136,6 +160,8 @@ pub(super) fn adopt(path: &Path) -> Result<Option<Adopted>, KeeperError> {
                         Passed::Listener(listener) => listeners.push((listener, descriptor)),
                         Passed::Adoption => adoption = Some(descriptor),
                         Passed::Process => process = Some(descriptor),
+                        Passed::LeavingChannel => channels.push(descriptor),
+                        Passed::LeavingProcess => processes.push(descriptor),
                     }
                 }
                 continue;
@@ -145,7 +171,13 @@ pub(super) fn adopt(path: &Path) -> Result<Option<Adopted>, KeeperError> {
         };
         let (Some(adoption), Some(process)) = (adoption, process) else { return Err(KeeperError::HalfAHandover) };
         let proxy = Proxy::new(channel, Process::Adopted(process));
-        return Ok(Some(Adopted { proxy, adoption, listeners, configured }));
+        let leaving = channels
+            .into_iter()
+            .zip(processes)
+            .map(|(channel, process)| Ok(Proxy::new(Channel::new(channel)?, Process::Adopted(process))));
+        let leaving: io::Result<Vec<Proxy>> = leaving.collect();
+        let leaving = leaving.map_err(|source| KeeperError::Adopt { source })?;
+        return Ok(Some(Adopted { proxy: Some(proxy), adoption, leaving, listeners, configured }));
     }
 }
 

@@ -24,7 +24,7 @@ pub(crate) struct Attempts<'a> {
     /// Set at the first failure, so that work that succeeds at once never reads the clock.
     deadline: Option<Instant>,
     tried: Vec<SocketAddr>,
-    /// The token of the endpoint that is tried first.
+    /// The token of the endpoint that is tried until it fails.
     first: Option<u64>,
     last_failure: Option<io::Error>,
 }
@@ -48,7 +48,7 @@ impl<'a> Attempts<'a> {
 
     /// The endpoint to try next, with the work counted.
     pub(crate) async fn next(&mut self, work: Work) -> Result<InFlight, NotTaken> {
-        if let Some(picked) = self.first.take().and_then(|token| self.balancer.pick_again(self.at, token, work)) {
+        if let Some(picked) = self.first.and_then(|token| self.balancer.pick_again(self.at, token, work)) {
             return Ok(picked);
         }
         match self.balancer.pick(self.at, self.client, work, &self.tried) {
@@ -61,12 +61,14 @@ impl<'a> Attempts<'a> {
     pub(crate) fn failed(&mut self, upstream: &Arc<Upstream>, error: io::Error) {
         tracing::debug!("{} does not accept a connection: {error}", upstream.address);
         upstream.set_aside();
+        self.first = None;
         self.tried.push(upstream.address);
         self.last_failure = Some(error);
     }
 
     /// Prefers another endpoint next time.
     pub(crate) fn avoid(&mut self, upstream: &Upstream) {
+        self.first = None;
         self.tried.push(upstream.address);
     }
 

@@ -174,6 +174,9 @@ impl Balancer {
         let port = table.ports.get(&at)?;
         let index = port.upstreams.iter().position(|upstream| upstream.token == token)?;
         let is_well = port.states[index] == EndpointState::Ready && !port.upstreams[index].is_aside();
+        if is_well && work == Work::Request {
+            port.retries.earn();
+        }
         is_well.then(|| port.count(index, work))
     }
 
@@ -327,6 +330,7 @@ impl Balancer {
         }
         memory.forget_what_is_gone();
         self.access_log.switch(config.access_log);
+        self.clients.limit(config.connections_per_client);
         for error in self.certificates.renew(&config.ingress.certificates) {
             tracing::warn!("{error}: {}", error.source().map(ToString::to_string).unwrap_or_default());
         }

@@ -3,8 +3,9 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
+use rustls::crypto::ring::Ticketer;
 use rustls::crypto::ring::sign::any_supported_type;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem};
@@ -32,7 +33,11 @@ pub(crate) enum CertificateError {
 
 /// Those in force.
 #[derive(Default)]
-pub(crate) struct Certificates(RwLock<InForce>);
+pub(crate) struct Certificates {
+    in_force: RwLock<InForce>,
+    /// Made once: clients that come back resume what it remembers of them.
+    config: OnceLock<Arc<ServerConfig>>,
+}
 
 #[derive(Default)]
 struct InForce {
@@ -46,7 +51,7 @@ struct InForce {
 impl Certificates {
     /// Puts these in force; those that can't be used are told and left out.
     pub(crate) fn renew(&self, given: &[Certificate]) -> Vec<CertificateError> {
-        if self.0.read().unwrap_or_else(PoisonError::into_inner).given == given {
+        if self.in_force.read().unwrap_or_else(PoisonError::into_inner).given == given {
             return Vec::new();
         }
         let mut renewed = InForce { given: given.to_vec(), ..InForce::default() };
@@ -57,24 +62,32 @@ impl Certificates {
                 Err(error) => errors.push(error),
             }
         }
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = renewed;
+        *self.in_force.write().unwrap_or_else(PoisonError::into_inner) = renewed;
         errors
     }
 
     /// What TLS needs to know: HTTP/2 or HTTP/1.1, and these certificates.
     pub(crate) fn server_config(self: &Arc<Self>) -> Arc<ServerConfig> {
+        self.config.get_or_init(|| self.new_config()).clone()
+    }
+
+    fn new_config(self: &Arc<Self>) -> Arc<ServerConfig> {
         let builder = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
         let mut config = builder
             .with_safe_default_protocol_versions()
             .expect("the provider has what its own default versions need")
             .with_no_client_auth()
             .with_cert_resolver(self.clone());
+        match Ticketer::new() {
+            Ok(ticketer) => config.ticketer = ticketer,
+            Err(error) => tracing::warn!("no TLS session can be resumed by a ticket: {error}"),
+        }
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Arc::new(config)
     }
 
     fn find(&self, host: Option<&str>) -> Option<Arc<CertifiedKey>> {
-        let in_force = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let in_force = self.in_force.read().unwrap_or_else(PoisonError::into_inner);
         let host = host.map(str::to_ascii_lowercase);
         let own = host.as_ref().and_then(|host| in_force.hosts.get(host));
         let wildcard = || host.as_ref().and_then(|host| in_force.hosts.get(&host[host.find('.')?..]));

@@ -2,16 +2,15 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-
-/// Connections of one address. Many users may be behind one; a proxy in front needs a few hundred.
-pub(crate) const MOST_OF_ONE_CLIENT: u32 = 16_384;
 
 /// All clients.
 #[derive(Debug, Default)]
 pub(crate) struct Clients {
     open: Mutex<HashMap<IpAddr, u32>>,
+    /// Connections of one address; 0 for no limit.
+    most: AtomicU32,
     refused: AtomicU64,
 }
 
@@ -23,11 +22,17 @@ pub(crate) struct Present {
 }
 
 impl Clients {
+    /// From now on one address may have so many connections, or as many as it likes.
+    pub(crate) fn limit(&self, most: Option<u32>) {
+        self.most.store(most.unwrap_or(0), Ordering::Relaxed);
+    }
+
     /// Counts a connection for as long as what this gives lives; none when the client has too many.
     pub(crate) fn enter(self: &Arc<Self>, ip: IpAddr) -> Option<Present> {
+        let most = self.most.load(Ordering::Relaxed);
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let count = open.entry(ip).or_default();
-        if *count >= MOST_OF_ONE_CLIENT {
+        if most > 0 && *count >= most {
             self.refused.fetch_add(1, Ordering::Relaxed);
             return None;
         }
@@ -60,12 +65,15 @@ mod tests {
     #[test]
     fn one_client_has_so_many_connections_and_another_still_gets_one() {
         let clients = Arc::new(Clients::default());
+        clients.limit(Some(3));
         let (greedy, other) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2]));
-        let mut open: Vec<_> = (0..MOST_OF_ONE_CLIENT).map(|_| clients.enter(greedy).unwrap()).collect();
+        let mut open: Vec<_> = (0..3).map(|_| clients.enter(greedy).unwrap()).collect();
         assert!(clients.enter(greedy).is_none() && clients.enter(other).is_some());
         assert_eq!(clients.refused(), 1);
         open.pop();
         assert!(clients.enter(greedy).is_some());
+        clients.limit(None);
+        open.extend((0..10).map(|_| clients.enter(greedy).unwrap()));
         drop(open);
         assert!(clients.open.lock().unwrap().is_empty());
     }

@@ -119,6 +119,7 @@ async fn find_out_and_pass(
     // A Service that has just gone: nothing takes the connection, which is how it ends.
     let series = balancer.counts_at(at).ok_or(Ended::NoService)?;
     let mut leaving = leaving.subscribe();
+    let still_open = leaving.clone();
     let turn = async {
         match speaks {
             Speaks::Opaque => Ok(Turn::Opaque(Bytes::new(), None)),
@@ -136,7 +137,8 @@ async fn find_out_and_pass(
         let pods_speak = pods_speak(speaks, by_client);
         let sticky_cookie = balancer.sticky_cookie(at);
         let entry = Entry::Service(Target { at, pods_speak, series, sticky_cookie });
-        http::Client { balancer, worker, ip: client.ip(), origin, entry, answering: Answering::default() }
+        let answering = Answering::default();
+        http::Client { balancer, worker, ip: client.ip(), origin, entry, answering, leaving: still_open.clone() }
     };
     match turn {
         Turn::Http1(read_already) => {
@@ -191,11 +193,13 @@ async fn pass_to_ingress(
     worker: WorkerNumber,
 ) -> Result<(), Ended> {
     let mut leaving = leaving.subscribe();
+    let still_open = leaving.clone();
     let scheme = if tls == Tls::Yes { Scheme::Https } else { Scheme::Http };
     let origin = Origin::new(client.ip(), at, scheme);
     let entry = Entry::Ingress(balancer.ingress_counts());
     let answering = Answering::default();
-    let http_client = |balancer| http::Client { balancer, worker, ip: client.ip(), origin, entry, answering };
+    let http_client =
+        |balancer| http::Client { balancer, worker, ip: client.ip(), origin, entry, answering, leaving: still_open };
     if tls == Tls::Yes {
         let acceptor = TlsAcceptor::from(balancer.certificates().server_config());
         let stream = tokio::select! {

@@ -46,6 +46,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 pub(super) struct Control {
     keeper: Option<AsyncChannel>,
     adoption: Option<UnixListener>,
+    /// What the next keeper needs to go on with predecessors that finish their connections: channel and process of each.
+    left: Vec<OwnedFd>,
     served: BTreeMap<Listener, Served>,
     workers: Workers,
     balancer: Arc<Balancer>,
@@ -82,6 +84,7 @@ impl Control {
         Self {
             keeper: Some(keeper),
             adoption: None,
+            left: Vec::new(),
             served: BTreeMap::new(),
             dns: Arc::new(dns::Server::new(balancer.clone())),
             workers,
@@ -161,7 +164,7 @@ impl Control {
                 Err(error) => self.report(&Report::Trouble { sentence: error.to_string() }).await,
             },
             Ok(None) => {
-                tracing::info!("the keeper is gone; serving goes on");
+                tracing::info!("the keeper is gone");
                 self.keeper = None;
             }
             Err(error) => {
@@ -198,6 +201,10 @@ impl Control {
                 Ok(())
             }
             Passed::Adoption => take_adoption(descriptor).map(|adoption| self.adoption = Some(adoption)),
+            Passed::LeavingChannel | Passed::LeavingProcess => {
+                self.left.push(descriptor);
+                Ok(())
+            }
             Passed::Process => Ok(()),
         };
         taken.map_err(|source| ProxyError::Take { name: format!("{name:?}"), source })
@@ -304,6 +311,10 @@ impl Control {
         let process = pidfd_open(getpid(), PidfdFlags::empty())?;
         let ours = (vec![Passed::Adoption, Passed::Process], vec![copy(adoption)?, process]);
         let mut belongings = vec![ours];
+        for pair in self.left.chunks_exact(2) {
+            let copies = pair.iter().map(OwnedFd::try_clone).collect::<io::Result<_>>()?;
+            belongings.push((vec![Passed::LeavingChannel, Passed::LeavingProcess], copies));
+        }
         let served: Vec<_> = self.served.iter().collect();
         for some in served.chunks(DESCRIPTORS_PER_FRAME) {
             let names = some.iter().map(|(listener, _)| Passed::Listener(**listener)).collect();
@@ -361,7 +372,8 @@ impl Accepting {
             Transport::Udp => {
                 let _entered = self.workers.enter();
                 let socket = UdpSocket::from_std(socket.into())?;
-                self.workers.spawn(self.workers.at(0), accepting.dns.serve_datagrams(socket))
+                let open = self.serving.leaving.subscribe();
+                self.workers.spawn(self.workers.at(0), accepting.dns.serve_datagrams(socket, open))
             }
         })
     }
@@ -395,6 +407,8 @@ impl Accepting {
     fn hand_out(&self, stream: TcpStream, client: SocketAddr, at: SocketAddr, here: WorkerNumber) {
         // Whoever has too many is hung up on.
         let Some(present) = self.serving.balancer.clients().enter(client.ip()) else { return };
+        // Held from now on: a proxy that leaves must not end before this connection was looked at.
+        let present = (present, self.serving.leaving.subscribe());
         let (accepting, open) = (self.clone(), self.workers.least_busy(here));
         let worker = open.worker();
         if worker == here {
@@ -409,8 +423,15 @@ impl Accepting {
         });
     }
 
-    /// While `_present` lives, the connection counts as its client's.
-    async fn carry(self, stream: TcpStream, client: SocketAddr, at: SocketAddr, open: Open, _present: Present) {
+    /// While `_present` lives, the connection counts as its client's, and the proxy does not end.
+    async fn carry(
+        self,
+        stream: TcpStream,
+        client: SocketAddr,
+        at: SocketAddr,
+        open: Open,
+        _present: (Present, watch::Receiver<Leaving>),
+    ) {
         if self.dns.is_at(at) {
             self.dns.serve_stream(stream).await;
         } else if self.serving.balancer.metrics_at() == Some(at) {

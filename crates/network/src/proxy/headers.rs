@@ -184,7 +184,9 @@ fn lists(value: &HeaderValue, name: &str) -> bool {
 
 fn use_origin_form(uri: &mut Uri, headers: &mut HeaderMap, origin: &Origin) {
     if let Some(authority) = uri.authority() {
-        if let Ok(host) = HeaderValue::from_str(authority.as_str()) {
+        // Whatever stands before an @ is no part of a host.
+        let host = authority.as_str().rsplit('@').next().unwrap_or_default();
+        if let Ok(host) = HeaderValue::from_str(host) {
             headers.insert(HOST, host);
         }
         let path = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));

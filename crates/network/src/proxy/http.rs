@@ -1,6 +1,7 @@
 //! HTTP through the proxy: each request is picked an endpoint of its own, on a connection that is kept apart from the
 //! client's. So a client's connection lives on whatever happens to pods.
 
+use std::borrow::Cow;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
@@ -42,6 +43,8 @@ pub(crate) struct Client {
     pub(crate) origin: Origin,
     pub(crate) entry: Entry,
     pub(crate) answering: Answering,
+    /// Kept by whatever outlives the connection's HTTP.
+    pub(crate) leaving: watch::Receiver<Leaving>,
 }
 
 /// How a connection came in.
@@ -87,7 +90,7 @@ pub(crate) async fn serve_http1(io: impl Io, client: Client, mut leaving: watch:
     let mut builder = http1::Builder::new();
     // Whatever takes too long is ended below; this would end idle connections too.
     builder.auto_date_header(false).header_read_timeout(None).max_buf_size(LONGEST_HTTP1_HEAD);
-    let served = builder.serve_connection(TokioIo::new(io), answers(client, Version::HTTP_11, leaving.clone()));
+    let served = builder.serve_connection(TokioIo::new(io), answers(client, Version::HTTP_11));
     let mut connection = pin!(served.with_upgrades());
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
@@ -106,7 +109,7 @@ pub(crate) async fn serve_http2(io: impl Io, client: Client, mut leaving: watch:
     builder.timer(TokioTimer::new()).auto_date_header(false).max_concurrent_streams(MOST_STREAMS);
     builder.initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(CONNECTION_WINDOW);
     builder.max_header_list_size(LONGEST_HEAD);
-    let answers = answers(client, Version::HTTP_2, leaving.clone());
+    let answers = answers(client, Version::HTTP_2);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(io), answers));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
@@ -121,7 +124,6 @@ pub(crate) async fn serve_http2(io: impl Io, client: Client, mut leaving: watch:
 fn answers(
     client: Client,
     version: Version,
-    leaving: watch::Receiver<Leaving>,
 ) -> impl Service<
     Request<Incoming>,
     Response = Response<ReplyBody>,
@@ -130,9 +132,9 @@ fn answers(
 > {
     let client = Arc::new(client);
     service_fn(move |request| {
-        let (client, leaving, answered) = (client.clone(), leaving.clone(), client.answering.begin());
+        let (client, answered) = (client.clone(), client.answering.begin());
         async move {
-            let mut response = answer(&client, request, &leaving).await.map(|body| body.holding(answered));
+            let mut response = answer(&client, request).await.map(|body| body.holding(answered));
             *response.version_mut() = version;
             if version == Version::HTTP_11
                 && client.balancer.is_leaving()
@@ -175,11 +177,7 @@ enum NoTarget {
     Gone { service: String },
 }
 
-async fn answer(
-    client: &Client,
-    request: Request<Incoming>,
-    leaving: &watch::Receiver<Leaving>,
-) -> Response<ReplyBody> {
+async fn answer(client: &Client, request: Request<Incoming>) -> Response<ReplyBody> {
     let is_grpc = is_grpc(request.headers());
     let target = client.target(&request);
     let series = target.as_ref().map_or(client.entry.series(), |target| &target.series);
@@ -189,12 +187,12 @@ async fn answer(
         Err(no_target) => Err(no_target.clone().into()),
     };
     let failure = match answered {
-        Ok(answered) => return reply(answered, client, tally, leaving),
+        Ok(answered) => return reply(answered, client, tally),
         Err(failure) => failure,
     };
     tally.answered(failure.status());
     tally.end_as(failure.outcome());
-    if is_grpc { failure.to_grpc() } else { failure.to_response(&client.name_of(target.ok().as_ref())) }
+    if is_grpc { failure.to_grpc() } else { failure.to_response(&client.name_of(target.as_deref().ok())) }
 }
 
 /// A pod's answer, and what it occupies.
@@ -248,19 +246,14 @@ fn to_http1(headers: &mut HeaderMap, body: &RequestBody) {
     }
 }
 
-fn reply(
-    answered: Answered,
-    client: &Client,
-    mut tally: Tally,
-    leaving: &watch::Receiver<Leaving>,
-) -> Response<ReplyBody> {
+fn reply(answered: Answered, client: &Client, mut tally: Tally) -> Response<ReplyBody> {
     let Answered { mut response, connection, in_flight, upgrade } = answered;
     tally.answered(response.status());
     if let Some(upgrade) = upgrade {
         let still = client.answering.begin();
         let pod = hyper::upgrade::on(&mut response);
         let protocol = Upgrade::of(response.headers());
-        tokio::spawn(join(upgrade, pod, protocol, in_flight, (leaving.clone(), still)));
+        tokio::spawn(join(upgrade, pod, protocol, in_flight, (client.leaving.clone(), still)));
         switching_to_client(response.headers_mut());
         tally.complete();
         return response.map(|_| ReplyBody::empty());
@@ -336,9 +329,9 @@ fn is_grpc(headers: &HeaderMap) -> bool {
 
 impl Client {
     /// Where a request goes.
-    fn target(&self, request: &Request<Incoming>) -> Result<Target, NoTarget> {
+    fn target(&self, request: &Request<Incoming>) -> Result<Cow<'_, Target>, NoTarget> {
         if let Entry::Service(target) = &self.entry {
-            return Ok(target.clone());
+            return Ok(Cow::Borrowed(target));
         }
         let host = host_of(request).ok_or(NoTarget::Hostless)?;
         let backend = self.balancer.route(host, request.uri().path()).ok_or(NoTarget::Unmatched)?;
@@ -352,7 +345,7 @@ impl Client {
             Speaks::FindOut | Speaks::Opaque if is_grpc(request.headers()) => PodSpeaks::Http2,
             Speaks::FindOut | Speaks::Opaque => PodSpeaks::Http1,
         };
-        Ok(Target { at, pods_speak, series, sticky_cookie: self.balancer.sticky_cookie(at) })
+        Ok(Cow::Owned(Target { at, pods_speak, series, sticky_cookie: self.balancer.sticky_cookie(at) }))
     }
 
     /// What an answer of the proxy's own is about.

@@ -23,13 +23,13 @@ use super::balancer::Balancer;
 const OPEN_METRICS: HeaderValue =
     HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
 
-/// Answers on one connection until it ends.
+/// Answers once on a connection: whoever kept it would go on asking a proxy that was replaced.
 pub(crate) async fn serve(stream: TcpStream, balancer: Arc<Balancer>) {
     let answers = service_fn(move |request: Request<Incoming>| {
         let answer = answer(&request, &balancer);
         async move { Ok::<_, Infallible>(answer) }
     });
-    if let Err(error) = http1::Builder::new().serve_connection(TokioIo::new(stream), answers).await {
+    if let Err(error) = http1::Builder::new().keep_alive(false).serve_connection(TokioIo::new(stream), answers).await {
         tracing::trace!("a connection for metrics ended: {error}");
     }
 }

@@ -16,26 +16,38 @@ const LONGEST_HEAD_TIME: Duration = Duration::from_secs(30);
 
 /// Requests of one connection that are being answered: while there are any, what comes may be their bodies.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Answering(Arc<AtomicUsize>);
+pub(crate) struct Answering(Arc<Counts>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    now: AtomicUsize,
+    ever: AtomicUsize,
+}
 
 /// One request that is being answered.
 #[derive(Debug)]
-pub(crate) struct Answered(Arc<AtomicUsize>);
+pub(crate) struct Answered(Arc<Counts>);
 
 impl Answering {
     pub(crate) fn begin(&self) -> Answered {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        self.0.now.fetch_add(1, Ordering::Relaxed);
+        self.0.ever.fetch_add(1, Ordering::Relaxed);
         Answered(self.0.clone())
     }
 
     fn is_idle(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == 0
+        self.0.now.load(Ordering::Relaxed) == 0
+    }
+
+    /// Requests whose heads were whole.
+    fn heads(&self) -> usize {
+        self.0.ever.load(Ordering::Relaxed)
     }
 }
 
 impl Drop for Answered {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.now.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -43,8 +55,8 @@ impl Drop for Answered {
 pub(crate) struct Paced<S> {
     inner: S,
     answering: Answering,
-    /// When the first byte of a head came.
-    begun: Option<Instant>,
+    /// When the first byte of a head came, and how many heads had come before it.
+    begun: Option<(Instant, usize)>,
     /// Set only while the rest of a head is waited for.
     deadline: Option<Pin<Box<Sleep>>>,
 }
@@ -55,7 +67,7 @@ impl<S> Paced<S> {
     }
 
     fn poll_deadline(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        let Some(begun) = self.begun else { return Poll::Pending };
+        let Some((begun, _)) = self.begun else { return Poll::Pending };
         let deadline = self.deadline.get_or_insert_with(|| Box::pin(sleep_until(begun + LONGEST_HEAD_TIME)));
         deadline.as_mut().poll(context)
     }
@@ -64,13 +76,14 @@ impl<S> Paced<S> {
 impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, read: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let is_idle = self.answering.is_idle();
-        if !is_idle {
+        let heads = self.answering.heads();
+        if !is_idle || self.begun.is_some_and(|(_, before)| before != heads) {
             (self.begun, self.deadline) = (None, None);
         }
         let before = read.filled().len();
         let polled = Pin::new(&mut self.inner).poll_read(context, read);
         if is_idle && read.filled().len() > before && self.begun.is_none() {
-            self.begun = Some(Instant::now());
+            self.begun = Some((Instant::now(), heads));
         }
         if polled.is_pending() && self.poll_deadline(context).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));

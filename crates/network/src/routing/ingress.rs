@@ -88,7 +88,7 @@ impl Behind<'_> {
         };
         let service = self.services.iter().find(|it| it.namespace == self.namespace && it.name == wanted.name);
         let at = service.and_then(|service| {
-            let port = service.ports.iter().find(is_it)?;
+            let port = service.ports.iter().find(is_it).filter(|_| service.proxy_protocol.is_none())?;
             let own = service.answers.iter().find(|ip| service.addresses.contains(ip))?;
             Some(SocketAddr::new(*own, port.port))
         });

@@ -15,8 +15,8 @@ const SPANS: [(SignedDuration, SignedDuration); 4] = [
     (SignedDuration::from_hours(48), SignedDuration::from_mins(10)),
 ];
 
-/// Proxies that may be told of at one time: one, and its predecessors that finish their connections.
-const MOST_PROXIES: usize = 8;
+/// Proxies that are remembered: more than there may be at one time, with those that were killed.
+const MOST_PROXIES: usize = 64;
 
 /// What one proxy told.
 #[derive(Clone, Debug)]
@@ -56,7 +56,9 @@ struct Span {
 impl Ledger {
     /// Enters what a proxy told; whether anything was new.
     pub(super) fn enter(&mut self, told: Told, now: Timestamp) -> bool {
-        let from = self.until.unwrap_or(told.started).min(now);
+        let is_known = self.proxies.iter().any(|(number, _)| *number == told.proxy);
+        // The first word of a proxy is about everything since its start.
+        let from = self.until.filter(|_| is_known).map_or(told.started, |until| until).min(now);
         let mut before = self.proxy(told.proxy);
         let (mut counts, mut known) = (BTreeMap::new(), HashMap::new());
         let mut has_drained = false;
@@ -64,9 +66,8 @@ impl Ledger {
             let old = before.remove(&key);
             let shared = old.as_ref().map_or_else(|| Arc::new(key.clone()), |old| old.key.clone());
             let new = old.map_or_else(|| total.clone(), |old| total.since(&old.counts));
-            if let Some(drain) = drain.filter(|_| !self.drains.contains_key(&shared)) {
-                has_drained = true;
-                self.drains.insert(shared.clone(), (now, drain));
+            if let Some(drain) = drain {
+                has_drained |= self.enter_drain(&shared, drain, now);
             }
             if !new.is_empty() {
                 counts.insert(shared.clone(), new);
@@ -86,12 +87,27 @@ impl Ledger {
         is_new
     }
 
+    /// Several proxies may have had work for the pod: it was drained when the last was done. Whether that is new.
+    fn enter_drain(&mut self, key: &Arc<SeriesKey>, drain: Drain, now: Timestamp) -> bool {
+        let known = self.drains.get(key).map(|(_, known)| *known);
+        let longest = known.map_or(drain, |known| Drain {
+            milliseconds: known.milliseconds.max(drain.milliseconds),
+            requests: known.requests.max(drain.requests),
+            long: known.long.max(drain.long),
+        });
+        let is_new = known != Some(longest);
+        if is_new {
+            self.drains.insert(key.clone(), (now, longest));
+        }
+        is_new
+    }
+
     /// What was counted since a moment, or as early as the nearest one before it that is known; since ever without one.
     pub(super) fn since(&self, moment: Option<Timestamp>, holds: &dyn Fn(&SeriesKey) -> bool) -> Period {
         let until = self.until.unwrap_or(Timestamp::UNIX_EPOCH);
         let wanted = |time: Timestamp| moment.is_none_or(|moment| time > moment);
         let spans: Vec<&Span> = self.spans.iter().filter(|span| wanted(span.until)).collect();
-        let first = spans.first().map(|span| span.from);
+        let first = spans.iter().map(|span| span.from).min();
         // Between two spans nothing happened, so counting may as well have begun at the moment itself.
         let since = match (first, moment) {
             (Some(first), Some(moment)) => first.min(moment.min(until)),
@@ -112,7 +128,7 @@ impl Ledger {
     }
 
     fn begin(&self) -> Option<Timestamp> {
-        self.spans.front().map(|span| span.from)
+        self.spans.iter().map(|span| span.from).min()
     }
 
     fn proxy(&mut self, number: u64) -> HashMap<SeriesKey, Known> {
@@ -142,6 +158,7 @@ impl Ledger {
 impl Span {
     fn append(&mut self, later: Self) {
         self.until = later.until;
+        self.from = self.from.min(later.from);
         for (key, counts) in later.counts {
             self.counts.entry(key).or_default().add(&counts);
         }

@@ -78,6 +78,29 @@ fn an_engine_that_came_later_knows_since_when_its_proxy_counts() {
 }
 
 #[test]
+fn the_first_word_of_a_proxy_is_about_everything_since_its_start() {
+    let mut ledger = Ledger::default();
+    ledger.enter(told(2, 19, vec![]), at(20));
+    ledger.enter(told(1, -1000, vec![series("a", 500)]), at(21));
+    assert_eq!(since(&ledger, Some(20)), (500, -1000));
+    ledger.enter(told(1, -1000, vec![series("a", 510)]), at(22));
+    assert_eq!(since(&ledger, Some(21)), (10, 21));
+}
+
+#[test]
+fn a_pod_is_drained_when_the_last_proxy_is_done_with_it() {
+    let mut ledger = Ledger::default();
+    let drained = |milliseconds| {
+        let drain = Some(Drain { milliseconds, requests: 0, long: 0 });
+        vec![Series { drain, ..series("a", 1) }]
+    };
+    assert!(ledger.enter(told(2, 0, drained(0)), at(1)));
+    assert!(ledger.enter(told(1, 0, drained(8000)), at(2)));
+    assert!(!ledger.enter(told(2, 0, drained(0)), at(3)));
+    assert_eq!(ledger.since(None, &|_| true).series[0].drain.unwrap().milliseconds, 8000);
+}
+
+#[test]
 fn older_spans_are_coarser_and_nothing_in_them_is_lost() {
     let mut ledger = Ledger::default();
     for second in 1..=10_000 {

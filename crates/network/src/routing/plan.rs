@@ -53,7 +53,7 @@ pub(super) struct Plan {
 
 impl Plan {
     pub(super) fn config(&self, version: u64, base: &Base) -> DataPlaneConfig {
-        let Base { dns, metrics, access_log } = base.clone();
+        let Base { dns, metrics, access_log, connections_per_client } = base.clone();
         let mut config = DataPlaneConfig {
             version,
             listen: BTreeSet::new(),
@@ -64,6 +64,7 @@ impl Plan {
             ingress: self.ingress.clone(),
             metrics,
             access_log,
+            connections_per_client,
         };
         config.listen = config.wanted_listeners();
         config

@@ -17,7 +17,9 @@ pub struct Traffic {
 
 impl Default for Traffic {
     fn default() -> Self {
-        Self { ledger: Arc::default(), changes: watch::Sender::new(0) }
+        // Another engine's numbers must not be taken for this one's.
+        let first = u64::try_from(Timestamp::now().as_millisecond()).unwrap_or_default();
+        Self { ledger: Arc::default(), changes: watch::Sender::new(first) }
     }
 }
 

@@ -199,18 +199,41 @@ async fn a_replaced_proxy_finishes_its_connections_and_is_told_what_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_keeper_that_is_killed_while_a_proxy_leaves_finds_the_one_that_serves() {
-    let mut plane = Plane::start().await;
-    let _app = App::start(plane.pod(2), "app-2");
-    plane.route(&[(2, Ready)]).await;
-    let mut kept = Client::connect(plane.service()).await.unwrap();
-    kept.get("/").await;
-    plane.replace_proxy().await;
-    plane.kill_keeper();
-    while plane.link.receive().await.is_ok_and(|report| report.is_some()) {}
-    assert_eq!(plane.connect_again().await, plane.config.version);
-    assert!(plane.route(&[(2, Ready)]).await.is_empty());
-    assert_eq!(get(plane.service(), "/").await.1, "app-2");
+async fn a_new_keeper_goes_on_with_a_proxy_that_leaves() {
+    for build in [Build::Same, Build::Another] {
+        let mut plane = Plane::start().await;
+        let (old, _new) = (App::start(plane.pod(2), "app-2"), App::start(plane.pod(3), "app-3"));
+        plane.route(&[(2, Ready)]).await;
+        let mut kept = Client::connect(plane.service()).await.unwrap();
+        kept.get("/").await;
+        let service = plane.service();
+        let slow = tokio::spawn(async move { get(service, "/slow?3000").await });
+        old.has_begun(2).await;
+        plane.replace_proxy().await;
+        match build {
+            Build::Same => {
+                plane.kill_keeper();
+                while plane.link.receive().await.is_ok_and(|report| report.is_some()) {}
+            }
+            Build::Another => {
+                let newer = plane.run_dir().join("data_plane");
+                std::fs::copy(&plane.command.executable, &newer).unwrap();
+                plane.command.executable = newer;
+            }
+        }
+        assert_eq!(plane.connect_again().await, plane.config.version);
+        assert!(plane.route(&[(2, Withdrawn), (3, Ready)]).await.is_empty());
+        plane.drained_to(2, 1, 0).await;
+        assert_eq!(kept.get("/").await.1, "app-3", "the proxy that leaves was told");
+        assert_eq!(slow.await.unwrap().1, "app-2");
+        plane.drained_to(2, 0, 0).await;
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Build {
+    Same,
+    Another,
 }
 
 #[tokio::test(flavor = "multi_thread")]

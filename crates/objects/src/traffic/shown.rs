@@ -195,10 +195,9 @@ pub fn service_status(period: &Period) -> ServiceTrafficStatus {
     }
 }
 
-/// What a `RolloutTraffic` says, from counts of the Services that select the rollout's pods.
+/// What a `RolloutTraffic` says, from counts of the Services that select the rollout's pods, by these names.
 #[must_use]
-pub fn rollout_status(period: &Period, version: &str, revision: i64) -> RolloutTrafficStatus {
-    let services: BTreeSet<&str> = period.series.iter().map(|series| series.key.service.as_str()).collect();
+pub fn rollout_status(period: &Period, version: &str, revision: i64, services: Vec<String>) -> RolloutTrafficStatus {
     let mut drained: Vec<Drained> = period.series.iter().filter_map(drained).collect();
     drained.sort_by(|one, other| one.pod.cmp(&other.pod));
     drained.dedup_by(|one, other| one.pod == other.pod);
@@ -207,7 +206,7 @@ pub fn rollout_status(period: &Period, version: &str, revision: i64) -> RolloutT
         until: Some(Time(period.until)),
         version: version.to_owned(),
         revision,
-        services: services.into_iter().map(str::to_owned).collect(),
+        services,
         totals: Totals::of(&total(&period.series)),
         versions: versions(&period.series),
         drained,
