@@ -1,5 +1,5 @@
 //! What a client sees while something is deployed: a bounded stream of requests, every answer checked.
-//! It never sends a request twice and never leaves a failure out.
+//! It never sends a request twice that may have been processed, and never leaves a failure out.
 
 use std::fmt;
 use std::net::SocketAddr;

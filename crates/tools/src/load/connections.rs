@@ -147,6 +147,13 @@ pub(super) fn broken(error: &hyper::Error) -> Broken {
     (failure, chain(error))
 }
 
+/// Whether a goodbye that crossed the request says that it was left alone, so that asking elsewhere is no repeat
+/// (RFC 9113, 6.8).
+pub(super) fn is_unprocessed(error: &hyper::Error) -> bool {
+    let goodbye = causes(error).filter_map(|cause| cause.downcast_ref::<h2::Error>()).find(|error| error.is_go_away());
+    goodbye.is_some_and(|error| error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR))
+}
+
 /// An error and all its causes.
 pub(super) fn chain(error: &hyper::Error) -> String {
     causes(error).fold(error.to_string(), |chain, cause| format!("{chain}: {cause}"))

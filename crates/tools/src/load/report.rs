@@ -28,6 +28,9 @@ pub struct Report {
     pub latency: Histogram,
     /// Connections opened, kept alive or not.
     pub connections: u64,
+    /// Requests that crossed a goodbye and were, as it says, not processed: they were asked on another connection.
+    #[serde(default)]
+    pub unprocessed: u64,
     pub elapsed: Duration,
     /// The first failures, in the order they happened.
     pub samples: Vec<Sample>,
@@ -110,6 +113,9 @@ impl fmt::Display for Report {
         }
         for (way, count) in &self.by_way {
             row(f, &format!("over {way}"), &count.to_string())?;
+        }
+        if self.unprocessed > 0 {
+            row(f, "crossed a goodbye", &self.unprocessed.to_string())?;
         }
         row(f, "connections opened", &self.connections.to_string())?;
         row(f, "duration", &format!("{:.1} s", self.elapsed.as_secs_f64()))?;

@@ -1,5 +1,6 @@
 //! One client of the load: one request at a time, all of them in one way.
-//! A connection that was closed while nothing was asked is opened again; anything later is a failure.
+//! A connection that was closed while nothing was asked is opened again, or that says it left a request alone; anything
+//! else is a failure.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use hyper::body::Incoming;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::connections::{Age, Broken, Connections, Shared, broken, chain};
+use super::connections::{Age, Broken, Connections, Shared, broken, chain, is_unprocessed};
 use super::exchange::{Answer, Question, Served};
 use super::{Failure, Methods, Plan, Sample, Stop, Tally, Way};
 
@@ -85,7 +86,8 @@ impl Worker {
     }
 
     async fn exchange(&mut self, question: &Question, tally: &Tally) -> Result<Served, Broken> {
-        let mut request = question.request(self.way, &self.host, self.delay);
+        let new_request = || question.request(self.way, &self.host, self.delay);
+        let mut request = new_request();
         loop {
             let (mut connection, age) = self.connections.next(self.target).await?;
             if age == Age::New {
@@ -99,11 +101,15 @@ impl Worker {
                 }
                 Err(error) => error,
             };
-            match error.take_message() {
+            request = match error.take_message() {
                 // Closed before anything was written: what any client does is to open another.
-                Some(unsent) if age == Age::Used => request = unsent,
+                Some(unsent) if age == Age::Used => unsent,
+                None if is_unprocessed(error.error()) => {
+                    tally.record(|report| report.unprocessed += 1);
+                    new_request()
+                }
                 Some(_) | None => return Err(broken(error.error())),
-            }
+            };
         }
     }
 }
