@@ -1,6 +1,6 @@
 # demo   builds Segue and tells its whole story in two minutes
 # test   installs what the tests need, and passes all of them; CI runs this and nothing else
-# soak   the tests of the traffic, 20 times over
+# soak   the tests of the traffic, 20 times over, then 100 rolling updates under a million requests, of each kind of app
 # bench  figures: start, pods, rollouts, memory, idle CPU
 # bench-traffic  the proxy beside nginx, HAProxy, Envoy and Caddy, in one run
 
@@ -9,6 +9,11 @@
 # Each test has a machine of its own; more of them at a time than cores would measure the waiting for the cores.
 MACHINES := 2
 SOAK := 20
+# What a small machine answers in all protocols while it rolls out, so that latencies mean something.
+SOAK_UPDATES := 100
+SOAK_REQUESTS_PER_UPDATE := 10000
+SOAK_REQUESTS_PER_SECOND := 500
+SOAK_WORKERS := 64
 
 demo:
 	cargo build --package segue
@@ -21,6 +26,9 @@ soak: prerequisites programs
 		echo "== soak: round $$round of $(SOAK)" && \
 		cargo test --workspace --test machines -- --test-threads=$(MACHINES) traffic:: || exit 1; \
 	done
+	SOAK_UPDATES=$(SOAK_UPDATES) SOAK_REQUESTS_PER_UPDATE=$(SOAK_REQUESTS_PER_UPDATE) \
+		SOAK_REQUESTS_PER_SECOND=$(SOAK_REQUESTS_PER_SECOND) SOAK_WORKERS=$(SOAK_WORKERS) \
+		cargo test --workspace --test machines -- --test-threads=1 traffic::rolling
 
 bench: prerequisites
 	cargo build --release --workspace --bins

@@ -6,6 +6,8 @@ mod engine_killed;
 mod entries;
 mod ingress;
 mod inside;
+mod long_connections;
+mod pod_killed;
 mod replaced;
 mod rolling;
 mod scaling;

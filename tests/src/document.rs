@@ -1,12 +1,15 @@
 //! The source document's Deployment on a machine, with the demonstration's overlay, and how it stands.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::time::{Duration, SystemTime};
 
-use serde_json::Value;
+use serde_json::{Value, json};
+use tools::load::Plan;
 
 use crate::images::APP;
 use crate::machine::Machine;
-use crate::outside::Load;
+use crate::outside::{self, Load};
 use crate::paths::project;
 
 pub const NAME: &str = "tailscale-mesh-zero-downtime-deployment";
@@ -104,10 +107,50 @@ impl<'machine> Document<'machine> {
         }
     }
 
+    /// Waits until containers were restarted so many times, and all pods are ready.
+    pub fn restarted(&self, times: i64) {
+        let are_back = |standing: &Standing| {
+            standing.values().map(|pod| pod.restarts).sum::<i64>() == times && standing.values().all(|pod| pod.ready)
+        };
+        while !are_back(&self.standing()) {}
+    }
+
+    /// The deletion of each pod that is going away, by the pod's name.
+    #[must_use]
+    pub fn deletions(&self) -> BTreeMap<String, SystemTime> {
+        let pods = self.0.kubectl().json(&format!("get pods {SELECTED}"));
+        let pods: Vec<k8s_openapi::api::core::v1::Pod> =
+            serde_json::from_value(pods["items"].clone()).expect("a list of pods");
+        let deleted = pods.into_iter().filter_map(|pod| {
+            let ends: SystemTime = pod.metadata.deletion_timestamp?.0.into();
+            let grace_seconds = pod.metadata.deletion_grace_period_seconds?.try_into().ok()?;
+            Some((pod.metadata.name?, ends - Duration::from_secs(grace_seconds)))
+        });
+        deleted.collect()
+    }
+
+    /// Sets an annotation of the pods, which replaces them all.
+    pub fn annotate_pods(&self, name: &str, value: &str) {
+        let patch = json!({"spec": {"template": {"metadata": {"annotations": {name: value}}}}});
+        self.0.kubectl().run(&format!("patch {DEPLOYMENT} --patch {patch}"));
+        self.rolled_out();
+    }
+
     /// 240 requests a second from the outside to the Service.
     #[must_use]
     pub fn load(&self) -> Load {
-        self.0.outside().load(self.0.service_address(NAME))
+        self.0.outside().send(&self.plan())
+    }
+
+    /// The same, to be changed.
+    #[must_use]
+    pub fn plan(&self) -> Plan {
+        outside::plan(self.address())
+    }
+
+    #[must_use]
+    pub fn address(&self) -> Ipv4Addr {
+        self.0.service_address(NAME)
     }
 }
 

@@ -1,10 +1,15 @@
 //! Another network, from which clients reach the machine over a link, as they would from another host.
 
 use std::io::{BufRead, BufReader};
+use std::marker::PhantomData;
 use std::net::Ipv4Addr;
 use std::process::{Child, ChildStdout, Stdio};
+use std::time::Duration;
 
-use tools::load::Report;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tools::load::{Plan, Report};
+use tools::streams;
 
 use crate::namespace::Namespace;
 use crate::paths::built;
@@ -16,6 +21,8 @@ const CLIENT: &str = "192.0.2.2";
 
 /// Requests a second that the tests ask for at least.
 const LEAST_RATE: f64 = 200.0;
+/// The longest soak takes less.
+const LONGEST_LOAD: Duration = Duration::from_hours(12);
 
 /// A network namespace of its own, with a route to the Services of one machine.
 #[derive(Debug)]
@@ -37,14 +44,31 @@ impl Outside {
         Outside(outside)
     }
 
-    /// Starts 240 requests a second to port 80 of `address`, half of them over new connections.
+    /// Starts 240 requests a second to port 80 of `address`, in all ways that the load client knows.
     #[must_use]
     pub fn load(&self, address: Ipv4Addr) -> Load {
+        self.send(&plan(address))
+    }
+
+    /// Starts a load. It ends by itself some time after the longest test.
+    #[must_use]
+    pub fn send(&self, plan: &Plan) -> Load {
+        self.client("load", plan)
+    }
+
+    /// Starts clients with long connections.
+    #[must_use]
+    pub fn follow(&self, plan: &streams::Plan) -> Streams {
+        self.client("streams", plan)
+    }
+
+    fn client<T>(&self, role: &str, plan: &impl Serialize) -> Client<T> {
+        let plan = serde_json::to_string(plan).expect("plans are plain data");
         let mut client = self.0.in_network_unlimited(built("client"));
-        client.args(["load", &format!("{address}:80")]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        client.args([role, &plan]).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = client.spawn().expect("a program that was built");
         let said = BufReader::new(child.stdout.take().expect("it was piped"));
-        Load { child, said, answered: 0 }
+        Client { child, said, count: 0, report: PhantomData }
     }
 
     #[must_use]
@@ -53,25 +77,47 @@ impl Outside {
     }
 }
 
-/// A load under way. It ends by itself some time after the longest test.
-pub struct Load {
-    child: Child,
-    said: BufReader<ChildStdout>,
-    answered: u64,
+/// 240 requests a second to port 80 of `address`, until they are told to end.
+#[must_use]
+pub fn plan(address: Ipv4Addr) -> Plan {
+    Plan { longest: LONGEST_LOAD, ..Plan::against((address, 80).into()) }
 }
 
-impl Load {
+/// Clients under way, which count something and report at the end.
+pub struct Client<T> {
+    child: Child,
+    said: BufReader<ChildStdout>,
+    count: u64,
+    report: PhantomData<T>,
+}
+
+/// A load; it counts requests that were answered or have failed.
+pub type Load = Client<Report>;
+/// Clients with long connections; they count those that were opened.
+pub type Streams = Client<streams::Report>;
+
+impl<T: DeserializeOwned> Client<T> {
     /// Waits for `more` requests to be answered or to fail.
     pub fn answered(&mut self, more: u64) {
-        let until = self.answered + more;
-        while self.answered < until {
-            self.answered = self.next_line().parse().expect("a count");
+        self.counted(self.count + more);
+    }
+
+    /// Waits until so many were counted since the start.
+    pub fn counted(&mut self, until: u64) {
+        while self.count < until {
+            self.count = self.next_line().parse().expect("a count");
         }
     }
 
-    /// Ends the load.
+    /// What was counted, as far as was waited for.
     #[must_use]
-    pub fn stop(mut self) -> Report {
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Ends the clients.
+    #[must_use]
+    pub fn stop(mut self) -> T {
         drop(self.child.stdin.take());
         let report = loop {
             let line = self.next_line();
@@ -79,19 +125,19 @@ impl Load {
                 break serde_json::from_str(&line).expect("a report");
             }
         };
-        assert!(self.child.wait().expect("a child of ours").success(), "the load client failed");
+        assert!(self.child.wait().expect("a child of ours").success(), "the client failed");
         report
     }
 
     fn next_line(&mut self) -> String {
         let mut line = String::new();
         let length = self.said.read_line(&mut line).expect("a pipe can be read");
-        assert_ne!(length, 0, "the load client ended before its report");
+        assert_ne!(length, 0, "the client ended before its report");
         line.trim().to_owned()
     }
 }
 
-impl Drop for Load {
+impl<T> Drop for Client<T> {
     fn drop(&mut self) {
         // Already ended, but for a test that fails; there it ends with its standard input.
         drop(self.child.stdin.take());

@@ -50,6 +50,14 @@ pub fn in_role(machine: &Namespace, role: &str) -> Vec<Process> {
     found
 }
 
+/// The process of `machine` that has been running `program` for longest.
+#[must_use]
+pub fn oldest(machine: &Namespace, program: &str) -> Process {
+    let mut found = of(machine);
+    found.retain(|process| process.arguments.first().is_some_and(|first| first == program));
+    found.into_iter().min_by_key(|process| process.started).unwrap_or_else(|| panic!("{program} does not run"))
+}
+
 impl Process {
     /// The first argument of a `segue` process.
     #[must_use]

@@ -51,3 +51,9 @@ pub fn output_of(command: &mut Command) -> String {
     assert!(said.success, "{command:?} failed:\n{}{}", said.stdout, said.stderr);
     said.stdout
 }
+
+/// Shows a line beside the test's result.
+pub fn say(line: &str) {
+    // The test goes on when nobody listens.
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
+}

@@ -18,6 +18,7 @@ mod grpc;
 mod headers;
 mod http;
 mod lent;
+mod lingering;
 mod metered;
 mod metrics;
 mod paced;

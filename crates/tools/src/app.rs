@@ -1,5 +1,6 @@
-//! The small application that Segue shows itself with: it answers over HTTP, says which version answered, and
-//! fails in every way that a real one does when its settings ask for it.
+//! The small application that Segue shows itself with: it answers over HTTP/1.1, HTTP/2 and gRPC, sends messages over
+//! WebSockets and as server-sent events, always says which version it is, and fails in every way that a real one does
+//! when its settings ask for it.
 
 use std::convert::Infallible;
 use std::future::pending;
@@ -12,7 +13,8 @@ use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -23,6 +25,7 @@ pub use settings::{OnSigterm, Readiness, Settings, SettingsError};
 use answers::State;
 
 mod answers;
+pub(crate) mod messages;
 mod settings;
 
 /// What a shell reports for a process that SIGTERM ended.
@@ -75,8 +78,7 @@ async fn serve(settings: Settings) -> Result<ExitCode, AppError> {
     let code = serve_until_over(&app, &state, &mut connections, sigterm).await;
     drop(app);
     if code == ExitCode::SUCCESS {
-        state.start_draining();
-        connections.shutdown().await;
+        state.drain(connections).await;
         log("drained");
     }
     Ok(code)
@@ -99,6 +101,8 @@ async fn serve_until_over(
     mut sigterm: Signal,
 ) -> ExitCode {
     let mut crash = pin!(crash(state.settings.crash_after));
+    // HTTP/1.1 or, to who begins with its preface, HTTP/2.
+    let builder = auto::Builder::new(TokioExecutor::new());
     loop {
         tokio::select! {
             accepted = listener.accept() => {
@@ -109,8 +113,8 @@ async fn serve_until_over(
                     let state = Arc::clone(&state);
                     async move { Ok::<_, Infallible>(answers::answer(&state, request).await) }
                 });
-                let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-                tokio::spawn(connections.watch(connection));
+                let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+                tokio::spawn(connections.watch(connection.into_owned()));
             }
             _ = sigterm.recv() => match state.settings.on_sigterm {
                 OnSigterm::Drain => { log("SIGTERM: draining"); return ExitCode::SUCCESS }

@@ -136,7 +136,7 @@ impl<'stage> Story<'stage> {
         let audience = Audience::watch(self.pods.clone());
         let load = load::start(self.plan().await?);
         let _live = self.screen.follow(load.observer(), audience.census());
-        self.screen.say("Traffic: 240 requests a second, half of them over new connections, every answer checked");
+        self.screen.say("Traffic: 240 requests a second over HTTP/1.1, HTTP/2 and gRPC, every answer checked");
         self.interlude(&load).await;
 
         self.screen.say(&format!("A good version: {} takes over from {}", second.version, first.version));

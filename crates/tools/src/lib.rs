@@ -4,6 +4,8 @@
 pub mod app;
 pub mod demo;
 pub mod load;
+pub mod streams;
 
 mod follow;
+mod grpc;
 mod rollout;

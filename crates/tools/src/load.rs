@@ -1,11 +1,13 @@
 //! What a client sees while something is deployed: a bounded stream of requests, every answer checked.
-//! It never sends a request twice and never leaves a failure out.
+//! It never sends a request twice that may have been processed, and never leaves a failure out.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -13,29 +15,77 @@ use tokio::time::Instant;
 pub use histogram::Histogram;
 pub use report::{Failure, Report, Sample};
 
+use connections::Shared;
+
+mod connections;
 mod exchange;
 mod histogram;
 mod report;
 mod worker;
 
 /// What to send, where to, how much of it and for how long at most.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Plan {
     pub target: SocketAddr,
     /// The `Host` header.
     pub host: String,
     /// All workers together.
     pub requests_per_second: NonZeroU32,
-    /// Every other worker opens a new connection for each request; the rest keep theirs alive.
+    /// Each asks one thing at a time.
     pub workers: NonZeroU16,
+    /// Every worker sends in one of these ways: the first in the first, and so on in turn.
+    pub ways: Vec<Way>,
+    pub methods: Methods,
+    /// How long the application waits before it answers; it answers gRPC at once.
+    pub delay: Duration,
     /// The load ends by itself after this time.
     pub longest: Duration,
     /// An answer that takes longer is a failure.
     pub patience: Duration,
 }
 
+/// How requests are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Way {
+    /// HTTP/1.1, over a connection of the worker's own that is kept alive.
+    KeptAlive,
+    /// HTTP/1.1, over a new connection for each request.
+    NewConnection,
+    /// HTTP/2 without TLS, over one connection for all workers.
+    Http2,
+    /// A unary call, over one connection for all workers.
+    Grpc,
+}
+
+/// Which methods are used. gRPC knows only POST.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Methods {
+    Get,
+    Post,
+    /// Both in turn.
+    GetAndPost,
+}
+
+impl Way {
+    /// All of them.
+    pub const ALL: [Way; 4] = [Way::KeptAlive, Way::NewConnection, Way::Http2, Way::Grpc];
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Way::KeptAlive => "HTTP/1.1, kept alive",
+            Way::NewConnection => "HTTP/1.1, new connections",
+            Way::Http2 => "HTTP/2",
+            Way::Grpc => "gRPC",
+        })
+    }
+}
+
 impl Plan {
-    /// 240 requests a second by 16 workers for at most ten minutes, with ten seconds for each answer.
+    /// 240 requests a second by 16 workers in all ways for at most ten minutes, with ten seconds for each answer.
     #[must_use]
     pub fn against(target: SocketAddr) -> Plan {
         const REQUESTS_PER_SECOND: NonZeroU32 = NonZeroU32::MIN.saturating_add(239);
@@ -45,6 +95,9 @@ impl Plan {
             host: target.to_string(),
             requests_per_second: REQUESTS_PER_SECOND,
             workers: WORKERS,
+            ways: Way::ALL.to_vec(),
+            methods: Methods::GetAndPost,
+            delay: Duration::ZERO,
             longest: Duration::from_secs(600),
             patience: Duration::from_secs(10),
         }
@@ -72,9 +125,10 @@ pub fn start(plan: Plan) -> Running {
     let tally = Arc::new(Tally::default());
     let (stop, stopped) = watch::channel(Stop::No);
     let started = Instant::now();
+    let shared = Shared::default();
     let mut workers = JoinSet::new();
-    for number in 0..plan.workers.get() {
-        let worker = worker::Worker::new(number, &plan, started);
+    for (number, way) in (0..plan.workers.get()).zip(plan.ways.iter().copied().cycle()) {
+        let worker = worker::Worker::new(number, way, &plan, &shared, started);
         workers.spawn(worker.work(Arc::clone(&tally), stopped.clone()));
     }
     Running { observer: Observer { tally, started }, stop, workers }

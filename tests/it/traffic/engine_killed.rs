@@ -1,6 +1,6 @@
 use std::collections::BTreeSet;
 use std::hash::{BuildHasher, RandomState};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
 use std::time::Instant;
 
@@ -8,6 +8,7 @@ use end_to_end::document::{Document, Standing};
 use end_to_end::machine::Machine;
 use end_to_end::outside::{Load, assert_nothing_lost};
 use end_to_end::paths::built;
+use end_to_end::run::say;
 
 const UPDATES: usize = 5;
 const REQUESTS_PER_SECOND: u64 = 240;
@@ -90,9 +91,4 @@ impl Writer {
         assert!(self.0.wait().expect("a child of ours").success(), "the writer failed");
         written
     }
-}
-
-fn say(line: &str) {
-    // Shown beside the test's result: it tells which moment was tried.
-    let _ = writeln!(std::io::stderr().lock(), "{line}");
 }

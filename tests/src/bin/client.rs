@@ -1,9 +1,9 @@
 //! The clients of the end-to-end tests, each a process of its own so that it can be in another network:
-//! `client load ADDRESS:PORT`, `client write`, `client pods COUNT IMAGE`. All but the last end with their standard input.
+//! `client load PLAN`, `client streams PLAN`, `client write`, `client pods COUNT IMAGE`. A plan is JSON.
+//! All but the last end with their standard input.
 
 use std::error::Error;
 use std::io::{self, Read, Write};
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt};
@@ -13,10 +13,8 @@ use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio::time::sleep;
-use tools::load::{self, Plan};
+use tools::{load, streams};
 
-/// The longest test takes less.
-const LONGEST_LOAD: Duration = Duration::from_secs(1800);
 /// A line is said after so many answers, a quarter of a second's.
 const STEP: u64 = 60;
 /// How long a writer that was refused waits: the engine starts again meanwhile.
@@ -29,16 +27,17 @@ async fn main() -> Outcome<()> {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
     match &arguments[..] {
-        ["load", target] => load(target.parse()?).await,
+        ["load", plan] => load(serde_json::from_str(plan)?).await,
+        ["streams", plan] => streams(&serde_json::from_str(plan)?).await,
         ["write"] => write(Client::try_default().await?).await,
         ["pods", count, image] => pods(Client::try_default().await?, count.parse()?, image).await,
-        other => Err(format!("load, write or pods, not {other:?}").into()),
+        other => Err(format!("load, streams, write or pods, not {other:?}").into()),
     }
 }
 
 /// Says how many requests were answered from time to time, and at the end the report as JSON.
-async fn load(target: SocketAddr) -> Outcome<()> {
-    let running = load::start(Plan { longest: LONGEST_LOAD, ..Plan::against(target) });
+async fn load(plan: load::Plan) -> Outcome<()> {
+    let running = load::start(plan);
     let mut stopped = end_of_input();
     let mut answered = 0;
     loop {
@@ -48,6 +47,20 @@ async fn load(target: SocketAddr) -> Outcome<()> {
         }
         answered = running.so_far().sent;
         say(&answered.to_string())?;
+    }
+    let report = running.stop().await;
+    say(&serde_json::to_string(&report)?)
+}
+
+/// Says how many connections were opened each time that there is another, and at the end the report as JSON.
+async fn streams(plan: &streams::Plan) -> Outcome<()> {
+    let running = streams::start(plan);
+    let mut stopped = end_of_input();
+    for count in 1.. {
+        tokio::select! {
+            _ = &mut stopped => break,
+            () = running.opened(count) => say(&count.to_string())?,
+        }
     }
     let report = running.stop().await;
     say(&serde_json::to_string(&report)?)

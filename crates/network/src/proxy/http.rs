@@ -26,6 +26,7 @@ use super::counts::{Logged, Series, Tally};
 use super::exchange::{NoAnswer, Question, exchange};
 use super::headers::{Origin, Refusal, asks_for_upgrade, switching_to_client, to_client, to_http2, to_pod};
 use super::lent::{Connection, PodSpeaks};
+use super::lingering::Lingering;
 use super::metered::Metered;
 use super::paced::{self, Answering, Paced};
 use super::request_body::RequestBody;
@@ -110,7 +111,7 @@ pub(crate) async fn serve_http2(io: impl Io, client: Client, mut leaving: watch:
     builder.initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(CONNECTION_WINDOW);
     builder.max_header_list_size(LONGEST_HEAD);
     let answers = answers(client, Version::HTTP_2);
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(io), answers));
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(Lingering::new(io)), answers));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         () = has_come(&mut leaving, Leaving::AfterTheNextAnswer) => {

@@ -1,7 +1,10 @@
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 use super::*;
+use crate::streams;
 
 fn settings(arguments: &[&str]) -> Settings {
     let arguments = ["VERSION=v7", "POD_NAME=app-1"].iter().chain(arguments);
@@ -48,6 +51,7 @@ async fn readiness_and_health_follow_the_settings() {
         (&[][..], "/nowhere", "404"),
         (&[][..], "/slow?ms=1", "200"),
         (&[][..], "/slow", "400"),
+        (&[][..], "/ws", "400"),
     ];
     for (arguments, path, status) in cases {
         let answer = asked(arguments, &format!("GET {path} HTTP/1.1")).await;
@@ -64,47 +68,66 @@ async fn a_crash_ends_with_exit_code_1() {
     assert_eq!(code, ExitCode::FAILURE);
 }
 
-#[tokio::test]
-async fn the_load_client_finds_every_answer_right() {
+/// An application that drains when it is told to, its address, and its end.
+async fn serving() -> (SocketAddr, oneshot::Sender<()>, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let target = listener.local_addr().unwrap();
     let state = Arc::new(State::new(settings(&[]), Instant::now()));
-    tokio::spawn(async move {
+    let (end, ended) = oneshot::channel();
+    let serving = tokio::spawn(async move {
         let mut connections = GracefulShutdown::new();
         let sigterm = signal(SignalKind::terminate()).unwrap();
-        serve_until_over(&listener, &state, &mut connections, sigterm).await
+        tokio::select! {
+            _ = serve_until_over(&listener, &state, &mut connections, sigterm) => unreachable!("nothing ends it"),
+            _ = ended => {}
+        }
+        state.drain(connections).await;
     });
+    (target, end, serving)
+}
+
+#[tokio::test]
+async fn the_load_client_finds_every_answer_right() {
+    let (target, _end, _) = serving().await;
     let running = crate::load::start(crate::load::Plan::against(target));
     running.answered(100).await;
     let report = running.stop().await;
     assert_eq!((report.failures(), report.served_by("v7")), (0, report.sent), "{report}");
+    assert_eq!(report.by_way.len(), 4, "{report}");
+}
+
+#[tokio::test]
+async fn messages_come_in_order_until_the_application_drains() {
+    let (target, end, serving) = serving().await;
+    let running = streams::start(&streams::Plan { target, web_sockets: 2, event_streams: 2 });
+    running.opened(4).await;
+    sleep(messages::PAUSE * 3).await;
+    end.send(()).unwrap();
+    serving.await.unwrap();
+    let report = running.stop().await;
+    let drained: Vec<_> = report.streams.iter().filter(|stream| stream.pod == "app-1").collect();
+    assert_eq!(drained.len(), 4, "{report}");
+    for stream in drained {
+        let end = match stream.protocol {
+            streams::Protocol::WebSocket => streams::End::Closed(1001),
+            streams::Protocol::Events => streams::End::Complete,
+        };
+        assert!(stream.end == end && stream.messages > 1, "{stream}");
+    }
 }
 
 #[tokio::test]
 async fn draining_finishes_what_is_in_flight() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let state = Arc::new(State::new(settings(&[]), Instant::now()));
-    let mut connections = GracefulShutdown::new();
+    let (address, end, serving) = serving().await;
     let mut stream = TcpStream::connect(address).await.unwrap();
-    let serving = async {
-        let sigterm = signal(SignalKind::terminate()).unwrap();
-        serve_until_over(&listener, &state, &mut connections, sigterm).await
-    };
-    let asking = async {
-        stream.write_all(b"GET /slow?ms=100&nonce=9 HTTP/1.1\r\nhost: app\r\n\r\n").await.unwrap();
-        // Another answered request shows that the first one was read.
-        let mut other = TcpStream::connect(address).await.unwrap();
-        other.write_all(b"GET / HTTP/1.1\r\nhost: app\r\nconnection: close\r\n\r\n").await.unwrap();
-        other.read_to_end(&mut Vec::new()).await.unwrap();
-    };
-    tokio::select! {
-        _ = serving => unreachable!("nothing ends it"),
-        () = asking => {}
-    }
-    state.start_draining();
-    connections.shutdown().await;
+    stream.write_all(b"GET /slow?ms=100&nonce=9 HTTP/1.1\r\nhost: app\r\n\r\n").await.unwrap();
+    // Another answered request shows that the first one was read.
+    let mut other = TcpStream::connect(address).await.unwrap();
+    other.write_all(b"GET / HTTP/1.1\r\nhost: app\r\nconnection: close\r\n\r\n").await.unwrap();
+    other.read_to_end(&mut Vec::new()).await.unwrap();
+    end.send(()).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     assert!(answer.ends_with("nonce 9\n"), "{answer}");
+    serving.await.unwrap();
 }

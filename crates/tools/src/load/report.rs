@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::Histogram;
+use super::{Histogram, Way};
 
 /// Failures are all counted; so many of the first are also described.
 const SAMPLES: usize = 20;
@@ -21,10 +21,16 @@ pub struct Report {
     pub by_version: BTreeMap<String, u64>,
     /// Right answers by the `x-app-pod` that gave them.
     pub by_pod: BTreeMap<String, u64>,
+    /// Right answers by the way that their requests were sent.
+    #[serde(default)]
+    pub by_way: BTreeMap<Way, u64>,
     /// From the moment a request was due, so that a stall counts for all that had to wait for it.
     pub latency: Histogram,
     /// Connections opened, kept alive or not.
     pub connections: u64,
+    /// Requests that crossed a goodbye and were, as it says, not processed: they were asked on another connection.
+    #[serde(default)]
+    pub unprocessed: u64,
     pub elapsed: Duration,
     /// The first failures, in the order they happened.
     pub samples: Vec<Sample>,
@@ -38,13 +44,15 @@ pub enum Failure {
     Refused,
     /// The connection could not be opened for another reason.
     Unreachable,
-    /// The connection broke after the request was written.
+    /// The connection broke before the answer began.
     Reset,
-    /// The connection ended before the answer was complete.
+    /// The connection ended in order, but before the answer began.
+    Unanswered,
+    /// The answer had begun and was never completed: nobody can ask again for the rest of it.
     Short,
     /// The answer was not HTTP.
     Malformed,
-    /// The status was not 200.
+    /// The status was not 200, or that of gRPC was not 0.
     Status,
     /// The answer was not to this request, or did not say who gave it.
     WrongBody,
@@ -75,9 +83,10 @@ impl Report {
         self.by_version.get(version).copied().unwrap_or_default()
     }
 
-    pub(super) fn count_answer(&mut self, version: &str, pod: &str, latency: Duration) {
+    pub(super) fn count_answer(&mut self, way: Way, version: &str, pod: &str, latency: Duration) {
         self.sent += 1;
         self.ok += 1;
+        *self.by_way.entry(way).or_default() += 1;
         *self.by_version.entry(version.to_owned()).or_default() += 1;
         *self.by_pod.entry(pod.to_owned()).or_default() += 1;
         self.latency.record(latency);
@@ -101,6 +110,12 @@ impl fmt::Display for Report {
         }
         for (version, count) in &self.by_version {
             row(f, &format!("answered by {version}"), &count.to_string())?;
+        }
+        for (way, count) in &self.by_way {
+            row(f, &format!("over {way}"), &count.to_string())?;
+        }
+        if self.unprocessed > 0 {
+            row(f, "crossed a goodbye", &self.unprocessed.to_string())?;
         }
         row(f, "connections opened", &self.connections.to_string())?;
         row(f, "duration", &format!("{:.1} s", self.elapsed.as_secs_f64()))?;
@@ -126,9 +141,10 @@ impl fmt::Display for Failure {
             Failure::Refused => "connection refused",
             Failure::Unreachable => "could not connect",
             Failure::Reset => "connection broke",
+            Failure::Unanswered => "connection ended without answer",
             Failure::Short => "answer cut short",
             Failure::Malformed => "answer was not HTTP",
-            Failure::Status => "status was not 200",
+            Failure::Status => "status was not good",
             Failure::WrongBody => "wrong answer",
             Failure::Timeout => "no answer in time",
         })
@@ -150,7 +166,7 @@ mod tests {
             report.count_failure(sample(Failure::Reset));
         }
         report.count_failure(sample(Failure::Timeout));
-        report.count_answer("v1", "pod", Duration::from_millis(2));
+        report.count_answer(Way::Http2, "v1", "pod", Duration::from_millis(2));
         assert_eq!((report.sent, report.ok, report.failures()), (27, 1, 26));
         assert_eq!(report.samples.len(), SAMPLES);
     }
@@ -159,7 +175,7 @@ mod tests {
     fn a_report_survives_json() {
         let mut report = Report::default();
         report.count_failure(sample(Failure::WrongBody));
-        report.count_answer("v2", "pod", Duration::from_millis(2));
+        report.count_answer(Way::Http2, "v2", "pod", Duration::from_millis(2));
         let json = serde_json::to_string(&report).unwrap();
         assert_eq!(serde_json::from_str::<Report>(&json).unwrap(), report);
     }
@@ -168,9 +184,11 @@ mod tests {
     fn the_table_names_versions_and_kinds_of_failure() {
         let mut report = Report::default();
         report.count_failure(sample(Failure::Status));
-        report.count_answer("v2", "pod", Duration::from_millis(2));
+        report.count_answer(Way::Http2, "v2", "pod", Duration::from_millis(2));
         let table = report.to_string();
-        for line in ["answered by v2", "status was not 200", "failed at 1.500 s, status was not 200: GET /"] {
+        for line in
+            ["answered by v2", "over HTTP/2", "status was not good", "failed at 1.500 s, status was not good: GET /"]
+        {
             assert!(table.contains(line), "{line} is missing in\n{table}");
         }
     }

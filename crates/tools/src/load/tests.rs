@@ -1,9 +1,18 @@
+use std::convert::Infallible;
 use std::future::Future;
+use std::pin::pin;
 
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
+use crate::grpc;
 
 /// What a server does with the connections it is given, one after the other.
 async fn against<F, S>(requests: u64, serve: S) -> Report
@@ -13,6 +22,7 @@ where
 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut plan = Plan::against(listener.local_addr().unwrap());
+    plan.ways = vec![Way::KeptAlive, Way::NewConnection];
     plan.patience = Duration::from_millis(500);
     plan.longest = Duration::from_secs(20);
     let server = tokio::spawn(async move {
@@ -102,7 +112,7 @@ async fn a_connection_closed_after_the_request_is_a_failure_and_is_not_tried_aga
     let silent = |mut stream: TcpStream| -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> {
         Box::pin(async move { drop(read_request(&mut stream).await) })
     };
-    assert_eq!(only_failure(silent).await, Failure::Short);
+    assert_eq!(only_failure(silent).await, Failure::Unanswered);
 }
 
 #[tokio::test]
@@ -116,7 +126,6 @@ async fn half_an_answer_is_a_failure() {
             stream.write_all(&answer.as_bytes()[..answer.len() - 3]).await.unwrap();
         })
     };
-    // The bodies of some POSTs are shorter than what is cut off, so the head itself may be cut: both are short.
     assert_eq!(only_failure(cut).await, Failure::Short);
 }
 
@@ -142,6 +151,48 @@ async fn somebody_elses_answer_is_a_failure() {
     assert_eq!(only_failure(confused).await, Failure::WrongBody);
 }
 
+/// Serves HTTP/2 with what the application echoes, and says goodbye after `LAST` answers.
+async fn serve_http2(stream: TcpStream) {
+    const LAST: u32 = 5;
+    let (answered, mut count) = watch::channel(0);
+    let service = service_fn(move |request: Request<Incoming>| {
+        answered.send_modify(|answered| *answered += 1);
+        async move {
+            let body = request.into_body().collect().await.unwrap().to_bytes();
+            let response = Response::builder().header("x-app-version", "v1").header("x-app-pod", "p");
+            let trailers = HeaderMap::from_iter([(grpc::STATUS, HeaderValue::from_static("0"))]);
+            let body = Full::new(body).with_trailers(async { Some(Ok::<_, Infallible>(trailers)) });
+            response.body(body)
+        }
+    });
+    let mut connection =
+        pin!(http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service));
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        _ = count.wait_for(|count| *count >= LAST) => connection.as_mut().graceful_shutdown(),
+    }
+    drop(connection.await);
+}
+
+#[tokio::test]
+async fn a_connection_that_says_goodbye_finishes_its_answers_and_is_followed_by_another() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut plan = Plan::against(listener.local_addr().unwrap());
+    plan.ways = vec![Way::Http2, Way::Grpc];
+    plan.methods = Methods::Post;
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(serve_http2(stream));
+        }
+    });
+    let running = start(plan);
+    running.answered(200).await;
+    let report = running.stop().await;
+    assert_eq!(report.failures(), 0, "{report}");
+    assert!(report.connections > 10 && report.connections < report.sent / 2, "{report}");
+    assert_eq!(report.by_way.values().sum::<u64>(), report.sent, "{report}");
+}
+
 #[tokio::test]
 async fn no_answer_in_time_is_a_failure() {
     let asleep = |mut stream: TcpStream| -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> {
@@ -165,6 +216,7 @@ async fn a_port_without_a_listener_refuses() {
 async fn the_load_ends_by_itself_and_keeps_its_rate() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut plan = Plan::against(listener.local_addr().unwrap());
+    plan.ways = vec![Way::KeptAlive, Way::NewConnection];
     plan.longest = Duration::from_millis(500);
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
