@@ -103,7 +103,7 @@ pub(crate) fn service(name: &str, number: usize) -> String {
         )
     });
     let service = format!(
-        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}-{number}}}\nspec: {{ports: [{{port: 80}}]}}\n"
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}-{number}}}\nspec: {{ports: [{{name: {name}, port: 80}}]}}\n"
     );
     service + &slices.concat()
 }
@@ -127,7 +127,7 @@ fn haproxy(machine: &Machine) -> Contestant {
         machine,
         "haproxy.cfg",
         &format!(
-            "global\n  nbthread 1\n  maxconn 25000\ndefaults\n  mode http\n  timeout client 120s\n  timeout server 120s\n  \
+            "global\n  nbthread 1\n  maxconn 9500\ndefaults\n  mode http\n  timeout client 120s\n  timeout server 120s\n  \
              timeout connect 5s\n  option forwardfor\nfrontend in\n  bind {HOST}:8002 backlog 4096\n  bind {HOST}:8012 proto h2\n  default_backend out\n\
              backend out\n  balance leastconn\n  http-reuse always\n{servers}"
         ),
