@@ -120,14 +120,14 @@ async fn find_out_and_pass(
     let series = balancer.counts_at(at).ok_or(Ended::NoService)?;
     let mut leaving = leaving.subscribe();
     let still_open = leaving.clone();
-    let turn = async {
+    let turn = Box::pin(async {
         match speaks {
             Speaks::Opaque => Ok(Turn::Opaque(Bytes::new(), None)),
             Speaks::FindOut => find_out(&mut stream, at, client.ip(), &balancer).await,
             // The client speaks first, so no server has to be watched.
             Speaks::Http1 | Speaks::Http2 => wait_for_the_client(&mut stream).await,
         }
-    };
+    });
     let turn = tokio::select! {
         turn = turn => turn?,
         () = has_come(&mut leaving, Leaving::Now) => return Err(Ended::Leaving),
@@ -143,11 +143,11 @@ async fn find_out_and_pass(
     match turn {
         Turn::Http1(read_already) => {
             let client = http_client(balancer, PodSpeaks::Http1);
-            http::serve_http1(Prefixed::new(read_already, stream), client, leaving).await;
+            Box::pin(http::serve_http1(Prefixed::new(read_already, stream), client, leaving)).await;
         }
         Turn::Http2(read_already) => {
             let client = http_client(balancer, PodSpeaks::Http2);
-            http::serve_http2(Prefixed::new(read_already, stream), client, leaving).await;
+            Box::pin(http::serve_http2(Prefixed::new(read_already, stream), client, leaving)).await;
         }
         Turn::Opaque(read_already, connected) => {
             let (mut server, mut in_flight) = match connected {
@@ -160,7 +160,7 @@ async fn find_out_and_pass(
             }
             let mut stream = Metered::new(Prefixed::new(read_already, stream), in_flight.series.clone());
             let passed = tokio::select! {
-                passed = tokio::io::copy_bidirectional(&mut stream, &mut server) => passed.map(drop),
+                passed = Box::pin(tokio::io::copy_bidirectional(&mut stream, &mut server)) => passed.map(drop),
                 () = in_flight.is_over() => tokio::try_join!(stream.shutdown(), server.shutdown()).map(drop),
             };
             drop(in_flight);
@@ -207,8 +207,8 @@ async fn pass_to_ingress(
             () = has_come(&mut leaving, Leaving::Now) => return Err(Ended::Leaving),
         };
         match stream.get_ref().1.alpn_protocol() {
-            Some(b"h2") => http::serve_http2(stream, http_client(balancer), leaving).await,
-            Some(_) | None => http::serve_http1(stream, http_client(balancer), leaving).await,
+            Some(b"h2") => Box::pin(http::serve_http2(stream, http_client(balancer), leaving)).await,
+            Some(_) | None => Box::pin(http::serve_http1(stream, http_client(balancer), leaving)).await,
         }
         return Ok(());
     }
@@ -217,10 +217,12 @@ async fn pass_to_ingress(
         () = has_come(&mut leaving, Leaving::Now) => return Err(Ended::Leaving),
     };
     match turn {
-        Turn::Http2(read) => http::serve_http2(Prefixed::new(read, stream), http_client(balancer), leaving).await,
+        Turn::Http2(read) => {
+            Box::pin(http::serve_http2(Prefixed::new(read, stream), http_client(balancer), leaving)).await;
+        }
         // What is no HTTP is told so.
         Turn::Http1(read) | Turn::Opaque(read, _) => {
-            http::serve_http1(Prefixed::new(read, stream), http_client(balancer), leaving).await;
+            Box::pin(http::serve_http1(Prefixed::new(read, stream), http_client(balancer), leaving)).await;
         }
     }
     Ok(())

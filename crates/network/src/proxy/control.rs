@@ -432,14 +432,15 @@ impl Accepting {
         open: Open,
         _present: (Present, watch::Receiver<Leaving>),
     ) {
+        // Each on the heap by itself: a connection takes what its own kind needs, not what the largest would.
         if self.dns.is_at(at) {
-            self.dns.serve_stream(stream).await;
+            Box::pin(self.dns.serve_stream(stream)).await;
         } else if self.serving.balancer.metrics_at() == Some(at) {
-            metrics::serve(stream, self.serving.balancer).await;
+            Box::pin(metrics::serve(stream, self.serving.balancer)).await;
         } else if let Some(tls) = self.serving.balancer.is_ingress(at) {
-            connection::serve_ingress(stream, client, at, tls, self.serving, open.worker()).await;
+            Box::pin(connection::serve_ingress(stream, client, at, tls, self.serving, open.worker())).await;
         } else {
-            connection::serve(stream, client, at, self.serving, open.worker()).await;
+            Box::pin(connection::serve(stream, client, at, self.serving, open.worker())).await;
         }
     }
 }

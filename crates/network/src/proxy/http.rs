@@ -134,7 +134,8 @@ fn answers(
     let client = Arc::new(client);
     service_fn(move |request| {
         let (client, answered) = (client.clone(), client.answering.begin());
-        async move {
+        // On the heap while there is a request: hyper keeps room for it in every connection, idle ones too.
+        Box::pin(async move {
             let mut response = answer(&client, request).await.map(|body| body.holding(answered));
             *response.version_mut() = version;
             if version == Version::HTTP_11
@@ -144,7 +145,7 @@ fn answers(
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             Ok(response)
-        }
+        })
     })
 }
 
