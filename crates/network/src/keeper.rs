@@ -428,12 +428,12 @@ impl Keeper {
             match proxy.channel.next_payload() {
                 Ok(Some(payload)) => {
                     if let Err(error) = self.hear(role, &payload) {
-                        return self.lose(role, &error.to_string());
+                        return self.misunderstand(role, &error.to_string());
                     }
                 }
                 Ok(None) if received.is_ok() && !proxy.channel.is_closed() => return,
                 Ok(None) => return self.lose(role, "it ended"),
-                Err(error) => return self.lose(role, &error.to_string()),
+                Err(error) => return self.misunderstand(role, &error.to_string()),
             }
         }
     }
@@ -478,6 +478,15 @@ impl Keeper {
             sum.long += drain.long;
         }
         self.report(&Report::Drains { version, pods: pods.into_values().collect() });
+    }
+
+    /// A proxy says what means nothing: a keeper that was killed may have read the beginning. One that only finishes its
+    /// connections is left to do so by itself.
+    fn misunderstand(&mut self, role: Role, reason: &str) {
+        let Role::Leaving(place) = role else { return self.lose(role, reason) };
+        tracing::warn!("a proxy that was replaced is left alone: {reason}");
+        drop(self.leaving.remove(place));
+        self.report_what_is_left();
     }
 
     /// A proxy has ended or can't be talked to. Without the present one another is started.

@@ -41,7 +41,7 @@ use plan::Snapshot;
 pub use replacement::Replacement;
 pub use traffic::Traffic;
 use watch::Cache;
-use writes::{Written, write_balancer, write_condition, write_ingress, write_refused};
+use writes::{About, Written, write_balancer, write_condition, write_ingress, write_refused};
 
 /// The pause before a keeper that could not be reached or started is tried again.
 const LINK_PAUSE: Duration = Duration::from_millis(500);
@@ -312,13 +312,23 @@ impl Routing {
     fn tell_refused(&mut self, refused: Vec<Refused>) {
         let listeners: BTreeSet<Listener> = refused.iter().map(|refused| refused.listener).collect();
         for refused in refused.into_iter().filter(|refused| !self.refused.contains(&refused.listener)) {
-            match self.book.service_at(&refused.listener) {
-                Some(service) => drop(tokio::spawn(write_refused(self.client.clone(), service, refused))),
-                None => tracing::warn!("can't listen on {}: {}", refused.listener, refused.reason),
+            tracing::warn!("can't listen on {}: {}", refused.listener, refused.reason);
+            for about in self.about(&refused.listener) {
+                drop(tokio::spawn(write_refused(self.client.clone(), about, refused.clone())));
             }
         }
         self.try_refused_at = (!listeners.is_empty()).then(|| Instant::now() + REFUSED_PAUSE);
         self.refused = listeners;
+    }
+
+    /// Whoever is reached at a listener.
+    fn about(&self, listener: &Listener) -> Vec<About> {
+        if let Some(service) = self.book.service_at(listener) {
+            let (namespace, name) = (service.namespace.clone(), service.name.clone());
+            return vec![About { api_version: "v1", kind: "Service", namespace, name }];
+        }
+        let snapshot = self.caches.snapshot(self.settings.host).filter(|_| ingress::is_at(listener));
+        snapshot.iter().flat_map(ingress::ours).map(ingress::about).collect()
     }
 
     fn look_again_in(&mut self, pause: Duration) {

@@ -34,6 +34,17 @@ fn kubectl_shows_what_the_client_saw() {
     let during = seen["status"]["requests"].as_u64().expect("a number");
     assert!(during > 0 && during < report.sent, "{during} of {}: {seen:#}", report.sent);
 
+    let raw = format!("/apis/traffic.segue.dev/v1/namespaces/production/servicetraffic/{NAME}?since=");
+    let nothing_since_now = || {
+        let now = kubectl.json(&format!("get {service}"))["status"]["until"].as_str().expect("a time").to_owned();
+        let since: Value = serde_json::from_str(&kubectl.run(&format!("get --raw {raw}{now}"))).expect("JSON");
+        since["status"]["requests"] == 0
+    };
+    // Counts come every second: only the second one after the last request begins after it.
+    assert!((0..100).any(|_| nothing_since_now()), "requests since now, long after the last one");
+    let refusal = kubectl.fails(&format!("get --raw {raw}yesterday"));
+    assert!(refusal.contains("since:") && refusal.contains("write it as 2026-01-31T12:00:00Z"), "{refusal}");
+
     let table = kubectl.run("get servicetraffic -n production");
     assert!(table.contains("REQUESTS") && table.contains(&report.sent.to_string()), "{table}");
     let refusal = kubectl.fails(&format!("delete {service}"));

@@ -1,6 +1,9 @@
+use std::process::Stdio;
+
 use end_to_end::document::{Document, NAME};
 use end_to_end::machine::Machine;
 use end_to_end::outside::{MACHINE, assert_nothing_lost};
+use end_to_end::processes;
 use end_to_end::run::output_of;
 
 fn ingress(more: &str, tls: &str) -> String {
@@ -30,6 +33,26 @@ fn asked_over_tls(machine: &Machine) -> String {
     let server = format!("https://{MACHINE}");
     // Without a name it would ask for one.
     output_of(client.args(["--server", &server, "--insecure-skip-tls-verify", "--token=none", "get", "--raw", "/"]))
+}
+
+#[test]
+fn a_port_that_another_program_holds_is_told_on_the_ingress() {
+    let machine = Machine::with_engine();
+    let mut other = machine.namespace().command("busybox");
+    let mut other = other.args(["nc", "-l", "-p", "80"]).stdin(Stdio::null()).spawn().expect("busybox was installed");
+    let is_taken = "until ss --listening --tcp --numeric | grep --quiet :80; do sleep 0.05; done";
+    output_of(machine.namespace().command("bash").args(["-c", is_taken]));
+    let kubectl = machine.kubectl();
+    kubectl.run("create namespace production");
+    kubectl.apply(&ingress("", ""));
+    let event = "get event -n production --field-selector reason=ListenFailed,involvedObject.kind=Ingress -o name";
+    // Each question takes kubectl a tenth of a second.
+    assert!((0..600).any(|_| !kubectl.run(event).is_empty()), "nobody says that the port is taken");
+    assert_eq!(kubectl.run("get ingress web -n production -o jsonpath={.status.loadBalancer}"), "{}");
+    processes::oldest(machine.namespace(), "busybox").kill();
+    other.wait().expect("a child of ours");
+    kubectl.wait_for("ingress/web -n production", ".status.loadBalancer.ingress[0].ip", MACHINE);
+    machine.down();
 }
 
 #[test]

@@ -34,6 +34,7 @@ fn rolls_back_and_forth(versions: [&str; 2]) {
     let report = load.stop();
     say(&report.to_string());
     assert_nothing_lost(&report, &versions);
+    assert_eq!(report.unprocessed, 0, "nobody said goodbye, and some had to ask again:\n{report}");
     assert_eq!(report.by_way.len(), Way::ALL.len(), "{report}");
     machine.down();
 }

@@ -55,6 +55,16 @@ impl Listeners {
         &self.refused
     }
 
+    /// Whether a socket on every address and one on a single address would share a port.
+    fn overlaps(&self, listener: Listener) -> bool {
+        let shares = |open: &Listener| {
+            open.transport == listener.transport
+                && open.address.port() == listener.address.port()
+                && open.is_on_every_address() != listener.is_on_every_address()
+        };
+        self.open.keys().any(shares)
+    }
+
     fn open_one(&mut self, listener: Listener) -> bool {
         let beside = if self.overlaps(listener) { Beside::Ours } else { Beside::Nothing };
         match open(listener, beside) {
@@ -68,18 +78,6 @@ impl Listeners {
                 false
             }
         }
-    }
-}
-
-impl Listeners {
-    /// Whether a socket on every address and one on a single address would share a port.
-    fn overlaps(&self, listener: Listener) -> bool {
-        let shares = |open: &Listener| {
-            open.transport == listener.transport
-                && open.address.port() == listener.address.port()
-                && open.is_on_every_address() != listener.is_on_every_address()
-        };
-        self.open.keys().any(shares)
     }
 }
 

@@ -75,9 +75,7 @@ impl Origin {
             host: written(&service.to_string()),
         }
     }
-}
 
-impl Origin {
     pub(crate) fn scheme(&self) -> Scheme {
         self.scheme
     }

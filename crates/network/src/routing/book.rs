@@ -115,9 +115,9 @@ impl Book {
     }
 
     /// The Service that is reached at a listener.
-    pub(super) fn service_at(&self, listener: &Listener) -> Option<Service> {
-        let services = self.sent.last()?.plan.services.iter();
-        services.into_iter().find(|service| service.listeners().any(|it| it == *listener)).cloned()
+    pub(super) fn service_at(&self, listener: &Listener) -> Option<&Service> {
+        let mut services = self.sent.last()?.plan.services.iter();
+        services.find(|service| service.listeners().any(|it| it == *listener))
     }
 
     /// Whether connections to a listener come to this Service under every configuration that may be in use.

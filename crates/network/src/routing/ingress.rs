@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use decide::ingress::{PathType, Rule};
-use k8s_openapi::api::networking::v1::{HTTPIngressPath, Ingress, IngressBackend, IngressTLS};
+use k8s_openapi::api::networking::v1::{HTTPIngressPath, Ingress, IngressBackend, IngressRule, IngressTLS};
 use objects::names;
 
 use super::plan::Snapshot;
+use super::writes::About;
 use crate::config::{self, Backend, Certificate, Listener};
 
 const HTTP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 80);
@@ -23,8 +24,7 @@ pub(super) fn ingress(snapshot: &Snapshot, services: &[config::Service]) -> conf
     for one in &ours {
         let behind = Behind { namespace: one.metadata.namespace.as_deref().unwrap_or_default(), services };
         ingress.rules.extend(behind.rules(one));
-        let default = one.spec.as_ref().and_then(|spec| spec.default_backend.as_ref());
-        ingress.default = ingress.default.or_else(|| default.and_then(|backend| behind.backend(backend)));
+        ingress.default = ingress.default.or_else(|| behind.default(one));
         let tls = one.spec.iter().flat_map(|spec| spec.tls.iter().flatten());
         ingress.certificates.extend(tls.filter_map(|tls| certificate(snapshot, behind.namespace, tls)));
     }
@@ -62,12 +62,19 @@ struct Behind<'a> {
 impl Behind<'_> {
     fn rules(&self, one: &Ingress) -> Vec<Rule<Backend>> {
         let rules = one.spec.iter().flat_map(|spec| spec.rules.iter().flatten());
-        let paths = rules.flat_map(|rule| {
+        let of_rule = |rule: &IngressRule| -> Vec<Rule<Backend>> {
             let host = rule.host.clone().unwrap_or_default();
-            let paths = rule.http.iter().flat_map(|http| &http.paths);
-            paths.filter_map(move |path| self.rule(host.clone(), path))
-        });
-        paths.collect()
+            match &rule.http {
+                Some(http) => http.paths.iter().filter_map(|path| self.rule(host.clone(), path)).collect(),
+                None => self.default(one).into_iter().map(|backend| everything_at(host.clone(), backend)).collect(),
+            }
+        };
+        rules.flat_map(of_rule).collect()
+    }
+
+    /// What is behind whatever an Ingress has no rule about.
+    fn default(&self, one: &Ingress) -> Option<Backend> {
+        self.backend(one.spec.as_ref()?.default_backend.as_ref()?)
     }
 
     fn rule(&self, host: String, path: &HTTPIngressPath) -> Option<Rule<Backend>> {
@@ -96,6 +103,10 @@ impl Behind<'_> {
     }
 }
 
+fn everything_at(host: String, backend: Backend) -> Rule<Backend> {
+    Rule { host, path: "/".to_owned(), path_type: PathType::Prefix, backend }
+}
+
 /// None while there is no such Secret, or no certificate in it.
 fn certificate(snapshot: &Snapshot, namespace: &str, tls: &IngressTLS) -> Option<Certificate> {
     let key = format!("{namespace}/{}", tls.secret_name.as_deref()?);
@@ -103,6 +114,22 @@ fn certificate(snapshot: &Snapshot, namespace: &str, tls: &IngressTLS) -> Option
     let text = |name: &str| String::from_utf8(data.get(name)?.0.clone()).ok();
     let (chain, private) = (text("tls.crt")?, text("tls.key")?);
     Some(Certificate { secret: key, hosts: tls.hosts.clone().unwrap_or_default(), chain, key: private })
+}
+
+/// Whether Ingresses are reached at a listener.
+pub(super) fn is_at(listener: &Listener) -> bool {
+    [HTTP, HTTPS].map(Listener::tcp).contains(listener)
+}
+
+/// By which events name an Ingress.
+pub(super) fn about(one: &Ingress) -> About {
+    let metadata = &one.metadata;
+    About {
+        api_version: "networking.k8s.io/v1",
+        kind: "Ingress",
+        namespace: metadata.namespace.clone().unwrap_or_default(),
+        name: metadata.name.clone().unwrap_or_default(),
+    }
 }
 
 /// An Ingress whose status says something else than where it is reached.

@@ -126,3 +126,12 @@ fn an_address_is_written_once_connections_are_taken() {
     cluster.ingresses[0]["status"] = json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}});
     assert_eq!(written(&cluster, true), []);
 }
+
+#[test]
+fn a_host_without_paths_goes_to_the_default_backend() {
+    let spec = json!({
+        "ingressClassName": "segue", "rules": [{"host": "a.test"}],
+        "defaultBackend": {"service": {"name": "web", "port": {"number": 80}}},
+    });
+    assert_eq!(rules(&cluster(vec![ingress_of("one", 1, spec)])), ["a.test / -> production/web at 10.45.0.7:80"]);
+}

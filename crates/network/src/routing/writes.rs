@@ -16,7 +16,6 @@ use serde_json::{Value, json};
 use super::book::{Condition, Transition};
 use super::ingress::IngressStatus;
 use super::load_balancers::BalancerStatus;
-use crate::config::Service;
 use crate::frames::Refused;
 
 const COMPONENT: &str = "segue-routing";
@@ -91,25 +90,34 @@ where
     }
 }
 
-/// Tells on a Service that one of its addresses could not be listened on.
-pub(super) async fn write_refused(client: Client, service: Service, refused: Refused) {
-    let events: Api<Event> = Api::namespaced(client, &service.namespace);
-    let event = refused_event(&service, &refused, Timestamp::now());
+/// What an event is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct About {
+    pub(super) api_version: &'static str,
+    pub(super) kind: &'static str,
+    pub(super) namespace: String,
+    pub(super) name: String,
+}
+
+/// Tells on a Service or an Ingress that one of its addresses could not be listened on.
+pub(super) async fn write_refused(client: Client, about: About, refused: Refused) {
+    let events: Api<Event> = Api::namespaced(client, &about.namespace);
+    let event = refused_event(&about, &refused, Timestamp::now());
     if let Err(error) = events.create(&PostParams::default(), &event).await {
-        tracing::warn!("can't write an event on Service {}: {error}", service.key());
+        tracing::warn!("can't write an event on {} {}/{}: {error}", about.kind, about.namespace, about.name);
     }
 }
 
-fn refused_event(service: &Service, refused: &Refused, now: Timestamp) -> Event {
+fn refused_event(about: &About, refused: &Refused, now: Timestamp) -> Event {
     let Refused { listener, reason } = refused;
-    let name = format!("{}.{:x}", service.name, now.as_nanosecond());
+    let name = format!("{}.{:x}", about.name, now.as_nanosecond());
     Event {
-        metadata: ObjectMeta { name: Some(name), namespace: Some(service.namespace.clone()), ..ObjectMeta::default() },
+        metadata: ObjectMeta { name: Some(name), namespace: Some(about.namespace.clone()), ..ObjectMeta::default() },
         involved_object: ObjectReference {
-            api_version: Some("v1".to_owned()),
-            kind: Some("Service".to_owned()),
-            namespace: Some(service.namespace.clone()),
-            name: Some(service.name.clone()),
+            api_version: Some(about.api_version.to_owned()),
+            kind: Some(about.kind.to_owned()),
+            namespace: Some(about.namespace.clone()),
+            name: Some(about.name.clone()),
             ..ObjectReference::default()
         },
         type_: Some("Warning".to_owned()),
