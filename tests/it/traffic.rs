@@ -6,6 +6,7 @@ mod engine_killed;
 mod entries;
 mod ingress;
 mod inside;
+mod kernel;
 mod long_connections;
 mod pod_killed;
 mod replaced;

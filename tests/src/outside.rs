@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tools::load::{Plan, Report};
-use tools::streams;
+use tools::{datagrams, streams};
 
 use crate::namespace::Namespace;
 use crate::paths::built;
@@ -62,6 +62,12 @@ impl Outside {
         self.client("streams", plan)
     }
 
+    /// Starts clients that ask over UDP.
+    #[must_use]
+    pub fn ask(&self, plan: &datagrams::Plan) -> Datagrams {
+        self.client("datagrams", plan)
+    }
+
     fn client<T>(&self, role: &str, plan: &impl Serialize) -> Client<T> {
         let plan = serde_json::to_string(plan).expect("plans are plain data");
         let mut client = self.0.in_network_unlimited(built("client"));
@@ -93,6 +99,8 @@ pub struct Client<T> {
 
 /// A load; it counts requests that were answered or have failed.
 pub type Load = Client<Report>;
+/// Clients that ask over UDP; they count their questions.
+pub type Datagrams = Client<datagrams::Report>;
 /// Clients with long connections; they count those that were opened.
 pub type Streams = Client<streams::Report>;
 

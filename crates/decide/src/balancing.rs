@@ -37,9 +37,13 @@ pub fn pick(states: &[EndpointState], outstanding: &dyn Fn(usize) -> u32, random
 /// `weight` gives the pseudo-random weight that an index has for this client.
 #[must_use]
 pub fn pick_for_client(states: &[EndpointState], weight: &dyn Fn(usize) -> u64) -> Option<usize> {
-    let (tier, _) = best_tier(states)?;
-    let of_tier = states.iter().enumerate().filter(|(_, state)| **state == tier).map(|(index, _)| index);
-    of_tier.max_by_key(|index| weight(*index))
+    best(states).max_by_key(|index| weight(*index))
+}
+
+/// The indexes of all that may be picked: of those that are ready, or else of those that are deprioritised.
+pub fn best(states: &[EndpointState]) -> impl Iterator<Item = usize> {
+    let tier = best_tier(states).map(|(tier, _)| tier);
+    states.iter().enumerate().filter(move |(_, state)| Some(**state) == tier).map(|(index, _)| index)
 }
 
 fn best_tier(states: &[EndpointState]) -> Option<(EndpointState, usize)> {

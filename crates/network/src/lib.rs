@@ -12,3 +12,4 @@ pub mod rules;
 
 mod channel;
 mod dns;
+mod kernel;

@@ -1,6 +1,7 @@
 //! The engine's side of traffic: watches Services, EndpointSlices and Pods, tells the data plane what to do, and
 //! writes on pods what the data plane has acknowledged. It carries no traffic itself, so it may stop at any time.
 
+mod balance;
 mod book;
 mod ingress;
 mod ledger;
@@ -33,7 +34,8 @@ use tokio::time::Instant;
 use crate::config::{Base, Listener, PodUid};
 use crate::frames::{Refused, Report};
 use crate::link::{DataPlaneCommand, Link, LinkError};
-use book::{Book, Condition, Round};
+use balance::{Counted, Kernel, KernelError};
+use book::{Book, Condition, Round, Sending, Side};
 use ingress::IngressStatus;
 use ledger::Told;
 use load_balancers::{BalancerStatus, statuses};
@@ -49,6 +51,10 @@ const LINK_PAUSE: Duration = Duration::from_millis(500);
 const REFUSED_PAUSE: Duration = Duration::from_secs(10);
 /// The pause before a write that failed for another reason than a change of the pod.
 const WRITE_PAUSE: Duration = Duration::from_secs(1);
+/// The pause before the kernel is told again what it refused.
+const KERNEL_PAUSE: Duration = Duration::from_secs(1);
+/// How often the kernel is asked what is in flight to pods that go away.
+const COUNT_PAUSE: Duration = Duration::from_millis(100);
 /// Writes at one time. More only wait in the API server for the same commit.
 const MOST_WRITES: usize = 32;
 
@@ -64,6 +70,8 @@ pub struct Settings {
     /// How to start the data plane where there is none.
     pub data_plane: DataPlaneCommand,
     pub base: Base,
+    /// Whose rules the kernel has.
+    pub instance: String,
     /// The machine's address, at which Services of type LoadBalancer are reached.
     pub host: IpAddr,
     /// Where what the data plane counts is entered.
@@ -114,6 +122,8 @@ struct Routing {
     book: Book,
     link: Option<Link>,
     open_link_at: Instant,
+    kernel: Kernel,
+    ask_kernel_at: Option<Instant>,
     look_again_at: Option<Instant>,
     try_refused_at: Option<Instant>,
     refused: BTreeSet<Listener>,
@@ -135,6 +145,8 @@ enum Event {
     ReplacementWanted,
     RefusedAreDue,
     Reported(Result<Option<Report>, LinkError>),
+    KernelIsDue,
+    KernelDone(Result<Counted, KernelError>),
     Written(Condition, Written),
     BalancerWritten(BalancerStatus, Written),
     IngressWritten(IngressStatus, Written),
@@ -145,6 +157,8 @@ impl Routing {
         Self {
             caches: Caches::follow(&client),
             client,
+            kernel: Kernel::new(settings.instance.clone()),
+            ask_kernel_at: None,
             settings,
             book: Book::default(),
             link: None,
@@ -168,6 +182,8 @@ impl Routing {
             () = sleep_until(self.try_refused_at) => Event::RefusedAreDue,
             () = sleep_until(self.link.is_none().then_some(self.open_link_at)) => Event::LinkIsDue,
             reported = receive(&mut self.link) => Event::Reported(reported),
+            () = sleep_until(self.ask_kernel_at) => Event::KernelIsDue,
+            done = self.kernel.done() => Event::KernelDone(done),
             () = self.settings.replacement.is_wanted(), if self.link.is_some() => Event::ReplacementWanted,
             Some(Ok((condition, written))) = self.writes.join_next() => Event::Written(condition, written),
             Some(Ok((status, written))) = self.balancer_writes.join_next() => Event::BalancerWritten(status, written),
@@ -185,6 +201,11 @@ impl Routing {
                 self.book.try_again();
             }
             Event::Reported(Ok(Some(report))) => self.hear_report(report),
+            Event::KernelIsDue => {
+                self.ask_kernel_at = None;
+                self.kernel.start();
+            }
+            Event::KernelDone(done) => self.hear_kernel(done),
             Event::Reported(Ok(None)) => self.lose_link("the keeper is gone"),
             Event::Reported(Err(error)) => self.lose_link(&chain(&error)),
             Event::Written(_, Written::Done | Written::Stale)
@@ -217,15 +238,30 @@ impl Routing {
         match report {
             Report::Hello { version } => self.book.connected(version),
             Report::Acknowledged { version, refused } => {
-                self.book.acknowledge(version);
+                self.book.acknowledge(Side::Proxy, version);
                 self.tell_refused(refused);
             }
-            Report::Drains { version, pods } => self.book.count(version, pods),
+            Report::Drains { version, pods } => self.book.count(Side::Proxy, version, pods),
             Report::Traffic { proxy, started, complete, series } => {
                 self.settings.traffic.enter(Told { proxy, started, is_complete: complete, series });
             }
             Report::ProxyReplaced => self.settings.replacement.is_done(),
             Report::Trouble { sentence } => tracing::warn!("the data plane: {sentence}"),
+        }
+    }
+
+    fn hear_kernel(&mut self, done: Result<Counted, KernelError>) {
+        match done {
+            Ok(Counted { version, pods }) => {
+                self.book.acknowledge(Side::Kernel, version);
+                if let Some(pods) = pods {
+                    self.book.count(Side::Kernel, version, pods);
+                }
+            }
+            Err(error) => {
+                tracing::warn!("{}", chain(&error));
+                self.ask_kernel_at = Some(Instant::now() + KERNEL_PAUSE);
+            }
         }
     }
 
@@ -263,10 +299,11 @@ impl Routing {
         let Some(snapshot) = self.caches.snapshot(self.settings.host) else { return };
         let now = Timestamp::now();
         let Round { send, write, look_again_at } = self.book.round(&snapshot, &self.settings.base, now);
-        if let (Some(config), Some(link)) = (send, &mut self.link)
-            && let Err(error) = link.configure(&config).await
-        {
-            self.lose_link(&chain(&error));
+        if let Some(sending) = send {
+            self.send(sending, &snapshot).await;
+        }
+        if self.book.waits_for_kernel() && self.ask_kernel_at.is_none() {
+            self.ask_kernel_at = Some(Instant::now() + COUNT_PAUSE);
         }
         self.write(write);
         self.write_balancers(&snapshot);
@@ -275,6 +312,16 @@ impl Routing {
             self.look_again_in(Duration::try_from(time.duration_since(now)).unwrap_or_default());
         }
         self.written.retain(|uid, _| snapshot.pods.values().any(|pod| plan::uid_of(pod) == *uid));
+    }
+
+    async fn send(&mut self, Sending { config, balanced }: Sending, snapshot: &Snapshot) {
+        let living = snapshot.pods.values().map(|pod| plan::uid_of(pod)).collect();
+        self.kernel.want(config.version, balanced, &living);
+        if let Some(link) = &mut self.link
+            && let Err(error) = link.configure(&config).await
+        {
+            self.lose_link(&chain(&error));
+        }
     }
 
     fn write(&mut self, conditions: Vec<Condition>) {

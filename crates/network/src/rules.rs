@@ -8,6 +8,8 @@ use serde_json::Value;
 
 use objects::ranges::Range;
 
+use crate::kernel;
+
 #[derive(Debug, thiserror::Error)]
 pub enum RulesError {
     #[error("can't run {program}; is it installed?")]
@@ -73,6 +75,7 @@ table inet {table} {{
     chain postrouting {{
         type nat hook postrouting priority srcnat; policy accept;
         ip saddr @pods ip daddr != @pods masquerade
+        ct status dnat ct original ip daddr @services ip daddr != @pods masquerade
     }}
 }}
 "
@@ -92,8 +95,9 @@ pub fn remove(instance: &str) -> Result<(), RulesError> {
     for range in in_force(instance)?.services {
         remove_route(range)?;
     }
-    let table = table(instance);
-    nft(&format!("table inet {table} {{}}\ndelete table inet {table}\n"))
+    let tables = kernel::tables(instance).into_iter().chain([table(instance)]);
+    let script: String = tables.map(|table| format!("table inet {table} {{}}\ndelete table inet {table}\n")).collect();
+    nft(&script)
 }
 
 /// What is in force for an instance; empty when nothing is.
@@ -110,7 +114,7 @@ pub fn in_force(instance: &str) -> Result<InForce, RulesError> {
     Ok(InForce { pods: elements(&listed, "pods"), services: elements(&listed, "services") })
 }
 
-fn table(instance: &str) -> String {
+pub(crate) fn table(instance: &str) -> String {
     format!("segue_{instance}")
 }
 
@@ -136,7 +140,8 @@ fn remove_route(range: Range) -> Result<(), RulesError> {
     Err(RulesError::Refused { command: format!("ip route del local {range} dev lo"), complaint: one_line(&complaint) })
 }
 
-fn nft(script: &str) -> Result<(), RulesError> {
+/// Puts a script in force in one transaction.
+pub(crate) fn nft(script: &str) -> Result<(), RulesError> {
     run("nft", &["-f", "-"], script).map(drop)
 }
 

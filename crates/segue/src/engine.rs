@@ -316,6 +316,7 @@ fn routing_settings(
 ) -> routing::Settings {
     let dns = dns_address(options.service_cidr);
     routing::Settings {
+        instance: directories.instance.clone(),
         host: host_address().into(),
         data_plane: DataPlaneCommand {
             executable: EXECUTABLE.into(),

@@ -1,11 +1,11 @@
-//! The small application that Segue shows itself with: it answers over HTTP/1.1, HTTP/2 and gRPC, sends messages over
-//! WebSockets and as server-sent events, always says which version it is, and fails in every way that a real one does
-//! when its settings ask for it.
+//! The small application that Segue shows itself with: it answers over HTTP/1.1, HTTP/2, gRPC and, at the same port,
+//! UDP, sends messages over WebSockets and as server-sent events, always says which version it is, and fails in every
+//! way that a real one does when its settings ask for it.
 
 use std::convert::Infallible;
 use std::future::pending;
 use std::io::{self, Write};
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UdpSocket};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep};
 
@@ -30,6 +30,9 @@ mod settings;
 
 /// What a shell reports for a process that SIGTERM ended.
 const ENDED_BY_SIGTERM: u8 = 128 + 15;
+
+/// What is longer is cut.
+const LONGEST_DATAGRAM: usize = 1024;
 
 /// Why the application could not serve.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +66,7 @@ pub fn run(arguments: impl IntoIterator<Item = String>) -> Result<ExitCode, AppE
 
 async fn serve(settings: Settings) -> Result<ExitCode, AppError> {
     let app = listen(settings.http_port).await?;
+    let datagrams = listen_for_datagrams(settings.http_port).await?;
     let metrics = listen(settings.metrics_port).await?;
     let sigterm = signal(SignalKind::terminate()).map_err(AppError::Sigterm)?;
     if let Some(mebibytes) = settings.memory_hog_mebibytes {
@@ -74,6 +78,7 @@ async fn serve(settings: Settings) -> Result<ExitCode, AppError> {
         state.settings.pod, state.settings.version, state.settings.http_port
     ));
     tokio::spawn(serve_metrics(metrics, Arc::clone(&state)));
+    tokio::spawn(echo_datagrams(datagrams, Arc::clone(&state)));
     let mut connections = GracefulShutdown::new();
     let code = serve_until_over(&app, &state, &mut connections, sigterm).await;
     drop(app);
@@ -92,6 +97,23 @@ async fn listen(port: u16) -> Result<TcpListener, AppError> {
         bound => bound,
     };
     listening.map_err(|source| AppError::Listen { port, source })
+}
+
+async fn listen_for_datagrams(port: u16) -> Result<UdpSocket, AppError> {
+    let listening = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).await;
+    listening.map_err(|source| AppError::Listen { port, source })
+}
+
+/// Answers each datagram with a line that names the version, and the datagram.
+async fn echo_datagrams(socket: UdpSocket, state: Arc<State>) {
+    let mut buffer = [0; LONGEST_DATAGRAM];
+    loop {
+        // What a client that is gone left behind fails the next receive; it concerns nobody.
+        let Ok((length, client)) = socket.recv_from(&mut buffer).await else { continue };
+        let mut answer = format!("{}\n", state.settings.version).into_bytes();
+        answer.extend(&buffer[..length]);
+        let _ = socket.send_to(&answer, client).await;
+    }
 }
 
 async fn serve_until_over(

@@ -2,6 +2,7 @@
 //! What is here can be done by a user's own tool: it sees the engine over HTTP only.
 
 pub mod app;
+pub mod datagrams;
 pub mod demo;
 pub mod load;
 pub mod streams;

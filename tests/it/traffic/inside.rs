@@ -42,13 +42,13 @@ fn a_pod_that_calls_its_own_service_is_answered() {
     let kubectl = machine.kubectl();
     kubectl.apply(&format!(
         "apiVersion: v1\nkind: Service\nmetadata: {{name: self}}\nspec: {{selector: {{app: self}}, ports: [{{port: 80, targetPort: 8080}}]}}\n\
-         ---\napiVersion: v1\nkind: Pod\nmetadata: {{name: self, labels: {{app: self}}}}\nspec:\n  containers:\n  - name: app\n    \
-         image: {SHELL}\n    command: [\"/bin/sh\", \"-c\", \"/app VERSION=itself & until wget -q -O - http://self/; do sleep 1; done; wait\"]\n    \
+         ---\napiVersion: v1\nkind: Pod\nmetadata: {{name: self, labels: {{app: self}}}}\nspec:\n  terminationGracePeriodSeconds: 1\n  containers:\n  - name: app\n    \
+         image: {SHELL}\n    command: [\"/bin/sh\", \"-c\", \"/app VERSION=itself & until wget -q -O - http://self.default/?nonce=own; do sleep 1; done; wait\"]\n    \
          readinessProbe: {{httpGet: {{path: /ready, port: 8080}}, periodSeconds: 1}}\n"
     ));
     kubectl.run("wait pod/self --for=condition=Ready --timeout=60s");
     let mut said = String::new();
-    while !said.contains("version itself") {
+    while !said.contains("nonce own") {
         said = kubectl.run("logs self");
     }
     machine.down();

@@ -1,5 +1,5 @@
 //! The clients of the end-to-end tests, each a process of its own so that it can be in another network:
-//! `client load PLAN`, `client streams PLAN`, `client write`, `client pods COUNT IMAGE`. A plan is JSON.
+//! `client load PLAN`, `client streams PLAN`, `client datagrams PLAN`, `client write`, `client pods COUNT IMAGE`. A plan is JSON.
 //! All but the last end with their standard input.
 
 use std::error::Error;
@@ -13,10 +13,12 @@ use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio::time::sleep;
-use tools::{load, streams};
+use tools::{datagrams, load, streams};
 
 /// A line is said after so many answers, a quarter of a second's.
 const STEP: u64 = 60;
+/// How often it is said how much was asked.
+const SAYING: Duration = Duration::from_millis(100);
 /// How long a writer that was refused waits: the engine starts again meanwhile.
 const RETRY: Duration = Duration::from_millis(50);
 
@@ -29,9 +31,10 @@ async fn main() -> Outcome<()> {
     match &arguments[..] {
         ["load", plan] => load(serde_json::from_str(plan)?).await,
         ["streams", plan] => streams(&serde_json::from_str(plan)?).await,
+        ["datagrams", plan] => datagrams(&serde_json::from_str(plan)?).await,
         ["write"] => write(Client::try_default().await?).await,
         ["pods", count, image] => pods(Client::try_default().await?, count.parse()?, image).await,
-        other => Err(format!("load, streams, write or pods, not {other:?}").into()),
+        other => Err(format!("load, streams, datagrams, write or pods, not {other:?}").into()),
     }
 }
 
@@ -64,6 +67,19 @@ async fn streams(plan: &streams::Plan) -> Outcome<()> {
     }
     let report = running.stop().await;
     say(&serde_json::to_string(&report)?)
+}
+
+/// Says from time to time how many questions were asked, and at the end the report as JSON.
+async fn datagrams(plan: &datagrams::Plan) -> Outcome<()> {
+    let running = datagrams::start(plan);
+    let mut stopped = end_of_input();
+    loop {
+        tokio::select! {
+            _ = &mut stopped => break,
+            () = sleep(SAYING) => say(&running.so_far().sent.to_string())?,
+        }
+    }
+    say(&serde_json::to_string(&running.stop())?)
 }
 
 /// Writes ConfigMaps one after the other; says the number of each write that was acknowledged, and of no other.

@@ -1,7 +1,7 @@
 //! What was sent to the data plane, what it acknowledged, and what follows for pods. Pure: `round` is asked after
 //! every event, with everything that is known, and says what to send and what to write.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use decide::balancing::EndpointState;
 use decide::draining::{self, DrainSnapshot, DrainStep, DrainedReason, InFlight, Reach, Serving};
@@ -14,6 +14,7 @@ use objects::pods::{condition, deleted_at, is_ready, is_terminating, is_true};
 use super::plan::{Plan, Snapshot, plan, selecting, uid_of};
 use crate::config::{Base, DataPlaneConfig, Listener, PodUid, Service};
 use crate::frames::Drain;
+use crate::kernel::BalancedPort;
 
 /// What the engine remembers of the data plane.
 #[derive(Debug, Default)]
@@ -22,14 +23,25 @@ pub(super) struct Book {
     sent: Vec<Sent>,
     /// Whether the first of `sent` is acknowledged.
     acknowledged: Option<u64>,
-    /// The last counts, and the version that they were counted under.
-    drains: Option<(u64, BTreeMap<PodUid, InFlight>)>,
+    /// The last version that each side acknowledged.
+    sides: BTreeMap<Side, u64>,
+    /// The last counts of each side, and the version that they were counted under.
+    drains: BTreeMap<Side, (u64, BTreeMap<PodUid, InFlight>)>,
+    /// Pods that the kernel was ever told to send connections to.
+    balanced: BTreeSet<PodUid>,
     /// How far each terminating pod was taken, by this engine.
     steps: BTreeMap<PodUid, DrainStep>,
     /// The last version that any engine sent.
     last_version: u64,
     link: LinkState,
     goal: Goal,
+}
+
+/// Who passes connections on to pods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Side {
+    Proxy,
+    Kernel,
 }
 
 /// What is wanted of the traffic as a whole.
@@ -61,9 +73,16 @@ struct Sent {
 /// What to do now.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Round {
-    pub(super) send: Option<DataPlaneConfig>,
+    pub(super) send: Option<Sending>,
     pub(super) write: Vec<Condition>,
     pub(super) look_again_at: Option<Timestamp>,
+}
+
+/// What each side is told.
+#[derive(Debug, PartialEq)]
+pub(super) struct Sending {
+    pub(super) config: DataPlaneConfig,
+    pub(super) balanced: Vec<BalancedPort>,
 }
 
 /// A condition to be written to a pod, if the pod is still as it was.
@@ -99,8 +118,11 @@ impl Book {
         self.link = LinkState::Lost;
     }
 
-    /// A version is in force.
-    pub(super) fn acknowledge(&mut self, version: u64) {
+    /// A version is in force on one side; it counts once it is so on both.
+    pub(super) fn acknowledge(&mut self, side: Side, version: u64) {
+        self.sides.insert(side, version);
+        let of = |side: Side| self.sides.get(&side).copied().unwrap_or_default();
+        let version = of(Side::Proxy).min(of(Side::Kernel));
         // An older engine's version says nothing about this one's plans.
         if self.sent.iter().any(|sent| sent.version == version) {
             self.sent.retain(|sent| sent.version >= version);
@@ -108,10 +130,16 @@ impl Book {
         }
     }
 
-    /// Counts have come.
-    pub(super) fn count(&mut self, version: u64, pods: Vec<Drain>) {
+    /// Counts have come. A pod that is not among them has nothing in flight.
+    pub(super) fn count(&mut self, side: Side, version: u64, pods: Vec<Drain>) {
         let counts = pods.into_iter().map(|Drain { uid, requests, long }| (uid, InFlight { requests, long }));
-        self.drains = Some((version, counts.collect()));
+        self.drains.insert(side, (version, counts.collect()));
+    }
+
+    /// Whether a pod goes away that the kernel may still send to: nobody says when that ends, it has to be asked.
+    pub(super) fn waits_for_kernel(&self) -> bool {
+        let is_leaving = |step: &DrainStep| !matches!(step, DrainStep::Drained(_));
+        self.steps.iter().any(|(uid, step)| is_leaving(step) && self.balanced.contains(uid))
     }
 
     /// The Service that is reached at a listener.
@@ -122,11 +150,7 @@ impl Book {
 
     /// Whether connections to a listener come to this Service under every configuration that may be in use.
     pub(super) fn is_served(&self, key: &str, listener: &Listener) -> bool {
-        let holds = |sent: &Sent| {
-            let mut services = sent.plan.services.iter().filter(|service| service.key() == key);
-            services.any(|service| service.listeners().any(|it| it == *listener))
-        };
-        self.acknowledged.is_some() && self.sent.iter().all(holds)
+        self.acknowledged.is_some() && self.sent.iter().all(|sent| sent.plan.serves(key, listener))
     }
 
     /// Whether connections to a listener come to Ingresses under every configuration that may be in use.
@@ -159,7 +183,9 @@ impl Book {
     /// What follows from everything that is known.
     pub(super) fn round(&mut self, snapshot: &Snapshot, base: &Base, now: Timestamp) -> Round {
         let mut round = Round::default();
-        self.steps.retain(|uid, _| snapshot.pods.values().any(|pod| uid_of(pod) == *uid));
+        let living: BTreeSet<PodUid> = snapshot.pods.values().map(|pod| uid_of(pod)).collect();
+        self.steps.retain(|uid, _| living.contains(uid));
+        self.balanced.retain(|uid| living.contains(uid));
         for pod in snapshot.pods.values() {
             match self.goal {
                 Goal::DrainAll => drop(self.steps.insert(uid_of(pod), DrainStep::Withdraw)),
@@ -167,7 +193,10 @@ impl Book {
                 Goal::Route => round.write.extend(self.routed(snapshot, pod)),
             }
         }
-        round.send = self.next_configuration(plan(snapshot, &self.steps), base);
+        let plan = plan(snapshot, &self.steps);
+        let balanced = plan.balanced();
+        self.balanced.extend(balanced.iter().flat_map(|it| &it.port.endpoints).map(|endpoint| endpoint.pod.clone()));
+        round.send = self.next_configuration(plan, base).map(|config| Sending { config, balanced });
         round
     }
 
@@ -256,8 +285,13 @@ impl Book {
 
     /// Counts that include everything picked under configurations before the acknowledged one.
     fn in_flight(&self, uid: &PodUid) -> Option<InFlight> {
-        let (version, counts) = self.drains.as_ref()?;
-        (*version >= self.acknowledged?).then(|| counts.get(uid).copied().unwrap_or_default())
+        let of = |side: Side| {
+            let (version, counts) = self.drains.get(&side)?;
+            (*version >= self.acknowledged?).then(|| counts.get(uid).copied().unwrap_or_default())
+        };
+        let (proxy, kernel) =
+            (of(Side::Proxy)?, if self.balanced.contains(uid) { of(Side::Kernel)? } else { InFlight::default() });
+        Some(InFlight { requests: proxy.requests + kernel.requests, long: proxy.long + kernel.long })
     }
 }
 

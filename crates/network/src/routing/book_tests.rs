@@ -44,7 +44,7 @@ impl Story {
             conditions.push(json!({"type": write.type_, "status": write.status, "reason": write.reason}));
             told.push(format!("{} {} {} {}", write.pod, write.type_, write.status, write.reason));
         }
-        (round.send.map(|config| config.version), told)
+        (round.send.map(|sending| sending.config.version), told)
     }
 
     fn delete(&mut self, index: usize) {
@@ -53,14 +53,19 @@ impl Story {
     }
 
     fn acknowledge(&mut self, version: u64, counts: &[(u8, u32, u32)]) {
-        self.book.acknowledge(version);
+        self.acknowledge_uncounted(version);
         self.count(version, counts);
+    }
+
+    fn acknowledge_uncounted(&mut self, version: u64) {
+        self.book.acknowledge(Side::Proxy, version);
+        self.book.acknowledge(Side::Kernel, version);
     }
 
     fn count(&mut self, version: u64, counts: &[(u8, u32, u32)]) {
         let drain =
             |(number, requests, long): &(u8, u32, u32)| Drain { uid: uid(*number), requests: *requests, long: *long };
-        self.book.count(version, counts.iter().map(drain).collect());
+        self.book.count(Side::Proxy, version, counts.iter().map(drain).collect());
     }
 }
 
@@ -107,7 +112,7 @@ fn one_configuration_is_on_its_way_and_the_newest_wins() {
     }
     story.acknowledge(1, &[]);
     let round = story.round(0);
-    let config = round.send.unwrap();
+    let config = round.send.unwrap().config;
     assert_eq!((config.version, config.services[0].ports[0].endpoints.len()), (2, 8));
 }
 
@@ -138,7 +143,7 @@ fn counts_of_an_older_version_prove_nothing() {
     story.tell(0);
     story.delete(0);
     story.tell(1);
-    story.book.acknowledge(2);
+    story.acknowledge_uncounted(2);
     assert_eq!(story.tell(1), told(None, &["demo-1 segue.dev/Drained False Withdrawn"]));
 }
 
@@ -204,7 +209,7 @@ fn a_restarted_engine_goes_on_where_the_last_one_was() {
     let mut restarted = Story::new(story.pods);
     restarted.book.connected(2);
     let round = restarted.round(2);
-    let config = round.send.unwrap();
+    let config = round.send.unwrap().config;
     assert_eq!((config.version, round.write), (3, Vec::new()), "nothing is written before the first acknowledgement");
     assert_eq!(config.services[0].ports[0].endpoints[0].state, EndpointState::Withdrawn, "its object says so");
     restarted.acknowledge(3, &[(1, 1, 0)]);
@@ -258,7 +263,7 @@ fn long_connections_are_told_to_end_shortly_before_their_deadline() {
     assert_eq!(story.tell(2), told(None, &["demo-1 segue.dev/Drained False Withdrawn"]));
     assert_eq!(story.round(3).look_again_at, Some(at(27)));
     let round = story.round(27);
-    assert_eq!(round.send.map(|config| config.end_long), Some([uid(1)].into()));
+    assert_eq!(round.send.map(|sending| sending.config.end_long), Some([uid(1)].into()));
     assert_eq!(story.tell(27), told(None, &["demo-1 segue.dev/Drained False EndingLongConnections"]));
     story.acknowledge(3, &[(1, 0, 0)]);
     assert_eq!(story.tell(28), told(Some(4), &["demo-1 segue.dev/Drained True Idle"]));

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Service, ServicePort};
 
 use super::plan::{Snapshot, is_load_balancer};
-use crate::config::Listener;
+use crate::config::{Listener, Transport};
 
 /// A Service whose status says something else.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,10 +29,8 @@ fn status(service: &Service, host: Option<IpAddr>, is_served: &dyn Fn(&Listener)
     let address = host.filter(|_| is_load_balancer(service));
     let spec = service.spec.as_ref()?;
     if let Some(host) = address {
-        let ports = spec.ports.iter().flatten().filter(|port| port.protocol.as_deref().unwrap_or("TCP") == "TCP");
-        let mut listeners =
-            ports.filter_map(|port| u16::try_from(port.port).ok()).map(|port| SocketAddr::new(host, port));
-        if !listeners.all(|at| is_served(&Listener::tcp(at))) {
+        let mut listeners = spec.ports.iter().flatten().filter_map(|port| listener(host, port));
+        if !listeners.all(|listener| is_served(&listener)) {
             return None;
         }
     } else if spec.load_balancer_class.is_some() {
@@ -53,6 +51,17 @@ fn status(service: &Service, host: Option<IpAddr>, is_served: &dyn Fn(&Listener)
         resource_version: metadata.resource_version.clone()?,
         address,
     })
+}
+
+/// None for a protocol that nobody serves.
+fn listener(host: IpAddr, port: &ServicePort) -> Option<Listener> {
+    let address = SocketAddr::new(host, u16::try_from(port.port).ok()?);
+    let transport = match port.protocol.as_deref() {
+        None | Some("TCP") => Transport::Tcp,
+        Some("UDP") => Transport::Udp,
+        Some(_) => return None,
+    };
+    Some(Listener { transport, address })
 }
 
 #[cfg(test)]
@@ -76,7 +85,7 @@ mod tests {
             host: Some(HOST.parse().unwrap()),
             ..Snapshot::default()
         };
-        let is_served = |_: &str, listener: &Listener| served.contains(&listener.address.to_string().as_str());
+        let is_served = |_: &str, listener: &Listener| served.contains(&listener.to_string().as_str());
         let written = statuses(&snapshot, &is_served).pop_first().map(|status| status.address);
         assert_eq!(
             written,
@@ -90,10 +99,10 @@ mod tests {
     fn an_address_is_written_once_every_port_is_served_there() {
         let spec =
             json!({"type": "LoadBalancer", "ports": [{"port": 80}, {"port": 443}, {"port": 53, "protocol": "UDP"}]});
-        let [one, both] = [&["192.0.2.1:80"][..], &["192.0.2.1:80", "192.0.2.1:443"][..]];
-        check(spec.clone(), json!({}), one, None);
-        check(spec.clone(), json!({}), both, Some(Some(HOST)));
-        check(spec, json!({"ingress": [{"ip": HOST}]}), both, None);
+        let all = &["TCP 192.0.2.1:80", "TCP 192.0.2.1:443", "UDP 192.0.2.1:53"][..];
+        check(spec.clone(), json!({}), &all[..2], None);
+        check(spec.clone(), json!({}), all, Some(Some(HOST)));
+        check(spec, json!({"ingress": [{"ip": HOST}]}), all, None);
     }
 
     #[test]
@@ -102,6 +111,6 @@ mod tests {
         check(plain.clone(), json!({}), &[], None);
         check(plain, json!({"ingress": [{"ip": HOST}]}), &[], Some(None));
         let other = json!({"type": "LoadBalancer", "loadBalancerClass": "example.com/other", "ports": [{"port": 80}]});
-        check(other, json!({"ingress": [{"ip": "203.0.113.1"}]}), &["192.0.2.1:80"], None);
+        check(other, json!({"ingress": [{"ip": "203.0.113.1"}]}), &["TCP 192.0.2.1:80"], None);
     }
 }

@@ -1,5 +1,6 @@
 //! What the data plane is to do, from what the API holds. Pure.
 
+mod balanced;
 mod naming;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,7 +19,7 @@ use objects::selector::matches_map;
 
 use super::ingress::ingress;
 use super::watch::Objects;
-use crate::config::{self, Affinity, Base, DataPlaneConfig, PodUid, ProxyProtocol, Speaks};
+use crate::config::{self, Affinity, Base, DataPlaneConfig, Listener, PodUid, ProxyProtocol, Speaks, Transport};
 
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const TEMPLATE_HASH: &str = "pod-template-hash";
@@ -41,6 +42,8 @@ pub(super) struct Snapshot {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Plan {
     pub(super) services: Vec<config::Service>,
+    /// The same Services with their ports for UDP, of which the proxy knows nothing.
+    pub(super) datagrams: Vec<config::Service>,
     pub(super) aliases: Vec<config::Alias>,
     /// The Services for which each pod is ready here.
     pub(super) routed: BTreeMap<PodUid, BTreeSet<String>>,
@@ -72,6 +75,7 @@ impl Plan {
 
     pub(super) fn sends_the_same_as(&self, other: &Plan) -> bool {
         self.services == other.services
+            && self.datagrams == other.datagrams
             && self.aliases == other.aliases
             && self.end_long == other.end_long
             && self.ingress == other.ingress
@@ -84,8 +88,20 @@ impl Plan {
             let uses_it = port.endpoints.iter().any(|endpoint| endpoint.pod == *uid);
             uses_it && !others.into_iter().any(|endpoint| endpoint.state == EndpointState::Ready)
         };
-        let alone = self.services.iter().filter(|service| service.ports.iter().any(is_alone));
-        alone.map(config::Service::key).collect()
+        let services = self.services.iter().chain(&self.datagrams);
+        services.filter(|service| service.ports.iter().any(is_alone)).map(config::Service::key).collect()
+    }
+
+    /// Whether connections to a listener come to this Service.
+    pub(super) fn serves(&self, key: &str, listener: &Listener) -> bool {
+        let services = match listener.transport {
+            Transport::Tcp => &self.services,
+            Transport::Udp => &self.datagrams,
+        };
+        let places = |service: &config::Service| {
+            service.ports.iter().any(|port| service.addresses_of(port).any(|at| at == listener.address))
+        };
+        services.iter().any(|service| service.key() == key && places(service))
     }
 }
 
@@ -105,7 +121,8 @@ pub(super) fn plan(snapshot: &Snapshot, leaving: &BTreeMap<PodUid, DrainStep>) -
         let routes = Routes { pods: &snapshot.pods, host: snapshot.host, leaving, service, slices: of_service };
         plan.add(key, &routes);
     }
-    plan.settle_conflicts(&snapshot.services);
+    settle_conflicts(&mut plan.services, &snapshot.services);
+    settle_conflicts(&mut plan.datagrams, &snapshot.services);
     plan.ingress = ingress(snapshot, &plan.services);
     plan
 }
@@ -168,29 +185,6 @@ struct Usable<'a> {
 }
 
 impl Plan {
-    /// One place leads to one Service: a cluster address to its own, any other place to the oldest that wants it.
-    fn settle_conflicts(&mut self, services: &Objects<Service>) {
-        let mut taken: BTreeSet<SocketAddr> = BTreeSet::new();
-        for service in &self.services {
-            let cluster = service.answers.iter().filter(|ip| service.addresses.contains(ip));
-            taken.extend(cluster.flat_map(|ip| service.ports.iter().map(|port| SocketAddr::new(*ip, port.port))));
-        }
-        let age = |service: &config::Service| {
-            services.get(&service.key()).and_then(|it| it.metadata.creation_timestamp.clone())
-        };
-        let mut order: Vec<usize> = (0..self.services.len()).collect();
-        order.sort_by_key(|index| (age(&self.services[*index]).map(|time| time.0), *index));
-        for index in order {
-            let config::Service { addresses, answers, ports, .. } = &mut self.services[index];
-            addresses.retain(|ip| {
-                let places: Vec<_> = ports.iter().map(|port| SocketAddr::new(*ip, port.port)).collect();
-                let is_free = answers.contains(ip) || !places.iter().any(|place| taken.contains(place));
-                taken.extend(places.into_iter().filter(|_| is_free));
-                is_free
-            });
-        }
-    }
-
     fn add(&mut self, key: &str, routes: &Routes<'_>) {
         let cluster = routes.addresses();
         let usable = routes.slices.iter().flat_map(|slice| routes.usable(slice));
@@ -198,17 +192,18 @@ impl Plan {
             self.routed.entry(ready.uid).or_default().insert(key.to_owned());
         }
         let answers = if cluster.is_empty() { routes.named_addresses() } else { cluster.clone() };
-        let ports = if cluster.is_empty() { Vec::new() } else { routes.ports() };
+        let ports = |protocol| if cluster.is_empty() { Vec::new() } else { routes.ports(protocol) };
+        let (ports, udp_ports) = (ports("TCP"), ports("UDP"));
         // Nothing leads to the pods of a headless Service but their own addresses.
         let outer = if cluster.is_empty() { Vec::new() } else { routes.outer_addresses() };
         let addresses: BTreeSet<IpAddr> = cluster.into_iter().chain(outer).collect();
         let addresses = addresses.into_iter().collect();
-        for endpoint in ports.iter().flat_map(|port| &port.endpoints) {
+        for endpoint in ports.iter().chain(&udp_ports).flat_map(|port| &port.endpoints) {
             let known = self.states.entry(endpoint.pod.clone()).or_insert(endpoint.state);
             *known = (*known).max(endpoint.state);
         }
         let metadata = &routes.service.metadata;
-        self.services.push(config::Service {
+        let service = config::Service {
             namespace: metadata.namespace.clone().unwrap_or_default(),
             name: metadata.name.clone().unwrap_or_default(),
             addresses,
@@ -219,6 +214,32 @@ impl Plan {
             sticky_cookie: routes.annotation(names::STICKY_COOKIE).filter(|name| is_token(name)).map(str::to_owned),
             proxy_protocol: routes.proxy_protocol(),
             ports,
+        };
+        if !udp_ports.is_empty() {
+            self.datagrams.push(config::Service { ports: udp_ports, ..service.clone() });
+        }
+        self.services.push(service);
+    }
+}
+
+/// One place leads to one Service: a cluster address to its own, any other place to the oldest that wants it.
+fn settle_conflicts(services: &mut [config::Service], objects: &Objects<Service>) {
+    let mut taken: BTreeSet<SocketAddr> = BTreeSet::new();
+    for service in services.iter() {
+        let cluster = service.answers.iter().filter(|ip| service.addresses.contains(ip));
+        taken.extend(cluster.flat_map(|ip| service.ports.iter().map(|port| SocketAddr::new(*ip, port.port))));
+    }
+    let age =
+        |service: &config::Service| objects.get(&service.key()).and_then(|it| it.metadata.creation_timestamp.clone());
+    let mut order: Vec<usize> = (0..services.len()).collect();
+    order.sort_by_key(|index| (age(&services[*index]).map(|time| time.0), *index));
+    for index in order {
+        let config::Service { addresses, answers, ports, .. } = &mut services[index];
+        addresses.retain(|ip| {
+            let places: Vec<_> = ports.iter().map(|port| SocketAddr::new(*ip, port.port)).collect();
+            let is_free = answers.contains(ip) || !places.iter().any(|place| taken.contains(place));
+            taken.extend(places.into_iter().filter(|_| is_free));
+            is_free
         });
     }
 }
@@ -240,16 +261,17 @@ impl Routes<'_> {
         external.chain(self.host.filter(|_| is_load_balancer(self.service))).collect()
     }
 
-    fn ports(&self) -> Vec<config::ServicePort> {
+    fn ports(&self, protocol: &str) -> Vec<config::ServicePort> {
         let ports = self.service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
-        let tcp = ports.filter(|port| port.protocol.as_deref().unwrap_or("TCP") == "TCP");
-        tcp.filter_map(|port| self.port(port)).collect()
+        let of_protocol = ports.filter(|port| port.protocol.as_deref().unwrap_or("TCP") == protocol);
+        of_protocol.filter_map(|port| self.port(port)).collect()
     }
 
     fn port(&self, port: &ServicePort) -> Option<config::ServicePort> {
         let name = port.name.clone().unwrap_or_default();
+        let protocol = port.protocol.as_deref().unwrap_or("TCP");
         let mut endpoints: Vec<config::Endpoint> =
-            self.slices.iter().flat_map(|slice| self.endpoints(slice, &name)).collect();
+            self.slices.iter().flat_map(|slice| self.endpoints(slice, &name, protocol)).collect();
         endpoints.sort_by(|one, other| (one.ip, one.port, &one.pod).cmp(&(other.ip, other.port, &other.pod)));
         endpoints.dedup_by(|one, other| (one.ip, one.port, &one.pod) == (other.ip, other.port, &other.pod));
         // Whoever expects that header expects it on every connection.
@@ -281,10 +303,11 @@ impl Routes<'_> {
         }
     }
 
-    fn endpoints(&self, slice: &EndpointSlice, port_name: &str) -> Vec<config::Endpoint> {
+    fn endpoints(&self, slice: &EndpointSlice, port_name: &str, protocol: &str) -> Vec<config::Endpoint> {
         let ports = slice.ports.iter().flatten();
         let is_it = |port: &&k8s_openapi::api::discovery::v1::EndpointPort| {
-            port.name.as_deref().unwrap_or_default() == port_name && port.protocol.as_deref().unwrap_or("TCP") == "TCP"
+            port.name.as_deref().unwrap_or_default() == port_name
+                && port.protocol.as_deref().unwrap_or("TCP") == protocol
         };
         let number = ports.filter(is_it).find_map(|port| u16::try_from(port.port?).ok());
         let Some(number) = number else { return Vec::new() };

@@ -117,6 +117,7 @@ fn engine(api: &FakeApi, plane: &Plane) -> (JoinHandle<()>, Sender<Order>) {
     let settings = Settings {
         data_plane: plane.command.clone(),
         base: Base::default(),
+        instance: "test".to_owned(),
         host: [127, 0, 0, 1].into(),
         traffic: Traffic::default(),
         replacement: Replacement::default(),

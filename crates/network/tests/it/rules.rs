@@ -33,7 +33,7 @@ fn rules_are_put_in_force_twice_changed_and_taken_away() {
     );
     let lines: Vec<_> = written.lines().map(str::trim).collect();
     let expected =
-        ["2", "local 10.45.0.0/16 dev lo scope host", "changed local 10.46.0.0/16 dev lo scope host", "left"];
+        ["3", "local 10.45.0.0/16 dev lo scope host", "changed local 10.46.0.0/16 dev lo scope host", "left"];
     assert_eq!(lines, expected);
 }
 
