@@ -13,6 +13,7 @@ use objects::{pods, selector};
 use crate::Decision;
 use crate::owners;
 
+pub(crate) use ports::named_port;
 pub use step::{Step, WaitingOn};
 
 /// Endpoints of one slice at most, as Kubernetes has it: a change rewrites one slice only.

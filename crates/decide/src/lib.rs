@@ -9,6 +9,7 @@ pub mod garbage;
 pub mod images;
 pub mod ingress;
 pub mod namespace;
+pub mod network_policy;
 pub mod object;
 pub mod owners;
 pub mod placement;

@@ -1,7 +1,7 @@
 //! Address ranges: those that pods and Services are given addresses of, and those that routes lead to.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -103,6 +103,55 @@ impl FromStr for Range {
     }
 }
 
+/// A range of addresses as users write it, of either family; the address before the slash may be any of the range's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cidr {
+    address: IpAddr,
+    length: u8,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is no range of addresses such as 10.9.8.0/24 or 2001:db8::/64")]
+pub struct CidrError {
+    pub text: String,
+}
+
+impl Cidr {
+    /// The range, if it is of IPv4.
+    #[must_use]
+    pub fn range(self) -> Option<Range> {
+        match self.address {
+            IpAddr::V4(address) => Some(Range::around(address, self.length)),
+            IpAddr::V6(_) => None,
+        }
+    }
+
+    /// Whether all of another range is in it, and more besides.
+    #[must_use]
+    pub fn is_more_than(self, other: Self) -> bool {
+        let shared = match (self.address, other.address) {
+            (IpAddr::V4(one), IpAddr::V4(other)) => (u32::from(one) ^ u32::from(other)).leading_zeros(),
+            (IpAddr::V6(one), IpAddr::V6(other)) => (u128::from(one) ^ u128::from(other)).leading_zeros(),
+            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => return false,
+        };
+        self.length < other.length && shared >= u32::from(self.length)
+    }
+}
+
+impl FromStr for Cidr {
+    type Err = CidrError;
+
+    fn from_str(text: &str) -> Result<Self, CidrError> {
+        let error = || CidrError { text: text.to_owned() };
+        let (address, length) = text.split_once('/').ok_or_else(error)?;
+        let address: IpAddr = address.parse().map_err(|_| error())?;
+        let most = if address.is_ipv4() { 32 } else { 128 };
+        let is_number = length.bytes().all(|byte| byte.is_ascii_digit());
+        let length = length.parse().ok().filter(|length| is_number && *length <= most).ok_or_else(error)?;
+        Ok(Self { address, length })
+    }
+}
+
 impl TryFrom<String> for Range {
     type Error = RangeError;
 
@@ -144,6 +193,27 @@ mod tests {
         assert_eq!(serde_json::from_str::<Range>(&written).unwrap(), range("10.44.0.0/16"));
         let error = "10.44.3.0/16".parse::<Range>().unwrap_err();
         assert_eq!(error.to_string(), "\"10.44.3.0/16\" is not the first address of its range; 10.44.0.0/16 is");
+    }
+
+    #[test]
+    fn ranges_of_either_family_are_read_as_users_write_them() {
+        let cidr = |text: &str| text.parse::<Cidr>();
+        assert_eq!(cidr("10.44.3.9/16").unwrap().range(), Some(range("10.44.0.0/16")));
+        assert_eq!(cidr("2001:db8::/64").unwrap().range(), None);
+        for text in ["", "10.0.0.0", "10.0.0.0/", "10.0.0.0/+8", "10.0.0.0/33", "010.0.0.0/8", "::/129", "x/8"] {
+            assert!(cidr(text).is_err(), "{text}");
+        }
+        for (outer, inner, expected) in [
+            ("10.0.0.0/8", "10.44.0.0/16", true),
+            ("10.0.0.0/8", "10.0.0.0/8", false),
+            ("10.44.0.0/16", "10.0.0.0/8", false),
+            ("10.44.0.0/16", "10.45.0.0/24", false),
+            ("0.0.0.0/0", "1.2.3.4/32", true),
+            ("0.0.0.0/0", "::/1", false),
+            ("2001:db8::/32", "2001:db8:1::/48", true),
+        ] {
+            assert_eq!(cidr(outer).unwrap().is_more_than(cidr(inner).unwrap()), expected, "{outer} {inner}");
+        }
     }
 
     #[test]

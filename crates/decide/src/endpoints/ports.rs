@@ -45,8 +45,8 @@ fn endpoint_port(port: &ServicePort, pod: &Pod) -> Option<EndpointPort> {
     })
 }
 
-/// Init containers that keep running have ports as well.
-fn named_port(pod: &Pod, name: &str, protocol: &str) -> Option<i32> {
+/// The number of a pod's port of this name. Init containers that keep running have ports as well.
+pub(crate) fn named_port(pod: &Pod, name: &str, protocol: &str) -> Option<i32> {
     let spec = pod.spec.as_ref()?;
     let sidecars = spec.init_containers.iter().flatten().filter(|it| it.restart_policy.as_deref() == Some("Always"));
     let mut ports = spec.containers.iter().chain(sidecars).flat_map(|container| container.ports.iter().flatten());
