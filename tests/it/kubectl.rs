@@ -164,7 +164,7 @@ fn a_manifest_that_is_wrong_gets_the_field_and_changes_nothing() {
             );
         }
         assert_eq!(kubectl.run("get pods -o name"), "", "what was refused is not there");
-        for (group, kind) in [("apps/v1", "StatefulSet"), ("networking.k8s.io/v1", "NetworkPolicy")] {
+        for (group, kind) in [("apps/v1", "StatefulSet"), ("batch/v1", "CronJob")] {
             let said =
                 kubectl.attempt_apply(&format!("apiVersion: {group}\nkind: {kind}\nmetadata: {{name: plain}}\n"));
             let sentence = format!("no matches for kind \"{kind}\" in version \"{group}\"");

@@ -12,6 +12,7 @@ mod horizontal_pod_autoscaler;
 mod ingress;
 mod ingress_class;
 mod namespace;
+mod network_policy;
 mod node;
 mod pod;
 mod replica_set;
@@ -21,13 +22,14 @@ mod service;
 mod service_account;
 mod service_traffic;
 
+mod label_selector;
 mod pod_spec;
 mod pod_template;
 mod tolerations;
 
 pub use service::NODE_PORTS;
 
-static ALL: [Kind; 16] = [
+static ALL: [Kind; 17] = [
     config_map::KIND,
     deployment::KIND,
     endpoint_slice::KIND,
@@ -36,6 +38,7 @@ static ALL: [Kind; 16] = [
     ingress::KIND,
     ingress_class::KIND,
     namespace::KIND,
+    network_policy::KIND,
     node::KIND,
     pod::KIND,
     replica_set::KIND,

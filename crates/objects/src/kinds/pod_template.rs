@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::pod_spec;
+use super::{label_selector, pod_spec};
 use crate::json::{child, text};
 use crate::metadata;
 use crate::selector;
@@ -23,7 +23,10 @@ pub(super) fn default(spec: &mut Value) {
 pub(super) fn check(spec: &At<'_>, kind: &str, causes: &mut Vec<Cause>) {
     let (selector, template) = (spec.field("selector"), spec.field("template"));
     let mut selector_causes = Vec::new();
-    check_selector(&selector, &mut selector_causes);
+    if !selector.is_given() {
+        selector_causes.push(selector.required(""));
+    }
+    label_selector::check(&selector, &mut selector_causes);
     if selector.value.as_object().is_some_and(serde_json::Map::is_empty) {
         selector_causes.push(selector.invalid(&format!("empty selector is invalid for {kind}")));
     }
@@ -54,30 +57,7 @@ pub(super) fn warnings(object: &Value) -> Vec<String> {
 
 /// Names the template's labels in a cell.
 pub(super) fn selector_cell(object: &Value) -> Value {
-    let read = object.pointer("/spec/selector").map(LabelSelector::deserialize);
-    json!(read.and_then(Result::ok).map_or_else(|| "<none>".to_owned(), |selector| selector::to_text(&selector)))
-}
-
-fn check_selector(selector: &At<'_>, causes: &mut Vec<Cause>) {
-    if !selector.is_given() {
-        causes.push(selector.required(""));
-    }
-    metadata::check_labels(&selector.field("matchLabels"), causes);
-    for expression in selector.field("matchExpressions").items() {
-        let (key, values) = (expression.field("key"), expression.field("values"));
-        let operator = expression.field("operator");
-        causes.extend(key.invalid_for(metadata::qualified_name_faults(key.text())));
-        match operator.text() {
-            "In" | "NotIn" if values.is_empty() => {
-                causes.push(values.required("must be specified when `operator` is 'In' or 'NotIn'"));
-            }
-            "Exists" | "DoesNotExist" if !values.is_empty() => {
-                causes.push(values.forbidden("may not be specified when `operator` is 'Exists' or 'DoesNotExist'"));
-            }
-            "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
-            _ => causes.push(operator.invalid("not a valid selector operator")),
-        }
-    }
+    label_selector::cell(object.pointer("/spec/selector"))
 }
 
 fn check_agreement(selector: &At<'_>, template: &At<'_>, causes: &mut Vec<Cause>) {

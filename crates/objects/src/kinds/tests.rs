@@ -59,6 +59,10 @@ fn service(spec: Value) -> Value {
     json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"}, "spec": spec})
 }
 
+fn network_policy(spec: Value) -> Value {
+    json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "p"}, "spec": spec})
+}
+
 #[test]
 fn kinds_are_found_by_resource_and_by_kind() {
     for kind in all() {

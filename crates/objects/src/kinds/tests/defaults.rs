@@ -142,6 +142,29 @@ fn other_kinds_are_completed() {
 }
 
 #[test]
+fn a_policy_is_about_what_its_rules_say() {
+    let types = |spec: Value, expected: Value| check(network_policy(spec), "/spec/policyTypes", expected);
+    types(json!({}), json!(["Ingress"]));
+    types(json!({"egress": []}), json!(["Ingress"]));
+    types(json!({"egress": [{}]}), json!(["Ingress", "Egress"]));
+    types(json!({"policyTypes": ["Egress"], "ingress": [{}]}), json!(["Egress"]));
+    let whole = network_policy(json!({"egress": [{"ports": [{"port": 53, "protocol": "UDP"}, {"port": "web"}]}]}));
+    check(
+        whole.clone(),
+        "/spec/egress/0/ports",
+        json!([{"port": 53, "protocol": "UDP"}, {"port": "web", "protocol": "TCP"}]),
+    );
+    check(whole, "/spec/podSelector", json!({}));
+    let without_spec =
+        json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "p"}});
+    check(without_spec, "/spec", json!({"podSelector": {}, "policyTypes": ["Ingress"]}));
+    let with_status = json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "p"}, "spec": {"podSelector": {}},
+    });
+    assert_eq!(created(with_status).get("status"), None);
+}
+
+#[test]
 fn defaulting_twice_changes_nothing_more() {
     let bodies = [
         pod(
@@ -151,6 +174,7 @@ fn defaulting_twice_changes_nothing_more() {
         service(json!({"ports": [{"port": 80}], "type": "NodePort"})),
         json!({"kind": "Secret", "metadata": {"name": "s"}, "stringData": {"k": "v"}}),
         json!({"kind": "Namespace", "metadata": {"name": "a"}}),
+        network_policy(json!({"ingress": [{"ports": [{}]}]})),
     ];
     for body in bodies {
         let once = created(body);

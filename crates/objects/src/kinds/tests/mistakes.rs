@@ -240,6 +240,62 @@ fn other_kinds_have_rules_of_their_own() {
 }
 
 #[test]
+fn policies_need_possible_ports_and_peers() {
+    let port = |port: Value| network_policy(json!({"ingress": [{"ports": [port]}]}));
+    let peer = |peer: Value| network_policy(json!({"egress": [{"to": [peer]}]}));
+    let block = |block: Value| peer(json!({"ipBlock": block}));
+    let selector = |expression: Value| json!({"matchExpressions": [expression]});
+    check(vec![
+        (network_policy(json!({"ingress": [{}], "egress": [{}], "policyTypes": ["Egress", "Ingress"]})), vec![]),
+        (port(json!({})), vec![]),
+        (port(json!({"protocol": "SCTP"})), vec![]),
+        (port(json!({"protocol": "ICMP"})), vec!["NotSupported spec.ingress[0].ports[0].protocol"]),
+        (port(json!({"port": "web"})), vec![]),
+        (port(json!({"port": "Web"})), vec!["Invalid spec.ingress[0].ports[0].port"]),
+        (port(json!({"port": 0})), vec!["Invalid spec.ingress[0].ports[0].port"]),
+        (port(json!({"port": 65536})), vec!["Invalid spec.ingress[0].ports[0].port"]),
+        (port(json!({"port": 80, "endPort": 80})), vec![]),
+        (port(json!({"port": 80, "endPort": 79})), vec!["Invalid spec.ingress[0].ports[0].endPort"]),
+        (port(json!({"port": 80, "endPort": 65536})), vec!["Invalid spec.ingress[0].ports[0].endPort"]),
+        (port(json!({"port": "web", "endPort": 90})), vec!["Invalid spec.ingress[0].ports[0].endPort"]),
+        (port(json!({"endPort": 90})), vec!["Invalid spec.ingress[0].ports[0].endPort"]),
+        (peer(json!({})), vec!["Required spec.egress[0].to[0]"]),
+        (peer(json!({"podSelector": {}, "namespaceSelector": {}})), vec![]),
+        (peer(json!({"podSelector": {}, "ipBlock": {"cidr": "10.0.0.0/8"}})), vec!["Forbidden spec.egress[0].to[0]"]),
+        (
+            peer(json!({"podSelector": {"matchLabels": {"bad key": "v"}}})),
+            vec!["Invalid spec.egress[0].to[0].podSelector.matchLabels"],
+        ),
+        (
+            peer(json!({"namespaceSelector": selector(json!({"key": "team", "operator": "In"}))})),
+            vec!["Required spec.egress[0].to[0].namespaceSelector.matchExpressions[0].values"],
+        ),
+        (
+            peer(json!({"podSelector": selector(json!({"key": "a", "operator": "In", "values": ["b c"]}))})),
+            vec!["Invalid spec.egress[0].to[0].podSelector.matchExpressions[0].values[0]"],
+        ),
+        (block(json!({"cidr": "10.1.2.3/8", "except": ["10.44.0.0/16"]})), vec![]),
+        (block(json!({"cidr": "2001:db8::/32", "except": ["2001:db8::/64"]})), vec![]),
+        (block(json!({"cidr": ""})), vec!["Required spec.egress[0].to[0].ipBlock.cidr"]),
+        (block(json!({"cidr": "10.0.0.0"})), vec!["Invalid spec.egress[0].to[0].ipBlock.cidr"]),
+        (
+            block(json!({"cidr": "10.0.0.0/8", "except": ["10.0.0.0/8", "11.0.0.0/16", "x"]})),
+            vec![
+                "Invalid spec.egress[0].to[0].ipBlock.except[0]",
+                "Invalid spec.egress[0].to[0].ipBlock.except[1]",
+                "Invalid spec.egress[0].to[0].ipBlock.except[2]",
+            ],
+        ),
+        (network_policy(json!({"policyTypes": ["Both"]})), vec!["NotSupported spec.policyTypes[0]"]),
+        (network_policy(json!({"policyTypes": ["Ingress", "Ingress", "Ingress"]})), vec!["Invalid spec.policyTypes"]),
+        (
+            network_policy(json!({"podSelector": selector(json!({"key": "a", "operator": "Equals"}))})),
+            vec!["Invalid spec.podSelector.matchExpressions[0].operator"],
+        ),
+    ]);
+}
+
+#[test]
 fn a_drain_deadline_must_be_a_duration() {
     let with_deadline = |deadline: &str| {
         let mut body = container(json!({}));

@@ -142,3 +142,12 @@ fn endpoint_slices_show_some_addresses() {
     let empty = json!({"metadata": meta(), "addressType": "IPv4", "ports": null, "endpoints": null});
     check("EndpointSlice", empty, json!(["x", "IPv4", "<unset>", "<unset>", "100s"]));
 }
+
+#[test]
+fn policies_show_whom_they_are_about() {
+    let object = |selector: Value| json!({"metadata": meta(), "spec": {"podSelector": selector}});
+    check("NetworkPolicy", object(json!({})), json!(["x", "<none>", "100s"]));
+    let selector =
+        json!({"matchLabels": {"app": "web"}, "matchExpressions": [{"key": "canary", "operator": "DoesNotExist"}]});
+    check("NetworkPolicy", object(selector), json!(["x", "app=web,!canary", "100s"]));
+}
