@@ -61,14 +61,42 @@ pub struct Flow {
     pub port: u16,
 }
 
+/// What one client may reach: quicker to ask for many pods than all policies are.
+#[derive(Clone, Debug)]
+pub struct Reach<'p> {
+    policies: &'p Policies,
+    from: IpAddr,
+    /// Rules about this client.
+    ingress: Vec<&'p Allowed>,
+    /// None if it isn't isolated.
+    egress: Option<Vec<&'p Allowed>>,
+}
+
 impl Policies {
     /// Whether this may pass. A pod always reaches itself. IPv4 addresses in IPv6's form are what they stand for.
     #[must_use]
     pub fn allows(&self, flow: &Flow) -> bool {
-        let flow = Flow { from: flow.from.to_canonical(), to: flow.to.to_canonical(), ..*flow };
-        let may_come = || !holds(&self.ingress_isolated, flow.to) || self.ingress.iter().any(|it| it.allows(&flow));
-        let may_go = || !holds(&self.egress_isolated, flow.from) || self.egress.iter().any(|it| it.allows(&flow));
-        flow.from == flow.to || (may_come() && may_go())
+        self.reach(flow.from).allows(flow.to, flow.protocol, flow.port)
+    }
+
+    /// What `from` may reach.
+    #[must_use]
+    pub fn reach(&self, from: IpAddr) -> Reach<'_> {
+        let from = from.to_canonical();
+        let egress = self.isolates_sender(from).then(|| about(&self.egress, from));
+        Reach { policies: self, from, ingress: about(&self.ingress, from), egress }
+    }
+
+    /// Whether only what a rule allows may go out from there.
+    #[must_use]
+    pub fn isolates_sender(&self, from: IpAddr) -> bool {
+        holds(&self.egress_isolated, from.to_canonical())
+    }
+
+    /// Whether only what a rule allows may come in there.
+    #[must_use]
+    pub fn isolates_receiver(&self, to: IpAddr) -> bool {
+        holds(&self.ingress_isolated, to.to_canonical())
     }
 
     /// Whether everything is allowed.
@@ -78,13 +106,28 @@ impl Policies {
     }
 }
 
-impl Allowed {
-    fn allows(&self, flow: &Flow) -> bool {
-        let is_at = |ports: &Ports| ports.protocol == flow.protocol && (ports.from..=ports.to).contains(&flow.port);
-        (self.ports.is_empty() || self.ports.iter().any(is_at))
-            && holds(&self.to, flow.to)
-            && holds(&self.from, flow.from)
+impl Reach<'_> {
+    /// Whether a pod's port is within reach.
+    #[must_use]
+    pub fn allows(&self, to: IpAddr, protocol: Protocol, port: u16) -> bool {
+        let to = to.to_canonical();
+        let is_allowed = |rules: &[&Allowed]| rules.iter().any(|rule| rule.leads_to(to, protocol, port));
+        let may_come = || !self.policies.isolates_receiver(to) || is_allowed(&self.ingress);
+        let may_go = || self.egress.as_deref().is_none_or(is_allowed);
+        self.from == to || (may_come() && may_go())
     }
+}
+
+impl Allowed {
+    fn leads_to(&self, to: IpAddr, protocol: Protocol, port: u16) -> bool {
+        let is_it = |ports: &Ports| ports.protocol == protocol && (ports.from..=ports.to).contains(&port);
+        (self.ports.is_empty() || self.ports.iter().any(is_it)) && holds(&self.to, to)
+    }
+}
+
+/// Rules about what goes out from there.
+fn about(rules: &[Allowed], from: IpAddr) -> Vec<&Allowed> {
+    rules.iter().filter(|rule| holds(&rule.from, from)).collect()
 }
 
 /// Whether an address is in a set; one of IPv6 is in that of all addresses.

@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use decide::balancing::EndpointState;
 use decide::ingress;
+use decide::network_policy::Policies;
 pub use decide::protocol::Speaks;
 use objects::ranges::Range;
 use serde::{Deserialize, Serialize};
@@ -32,6 +33,9 @@ pub struct DataPlaneConfig {
     /// Requests from outside that are told apart by host and path.
     #[serde(default)]
     pub ingress: Ingress,
+    /// Who may reach which pod.
+    #[serde(default)]
+    pub policies: Policies,
     /// Where the proxy shows its metrics.
     #[serde(default)]
     pub metrics: Option<SocketAddr>,

@@ -7,6 +7,7 @@ mod any_bytes;
 mod attempts;
 mod balancer;
 mod bodies;
+mod caller;
 mod certificates;
 mod clients;
 mod connection;

@@ -20,9 +20,9 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{Namespace, Pod, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
+use k8s_openapi::api::networking::v1::{Ingress, IngressClass, NetworkPolicy};
 use kube::{Api, Client, Resource};
 use objects::pods::drain_budget;
 use serde::de::DeserializeOwned;
@@ -393,6 +393,8 @@ struct Caches {
     ingresses: Arc<Cache<Ingress>>,
     ingress_classes: Arc<Cache<IngressClass>>,
     secrets: Arc<Cache<Secret>>,
+    policies: Arc<Cache<NetworkPolicy>>,
+    namespaces: Arc<Cache<Namespace>>,
     /// Ends the following when dropped.
     _following: JoinSet<()>,
 }
@@ -408,6 +410,8 @@ impl Caches {
             ingresses: follow(client, &changed, None, &mut following),
             ingress_classes: follow(client, &changed, None, &mut following),
             secrets: follow(client, &changed, Some(CERTIFICATES), &mut following),
+            policies: follow(client, &changed, None, &mut following),
+            namespaces: follow(client, &changed, None, &mut following),
             changed,
             _following: following,
         }
@@ -421,6 +425,8 @@ impl Caches {
             ingresses: self.ingresses.objects()?,
             ingress_classes: self.ingress_classes.objects()?,
             secrets: self.secrets.objects()?,
+            policies: self.policies.objects()?,
+            namespaces: self.namespaces.objects()?,
             host: Some(host),
         })
     }

@@ -1,7 +1,7 @@
 //! Finding an endpoint that takes a piece of work: another one after a failure, a later one when there is none now.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::balancer::{Balancer, InFlight, NoPick, Work};
+use super::caller::Caller;
 use super::upstream::Upstream;
 
 /// How long a request or connection waits for an endpoint that takes it.
@@ -20,7 +21,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub(crate) struct Attempts<'a> {
     balancer: &'a Balancer,
     at: SocketAddr,
-    client: IpAddr,
+    caller: Caller,
     /// Set at the first failure, so that work that succeeds at once never reads the clock.
     deadline: Option<Instant>,
     tried: Vec<SocketAddr>,
@@ -29,7 +30,7 @@ pub(crate) struct Attempts<'a> {
     last_failure: Option<io::Error>,
 }
 
-/// Nothing took the work in time.
+/// Nothing took the work in time, or nothing ever will.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NotTaken {
     #[error("no pod of the Service was ready for {} seconds", LONGEST_WAIT.as_secs())]
@@ -39,19 +40,21 @@ pub(crate) enum NotTaken {
         #[source]
         source: io::Error,
     },
+    #[error("no NetworkPolicy lets this client reach a pod of the Service that is ready")]
+    Forbidden,
 }
 
 impl<'a> Attempts<'a> {
-    pub(crate) fn new(balancer: &'a Balancer, at: SocketAddr, client: IpAddr, first: Option<u64>) -> Self {
-        Self { balancer, at, client, deadline: None, tried: Vec::new(), first, last_failure: None }
+    pub(crate) fn new(balancer: &'a Balancer, at: SocketAddr, caller: Caller, first: Option<u64>) -> Self {
+        Self { balancer, at, caller, deadline: None, tried: Vec::new(), first, last_failure: None }
     }
 
     /// The endpoint to try next, with the work counted.
     pub(crate) async fn next(&mut self, work: Work) -> Result<InFlight, NotTaken> {
-        if let Some(picked) = self.first.and_then(|token| self.balancer.pick_again(self.at, token, work)) {
+        if let Some(picked) = self.first.and_then(|token| self.balancer.pick_again(self.at, self.caller, token, work)) {
             return Ok(picked);
         }
-        match self.balancer.pick(self.at, self.client, work, &self.tried) {
+        match self.balancer.pick(self.at, self.caller, work, &self.tried) {
             Ok(picked) => Ok(picked),
             Err(_) => self.wait_for_an_endpoint(work).await,
         }
@@ -77,8 +80,9 @@ impl<'a> Attempts<'a> {
         // Subscribed before the pick that finds nothing: a configuration in between is not missed.
         let mut changes = self.balancer.changes();
         loop {
-            let retry_at = match self.balancer.pick(self.at, self.client, work, &self.tried) {
+            let retry_at = match self.balancer.pick(self.at, self.caller, work, &self.tried) {
                 Ok(picked) => return Ok(picked),
+                Err(NoPick::Forbidden) => return Err(NotTaken::Forbidden),
                 Err(NoPick::NothingReady) => deadline,
                 Err(NoPick::AllTried) => deadline.min(Instant::now() + PAUSE),
             };
@@ -102,10 +106,10 @@ impl<'a> Attempts<'a> {
 pub(crate) async fn connect(
     balancer: &Balancer,
     at: SocketAddr,
-    client: IpAddr,
+    caller: Caller,
     work: Work,
 ) -> Result<(TcpStream, InFlight), NotTaken> {
-    let mut attempts = Attempts::new(balancer, at, client, None);
+    let mut attempts = Attempts::new(balancer, at, caller, None);
     loop {
         let in_flight = attempts.next(work).await?;
         match in_flight.upstream.connect().await {

@@ -2,22 +2,24 @@
 //! new configuration takes to come into force. So once `apply` has returned, no pick of an older configuration can
 //! follow, and every earlier one is either counted as in flight or over.
 
-use std::cell::Cell;
+mod port;
+
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::error::Error;
-use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use decide::balancing::{EndpointState, pick, pick_for_client};
+use decide::balancing::EndpointState;
 use decide::ingress::Routes;
+use decide::network_policy::Policies;
 use decide::retries;
 use objects::traffic::{self, ConnectionClass, SeriesKey};
 use tokio::sync::{Notify, watch};
 
 use super::access_log::AccessLog;
+use super::caller::Caller;
 use super::certificates::Certificates;
 use super::clients::Clients;
 use super::connection::Tls;
@@ -25,11 +27,10 @@ use super::counts::{OpenConnection, Registry, Series};
 use super::retry_budget::RetryBudget;
 use super::sticky;
 use super::upstream::{Aside, Upstream};
-use crate::config::{
-    Affinity, Backend, DataPlaneConfig, Endpoint, Ingress, PodUid, ProxyProtocol, Service, ServicePort, Speaks,
-};
+use crate::config::{Backend, DataPlaneConfig, Endpoint, Ingress, PodUid, ProxyProtocol, Service, ServicePort, Speaks};
 use crate::dns::Names;
 use crate::frames::Drain;
+use port::{Port, random};
 
 /// Uids of withdrawn pods that are remembered after they left the configuration: a day of one replaced pod every
 /// five seconds, in about 2 MB.
@@ -59,6 +60,7 @@ struct Table {
     names: Arc<Names>,
     metrics: Option<SocketAddr>,
     ingress: Entries,
+    policies: Policies,
 }
 
 /// Where requests from outside come in, and where they go.
@@ -67,20 +69,6 @@ struct Entries {
     http: Option<SocketAddr>,
     https: Option<SocketAddr>,
     routes: Routes<Backend>,
-}
-
-struct Port {
-    speaks: Speaks,
-    affinity: Affinity,
-    sticky_cookie: Option<Arc<str>>,
-    proxy_protocol: Option<ProxyProtocol>,
-    service: Arc<str>,
-    states: Vec<EndpointState>,
-    upstreams: Vec<Arc<Upstream>>,
-    /// Counts with each of `upstreams`, and of what concerns none of them.
-    counts: Vec<Arc<Series>>,
-    own_counts: Arc<Series>,
-    retries: Arc<RetryBudget>,
 }
 
 /// What outlives a configuration.
@@ -148,6 +136,8 @@ pub(crate) enum NoPick {
     NothingReady,
     /// Every endpoint that may be given work was tried.
     AllTried,
+    /// Policies forbid the client every endpoint that may be given work.
+    Forbidden,
 }
 
 impl Balancer {
@@ -168,12 +158,14 @@ impl Balancer {
         }
     }
 
-    /// The endpoint of this token, if it is ready, with the work counted.
-    pub(crate) fn pick_again(&self, at: SocketAddr, token: u64, work: Work) -> Option<InFlight> {
+    /// The endpoint of this token, if it is ready and the caller may reach it, with the work counted.
+    pub(crate) fn pick_again(&self, at: SocketAddr, caller: Caller, token: u64, work: Work) -> Option<InFlight> {
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
         let port = table.ports.get(&at)?;
         let index = port.upstreams.iter().position(|upstream| upstream.token == token)?;
-        let is_well = port.states[index] == EndpointState::Ready && !port.upstreams[index].is_aside();
+        let is_well = port.states[index] == EndpointState::Ready
+            && !port.upstreams[index].is_aside()
+            && port.is_open_to(caller, &table.policies, index);
         if is_well && work == Work::Request {
             port.retries.earn();
         }
@@ -192,24 +184,26 @@ impl Balancer {
         table.ports.get(&at)?.proxy_protocol
     }
 
-    /// Picks an endpoint for work that `client` brought to `at`, leaving out those in `tried`, and counts the work.
+    /// Picks an endpoint for work that `caller` brought to `at`, leaving out those in `tried`, and counts the work.
     pub(crate) fn pick(
         &self,
         at: SocketAddr,
-        client: IpAddr,
+        caller: Caller,
         work: Work,
         tried: &[SocketAddr],
     ) -> Result<InFlight, NoPick> {
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
         let port = table.ports.get(&at).ok_or(NoPick::NothingReady)?;
+        let (states, client) = (port.states_for(caller, &table.policies)?, caller.ip());
         let some_aside = self.aside.load(Ordering::Relaxed) > 0;
-        let preferred = some_aside.then(|| port.states_without(|it| it.is_aside() || tried.contains(&it.address)));
+        let preferred =
+            some_aside.then(|| port.states_without(&states, |it| it.is_aside() || tried.contains(&it.address)));
         let preferred = preferred.and_then(|states| port.pick(&states, client));
         let picked = match preferred {
             Some(picked) => picked,
-            None if tried.is_empty() => port.pick(&port.states, client).ok_or(NoPick::NothingReady)?,
+            None if tried.is_empty() => port.pick(&states, client).ok_or(NoPick::NothingReady)?,
             None => {
-                let untried = port.states_without(|it| tried.contains(&it.address));
+                let untried = port.states_without(&states, |it| tried.contains(&it.address));
                 port.pick(&untried, client).ok_or(NoPick::AllTried)?
             }
         };
@@ -219,12 +213,19 @@ impl Balancer {
         Ok(port.count(picked, work))
     }
 
-    /// Counts work for an endpoint that was chosen earlier, if it may still be given work.
-    pub(crate) fn claim(&self, at: SocketAddr, upstream: &Arc<Upstream>, work: Work) -> Option<InFlight> {
+    /// Counts work for an endpoint that was chosen earlier, if it may still be given work of this caller.
+    pub(crate) fn claim(
+        &self,
+        at: SocketAddr,
+        caller: Caller,
+        upstream: &Arc<Upstream>,
+        work: Work,
+    ) -> Option<InFlight> {
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
         let port = table.ports.get(&at)?;
         let index = port.upstreams.iter().position(|it| Arc::ptr_eq(it, upstream))?;
-        (port.states[index] != EndpointState::Withdrawn).then(|| port.count(index, work))
+        let is_well = port.states[index] != EndpointState::Withdrawn && port.is_open_to(caller, &table.policies, index);
+        is_well.then(|| port.count(index, work))
     }
 
     /// Takes one more repeat from the budget of the Service's port.
@@ -363,26 +364,6 @@ impl Entries {
     }
 }
 
-impl Port {
-    fn pick(&self, states: &[EndpointState], client: IpAddr) -> Option<usize> {
-        match self.affinity {
-            Affinity::None => pick(states, &|index| self.upstreams[index].pod.outstanding(), random()),
-            Affinity::ClientIp => {
-                pick_for_client(states, &|index| weight(client.to_canonical(), self.upstreams[index].address))
-            }
-        }
-    }
-
-    fn count(&self, index: usize, work: Work) -> InFlight {
-        InFlight::count(self.upstreams[index].clone(), self.counts[index].clone(), work)
-    }
-
-    fn states_without(&self, is_out: impl Fn(&Upstream) -> bool) -> Vec<EndpointState> {
-        let states = self.upstreams.iter().zip(&self.states);
-        states.map(|(upstream, state)| if is_out(upstream) { EndpointState::Withdrawn } else { *state }).collect()
-    }
-}
-
 impl Memory {
     fn new(workers: usize, counts: &Arc<Registry>, aside: &Arc<AtomicUsize>) -> Self {
         Self {
@@ -416,7 +397,7 @@ impl Memory {
             let key: Arc<str> = service.key().into();
             for port in &service.ports {
                 for at in service.addresses_of(port) {
-                    ports.insert(at, self.port(at, service, port, key.clone(), counts_changed));
+                    ports.insert(at, self.port(at, (service, port), key.clone(), &config.policies, counts_changed));
                 }
             }
         }
@@ -428,15 +409,16 @@ impl Memory {
             names: Arc::new(Names::new(config)),
             metrics: config.metrics,
             ingress: Entries::new(&config.ingress),
+            policies: config.policies.clone(),
         }
     }
 
     fn port(
         &mut self,
         at: SocketAddr,
-        of: &Service,
-        port: &ServicePort,
+        (of, port): (&Service, &ServicePort),
         service: Arc<str>,
+        policies: &Policies,
         counts_changed: &Arc<Notify>,
     ) -> Port {
         let states = port.endpoints.iter().map(|endpoint| self.state(endpoint)).collect();
@@ -460,6 +442,7 @@ impl Memory {
             counts,
             own_counts,
             retries,
+            is_isolated: port.endpoints.iter().any(|endpoint| policies.isolates_receiver(endpoint.ip)),
         }
     }
 
@@ -660,26 +643,4 @@ fn series_key(service: &Service, port: &ServicePort, endpoint: Option<&Endpoint>
         pod: endpoint.map(|endpoint| endpoint.pod_name.clone()).unwrap_or_default(),
         version: endpoint.map(|endpoint| endpoint.pod_version.clone()).unwrap_or_default(),
     }
-}
-
-/// The weight that an endpoint has for a client: the same in every proxy and after every restart of one.
-fn weight(client: IpAddr, endpoint: SocketAddr) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    (client, endpoint).hash(&mut hasher);
-    hasher.finish()
-}
-
-/// Two random numbers, good enough to spread load.
-fn random() -> [u32; 2] {
-    thread_local! {
-        static STATE: Cell<u64> = Cell::new(RandomState::new().hash_one(0) | 1);
-    }
-    STATE.with(|state| {
-        let mut bits = state.get();
-        bits ^= bits << 13;
-        bits ^= bits >> 7;
-        bits ^= bits << 17;
-        state.set(bits);
-        [(bits >> 32) as u32, bits as u32]
-    })
 }

@@ -1,6 +1,6 @@
 //! One connection of a client, from its acceptance to its end: finds out what it speaks, then passes it on.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::attempts::{NotTaken, connect};
 use super::balancer::{Balancer, InFlight, Work};
+use super::caller::Caller;
 use super::detect::{Spoken, spoken};
 use super::headers::{Origin, Scheme};
 use super::http::{self, Entry, Target};
@@ -118,18 +119,19 @@ async fn find_out_and_pass(
     let speaks = balancer.speaks(at);
     // A Service that has just gone: nothing takes the connection, which is how it ends.
     let series = balancer.counts_at(at).ok_or(Ended::NoService)?;
+    let caller = Caller::of(&stream, client.ip());
     let mut leaving = leaving.subscribe();
     let still_open = leaving.clone();
     let turn = Box::pin(async {
         match speaks {
             Speaks::Opaque => Ok(Turn::Opaque(Bytes::new(), None)),
-            Speaks::FindOut => find_out(&mut stream, at, client.ip(), &balancer).await,
+            Speaks::FindOut => find_out(&mut stream, at, caller, &balancer).await,
             // The client speaks first, so no server has to be watched.
             Speaks::Http1 | Speaks::Http2 => wait_for_the_client(&mut stream).await,
         }
     });
     let turn = tokio::select! {
-        turn = turn => turn?,
+        turn = turn => turn.map_err(|ended| refused(&stream, ended))?,
         () = has_come(&mut leaving, Leaving::Now) => return Err(Ended::Leaving),
     };
     let http_client = |balancer: Arc<Balancer>, by_client| {
@@ -138,7 +140,7 @@ async fn find_out_and_pass(
         let sticky_cookie = balancer.sticky_cookie(at);
         let entry = Entry::Service(Target { at, pods_speak, series, sticky_cookie });
         let answering = Answering::default();
-        http::Client { balancer, worker, ip: client.ip(), origin, entry, answering, leaving: still_open.clone() }
+        http::Client { balancer, worker, caller, origin, entry, answering, leaving: still_open.clone() }
     };
     match turn {
         Turn::Http1(read_already) => {
@@ -152,7 +154,10 @@ async fn find_out_and_pass(
         Turn::Opaque(read_already, connected) => {
             let (mut server, mut in_flight) = match connected {
                 Some(connected) => connected,
-                None => connect(&balancer, at, client.ip(), Work::Long).await?,
+                None => {
+                    let connected = connect(&balancer, at, caller, Work::Long).await;
+                    connected.map_err(|not_taken| refused(&stream, not_taken.into()))?
+                }
             };
             in_flight.become_long(ConnectionClass::Opaque);
             if let Some(version) = balancer.proxy_protocol(at) {
@@ -168,6 +173,16 @@ async fn find_out_and_pass(
         }
     }
     Ok(())
+}
+
+/// A client that may reach nobody gets a reset, so that it knows this is no answer.
+fn refused(stream: &TcpStream, ended: Ended) -> Ended {
+    if let Ended::NotTaken(NotTaken::Forbidden) = ended
+        && let Err(error) = stream.set_zero_linger()
+    {
+        return error.into();
+    }
+    ended
 }
 
 /// Serves a connection on which requests for all hosts come in.
@@ -197,9 +212,10 @@ async fn pass_to_ingress(
     let scheme = if tls == Tls::Yes { Scheme::Https } else { Scheme::Http };
     let origin = Origin::new(client.ip(), at, scheme);
     let entry = Entry::Ingress(balancer.ingress_counts());
+    let caller = Caller::of(&stream, client.ip());
     let answering = Answering::default();
     let http_client =
-        |balancer| http::Client { balancer, worker, ip: client.ip(), origin, entry, answering, leaving: still_open };
+        |balancer| http::Client { balancer, worker, caller, origin, entry, answering, leaving: still_open };
     if tls == Tls::Yes {
         let acceptor = TlsAcceptor::from(balancer.certificates().server_config());
         let stream = tokio::select! {
@@ -237,13 +253,13 @@ fn pods_speak(declared: Speaks, by_client: PodSpeaks) -> PodSpeaks {
     }
 }
 
-async fn find_out(stream: &mut TcpStream, at: SocketAddr, client: IpAddr, balancer: &Balancer) -> Result<Turn, Ended> {
+async fn find_out(stream: &mut TcpStream, at: SocketAddr, caller: Caller, balancer: &Balancer) -> Result<Turn, Ended> {
     let mut read = BytesMut::with_capacity(FIRST_READ);
     match tokio::time::timeout(SILENCE, stream.read_buf(&mut read)).await {
         Ok(Ok(0)) => Err(Ended::Silent),
         Ok(Ok(_)) => read_until_clear(stream, read).await,
         Ok(Err(error)) => Err(error.into()),
-        Err(_) => let_either_speak(stream, at, client, balancer).await,
+        Err(_) => let_either_speak(stream, at, caller, balancer).await,
     }
 }
 
@@ -280,17 +296,17 @@ async fn read_until_clear(stream: &mut TcpStream, mut read: BytesMut) -> Result<
 async fn let_either_speak(
     stream: &mut TcpStream,
     at: SocketAddr,
-    client: IpAddr,
+    caller: Caller,
     balancer: &Balancer,
 ) -> Result<Turn, Ended> {
     for _ in 0..MOST_HANG_UPS {
-        let (server, in_flight) = connect(balancer, at, client, Work::Long).await?;
+        let (server, in_flight) = connect(balancer, at, caller, Work::Long).await?;
         let upstream = in_flight.upstream.clone();
         drop(in_flight);
         match first_to_speak(stream, &server).await? {
-            First::Client => return the_client_spoke(stream, server, &upstream, at, balancer).await,
+            First::Client => return the_client_spoke(stream, server, &upstream, (at, caller), balancer).await,
             First::Server => {
-                if let Some(in_flight) = balancer.claim(at, &upstream, Work::Long) {
+                if let Some(in_flight) = balancer.claim(at, caller, &upstream, Work::Long) {
                     return Ok(Turn::Opaque(Bytes::new(), Some((server, in_flight))));
                 }
             }
@@ -304,12 +320,12 @@ async fn the_client_spoke(
     stream: &mut TcpStream,
     server: TcpStream,
     upstream: &Arc<Upstream>,
-    at: SocketAddr,
+    (at, caller): (SocketAddr, Caller),
     balancer: &Balancer,
 ) -> Result<Turn, Ended> {
     match wait_for_the_client(stream).await? {
         Turn::Opaque(read, None) => {
-            let claimed = balancer.claim(at, upstream, Work::Long);
+            let claimed = balancer.claim(at, caller, upstream, Work::Long);
             Ok(Turn::Opaque(read, claimed.map(|in_flight| (server, in_flight))))
         }
         turn @ (Turn::Http1(_) | Turn::Http2(_) | Turn::Opaque(_, Some(_))) => Ok(turn),

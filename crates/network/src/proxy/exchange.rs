@@ -52,7 +52,7 @@ pub(crate) async fn exchange(
     question: Question,
     tally: &mut Tally,
 ) -> Result<(Response<Incoming>, Connection, InFlight), NoAnswer> {
-    let mut attempts = Attempts::new(&client.balancer, at, client.ip, first);
+    let mut attempts = Attempts::new(&client.balancer, at, client.caller, first);
     let repeating = question.repeating();
     let mut repeats = 0;
     loop {

@@ -19,8 +19,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
 use super::access_log;
+use super::attempts::NotTaken;
 use super::balancer::{Balancer, InFlight};
 use super::bodies::{Borrowed, ReplyBody, Stream};
+use super::caller::Caller;
 use super::connection::{Leaving, has_come};
 use super::counts::{Logged, Series, Tally};
 use super::exchange::{NoAnswer, Question, exchange};
@@ -40,7 +42,7 @@ pub(crate) struct Client {
     pub(crate) balancer: Arc<Balancer>,
     /// The thread that serves it.
     pub(crate) worker: WorkerNumber,
-    pub(crate) ip: std::net::IpAddr,
+    pub(crate) caller: Caller,
     pub(crate) origin: Origin,
     pub(crate) entry: Entry,
     pub(crate) answering: Answering,
@@ -362,7 +364,7 @@ impl Client {
         let make = || {
             let service = format!("{}/{}", key.namespace, key.service);
             let head = (request.method(), request.uri(), request.headers());
-            access_log::Entry::new(self.ip, (&service, key.port), protocol, head)
+            access_log::Entry::new(self.caller.ip(), (&service, key.port), protocol, head)
         };
         let entry = self.balancer.access_log().entry(make)?;
         Some(Logged { balancer: self.balancer.clone(), entry, status: None, bytes_to_client: 0 })
@@ -393,6 +395,7 @@ fn host_of(request: &Request<Incoming>) -> Option<&str> {
 impl Failure {
     fn outcome(&self) -> Outcome {
         match self {
+            Self::NoAnswer(NoAnswer::NotTaken(NotTaken::Forbidden)) => Outcome::ClientError,
             Self::NoAnswer(_) | Self::UnaskedSwitch | Self::NoTarget(NoTarget::Gone { .. }) => Outcome::NoAnswer,
             Self::Refused(_) | Self::NoTarget(NoTarget::Hostless | NoTarget::Unmatched) => Outcome::ClientError,
         }
@@ -411,12 +414,18 @@ impl Failure {
 
     /// As gRPC clients expect it: a status in the head, under 200 (gRPC over HTTP/2, "Responses", Trailers-Only).
     fn to_grpc(&self) -> Response<ReplyBody> {
-        const UNAVAILABLE: HeaderValue = HeaderValue::from_static("14");
         const INVALID_ARGUMENT: HeaderValue = HeaderValue::from_static("3");
+        const PERMISSION_DENIED: HeaderValue = HeaderValue::from_static("7");
+        const UNAVAILABLE: HeaderValue = HeaderValue::from_static("14");
+        let code = match self.status() {
+            StatusCode::FORBIDDEN => PERMISSION_DENIED,
+            status if status.is_client_error() => INVALID_ARGUMENT,
+            _ => UNAVAILABLE,
+        };
         let mut response = Response::new(ReplyBody::empty());
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        headers.insert("grpc-status", if self.status().is_client_error() { INVALID_ARGUMENT } else { UNAVAILABLE });
+        headers.insert("grpc-status", code);
         if let Ok(message) = HeaderValue::from_str(&self.to_string()) {
             headers.insert("grpc-message", message);
         }
@@ -425,6 +434,7 @@ impl Failure {
 
     fn status(&self) -> StatusCode {
         match self {
+            Self::NoAnswer(NoAnswer::NotTaken(NotTaken::Forbidden)) => StatusCode::FORBIDDEN,
             Self::NoAnswer(NoAnswer::NotTaken(_)) | Self::NoTarget(NoTarget::Gone { .. }) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }

@@ -9,10 +9,11 @@ use std::sync::Arc;
 
 use decide::balancing::EndpointState;
 use decide::draining::DrainStep;
+use decide::network_policy::{Policies, compile};
 use decide::protocol::{Declared, speaks};
-use k8s_openapi::api::core::v1::{Pod, Secret, Service, ServicePort};
+use k8s_openapi::api::core::v1::{Namespace, Pod, Secret, Service, ServicePort};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
-use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
+use k8s_openapi::api::networking::v1::{Ingress, IngressClass, NetworkPolicy};
 use objects::names;
 use objects::pods::{is_ready, is_terminating};
 use objects::selector::matches_map;
@@ -34,6 +35,8 @@ pub(super) struct Snapshot {
     pub(super) ingress_classes: Objects<IngressClass>,
     /// Those that hold certificates.
     pub(super) secrets: Objects<Secret>,
+    pub(super) policies: Objects<NetworkPolicy>,
+    pub(super) namespaces: Objects<Namespace>,
     /// Where load balancers take connections.
     pub(super) host: Option<IpAddr>,
 }
@@ -52,6 +55,7 @@ pub(super) struct Plan {
     /// Pods whose long connections are to end now.
     pub(super) end_long: BTreeSet<PodUid>,
     pub(super) ingress: config::Ingress,
+    pub(super) policies: Policies,
 }
 
 impl Plan {
@@ -65,6 +69,7 @@ impl Plan {
             end_long: self.end_long.clone(),
             dns,
             ingress: self.ingress.clone(),
+            policies: self.policies.clone(),
             metrics,
             access_log,
             connections_per_client,
@@ -79,6 +84,7 @@ impl Plan {
             && self.aliases == other.aliases
             && self.end_long == other.end_long
             && self.ingress == other.ingress
+            && self.policies == other.policies
     }
 
     /// Services that use a pod at a port where nobody else is ready.
@@ -124,7 +130,13 @@ pub(super) fn plan(snapshot: &Snapshot, leaving: &BTreeMap<PodUid, DrainStep>) -
     settle_conflicts(&mut plan.services, &snapshot.services);
     settle_conflicts(&mut plan.datagrams, &snapshot.services);
     plan.ingress = ingress(snapshot, &plan.services);
+    plan.policies = policies(snapshot);
     plan
+}
+
+fn policies(snapshot: &Snapshot) -> Policies {
+    let Snapshot { policies, pods, namespaces, .. } = snapshot;
+    compile(policies.values().map(Arc::as_ref), pods.values().map(Arc::as_ref), namespaces.values().map(Arc::as_ref))
 }
 
 /// Keys of the Services that select a pod.

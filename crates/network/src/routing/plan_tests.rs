@@ -1,3 +1,4 @@
+use decide::network_policy::{Flow, Protocol};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -12,6 +13,8 @@ pub(in crate::routing) struct Cluster {
     pub(in crate::routing) ingresses: Vec<Value>,
     pub(in crate::routing) ingress_classes: Vec<Value>,
     pub(in crate::routing) secrets: Vec<Value>,
+    pub(in crate::routing) policies: Vec<Value>,
+    pub(in crate::routing) namespaces: Vec<Value>,
 }
 
 impl Cluster {
@@ -24,6 +27,8 @@ impl Cluster {
             ingresses: read(&self.ingresses),
             ingress_classes: read(&self.ingress_classes),
             secrets: read(&self.secrets),
+            policies: read(&self.policies),
+            namespaces: read(&self.namespaces),
             host,
         }
     }
@@ -376,4 +381,32 @@ fn annotations_of_a_service_are_followed_if_they_can_be() {
     let with_header = planned(json!({"segue.dev/proxy-protocol": "v2"}));
     assert_eq!((with_header.1, with_header.2), (Some(ProxyProtocol::V2), Speaks::Opaque));
     assert_eq!(planned(json!({"segue.dev/proxy-protocol": "v3"})), plain);
+}
+
+#[test]
+fn policies_are_sent_by_address_and_a_change_of_a_label_is_one_of_the_configuration() {
+    let policy = json!({
+        "metadata": {"namespace": "production", "name": "p"},
+        "spec": {"podSelector": {"matchLabels": {"app": "demo"}}, "policyTypes": ["Ingress"], "ingress": [
+            {"from": [{"namespaceSelector": {"matchLabels": {"team": "a"}}, "podSelector": {"matchLabels": {"app": "web"}}}]},
+        ]},
+    });
+    let namespace = |team: &str| json!({"metadata": {"name": "production", "labels": {"team": team}}});
+    let cluster = |team: &str| Cluster {
+        pods: vec![pod("demo", 1, "True"), pod("web", 2, "True")],
+        policies: vec![policy.clone()],
+        namespaces: vec![namespace(team)],
+        ..Cluster::default()
+    };
+    let of_team_a = plan(&cluster("a").snapshot(), &[].into());
+    let config = of_team_a.config(1, &Base::default());
+    assert_eq!(config.policies, of_team_a.policies);
+    let may_pass = |plan: &Plan| {
+        let [from, to] = ["10.44.0.2", "10.44.0.1"].map(|ip| ip.parse().unwrap());
+        plan.policies.allows(&Flow { from, to, protocol: Protocol::Tcp, port: 80 })
+    };
+    let of_team_b = plan(&cluster("b").snapshot(), &[].into());
+    assert_eq!((may_pass(&of_team_a), may_pass(&of_team_b)), (true, false));
+    assert!(!of_team_a.sends_the_same_as(&of_team_b));
+    assert!(of_team_a.sends_the_same_as(&plan(&cluster("a").snapshot(), &[].into())));
 }

@@ -105,7 +105,10 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) async fn connect(service: SocketAddr) -> std::io::Result<Self> {
-        let stream = TcpStream::connect(service).await?;
+        Self::over(TcpStream::connect(service).await?).await
+    }
+
+    pub(crate) async fn over(stream: TcpStream) -> std::io::Result<Self> {
         let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(std::io::Error::other)?;
         tokio::spawn(connection);
         Ok(Self { sender, is_over: false })

@@ -16,6 +16,7 @@ mod load;
 mod long;
 mod opaque;
 mod plane;
+mod policies;
 mod replacement;
 mod retries;
 mod routing;
