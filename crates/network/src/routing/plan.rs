@@ -351,7 +351,9 @@ impl Routes<'_> {
             return None;
         }
         let state = self.state(endpoint, pod, &uid)?;
-        Some(Usable { ip, uid, pod: Some(pod), state })
+        // Policies go by the address that the pod has: until it is known, nothing would guard the pod.
+        let is_at_its_own = address_of(pod) == Some(ip);
+        (state != EndpointState::Ready || is_at_its_own).then_some(Usable { ip, uid, pod: Some(pod), state })
     }
 
     /// None for an endpoint that may have no work now and may have again. The slice may know before the pod does that
@@ -387,6 +389,10 @@ fn is_ready_endpoint(endpoint: &Endpoint) -> bool {
 
 fn is_terminating_endpoint(endpoint: &Endpoint) -> bool {
     endpoint.conditions.as_ref().and_then(|conditions| conditions.terminating) == Some(true)
+}
+
+fn address_of(pod: &Pod) -> Option<IpAddr> {
+    pod.status.as_ref()?.pod_ip.as_deref()?.parse().ok()
 }
 
 fn template_hash(pod: &Pod) -> Option<String> {

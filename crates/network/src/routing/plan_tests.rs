@@ -197,6 +197,18 @@ fn a_headless_service_answers_with_its_ready_pods() {
     assert_eq!(answers(&cluster), Vec::<IpAddr>::new());
 }
 
+/// The slice is newer than what is known of the pod.
+fn published_before_its_pod_has_an_address() -> config::Service {
+    let mut db = service("db", "10.45.0.7");
+    db["spec"]["publishNotReadyAddresses"] = json!(true);
+    let mut known = pod("db", 1, "False");
+    let mut slice = slice("db", &[&known]);
+    slice["endpoints"][0]["conditions"]["ready"] = json!(true);
+    known["status"].as_object_mut().unwrap().remove("podIP");
+    let cluster = Cluster { services: vec![db], slices: vec![slice], pods: vec![known], ..Cluster::default() };
+    plan(&cluster.snapshot(), &BTreeMap::new()).services.remove(0)
+}
+
 #[test]
 fn where_all_addresses_are_published_readiness_is_not_asked_for() {
     let pods = [pod("db", 1, "True"), pod("db", 2, "False"), terminating(pod("db", 3, "False"))];
@@ -210,6 +222,8 @@ fn where_all_addresses_are_published_readiness_is_not_asked_for() {
         let cluster = Cluster { services: vec![db], slices: vec![slice], pods: pods.to_vec(), ..Cluster::default() };
         plan(&cluster.snapshot(), &BTreeMap::new()).services.remove(0)
     };
+    let unknown = published_before_its_pod_has_an_address();
+    assert!(unknown.ports[0].endpoints.is_empty(), "no policy could guard it yet: {unknown:?}");
     let named: Vec<_> = published("None").answers.iter().map(ToString::to_string).collect();
     assert_eq!(named, ["10.44.0.1", "10.44.0.2", "10.44.0.3"], "one that is going away is named until it is gone");
     let with_address = published("10.45.0.7");
