@@ -9,6 +9,7 @@ mod inside;
 mod kernel;
 mod long_connections;
 mod pod_killed;
+mod policies;
 mod replaced;
 mod rolling;
 mod scaling;
