@@ -18,8 +18,8 @@ use crate::Decision;
 
 pub use back_off::BackOff;
 pub use snapshot::{
-    ContainerSnapshot, Exit, ExitReason, Failure, FailureReason, Files, ImageState, Instance, Kill, Object,
-    PodSnapshot, Running, Sandbox, Stop, Stopping, Volumes, find_status,
+    ContainerSnapshot, Exit, ExitReason, Failure, FailureReason, Files, ImageState, Instance, Kill, NetworkPolicies,
+    Object, PodSnapshot, Running, Sandbox, Stop, Stopping, Volumes, find_status,
 };
 pub use status::status;
 pub use steps::{PodStep, StopReason, WaitingOn};

@@ -1,13 +1,16 @@
-//! What the kernel balances without any process of ours: UDP, and TCP that is declared opaque. One nftables table of
-//! its own, written anew in one transaction with each change; what is under way is asked of conntrack.
+//! What the kernel does without any process of ours: it balances UDP, and TCP that is declared opaque, and keeps to
+//! NetworkPolicies. One nftables table for each, written anew in one transaction with each change; what is under way is
+//! asked of conntrack.
 
 pub(crate) mod connections;
+mod policies;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use decide::balancing::{EndpointState, best, pick_for_client};
+use decide::network_policy::Policies;
 
 use crate::config::{Affinity, Endpoint, ServicePort, Transport};
 use crate::rules::{RulesError, nft, table};
@@ -53,12 +56,20 @@ impl BalancedPort {
     }
 }
 
-/// Puts these ports in force for an instance, in place of those before. Blocks.
+/// Everything that the kernel is told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct KernelConfig {
+    pub(crate) ports: Vec<BalancedPort>,
+    pub(crate) policies: Policies,
+}
+
+/// Puts a configuration in force for an instance, in place of that before. The proxy runs as `proxy_user`. Blocks.
 ///
 /// # Errors
 /// When `nft` is missing or refuses.
-pub(crate) fn apply(instance: &str, ports: &[BalancedPort]) -> Result<(), RulesError> {
-    nft(&script(instance, ports))
+pub(crate) fn apply(instance: &str, config: &KernelConfig, proxy_user: Option<u32>) -> Result<(), RulesError> {
+    let policies = policies::script(&policies_table(instance), &config.policies, proxy_user);
+    nft(&(policies + &script(instance, &config.ports)))
 }
 
 /// Has answers that are still on their way over these connections reach their clients, although conntrack forgets them
@@ -77,9 +88,13 @@ pub(crate) fn let_answers_through(instance: &str, connections: &[&Connection]) -
     nft(&script.table).and_then(|()| nft(&script.elements).or_else(|_| nft(&(script.flush + &script.elements))))
 }
 
-/// The names of the tables that an instance has for what is balanced.
-pub(crate) fn tables(instance: &str) -> [String; 2] {
-    [balanced_table(instance), answers_table(instance)]
+/// The names of the tables that an instance has for this.
+pub(crate) fn tables(instance: &str) -> [String; 3] {
+    [balanced_table(instance), answers_table(instance), policies_table(instance)]
+}
+
+fn policies_table(instance: &str) -> String {
+    format!("{}_policies", table(instance))
 }
 
 fn balanced_table(instance: &str) -> String {

@@ -24,6 +24,7 @@ use k8s_openapi::api::core::v1::{Namespace, Pod, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass, NetworkPolicy};
 use kube::{Api, Client, Resource};
+use objects::names::POLICIES_IN_FORCE;
 use objects::pods::drain_budget;
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
@@ -43,7 +44,7 @@ use plan::Snapshot;
 pub use replacement::Replacement;
 pub use traffic::Traffic;
 use watch::Cache;
-use writes::{About, Written, write_balancer, write_condition, write_ingress, write_refused};
+use writes::{About, Written, write_balancer, write_condition, write_guarded, write_ingress, write_refused};
 
 /// The pause before a keeper that could not be reached or started is tried again.
 const LINK_PAUSE: Duration = Duration::from_millis(500);
@@ -154,10 +155,11 @@ enum Event {
 
 impl Routing {
     fn new(client: Client, settings: Settings) -> Self {
+        let proxy_user = settings.data_plane.keeper.proxy_user;
         Self {
             caches: Caches::follow(&client),
             client,
-            kernel: Kernel::new(settings.instance.clone()),
+            kernel: Kernel::new(settings.instance.clone(), proxy_user.map(|user| user.uid)),
             ask_kernel_at: None,
             settings,
             book: Book::default(),
@@ -305,7 +307,7 @@ impl Routing {
         if self.book.waits_for_kernel() && self.ask_kernel_at.is_none() {
             self.ask_kernel_at = Some(Instant::now() + COUNT_PAUSE);
         }
-        self.write(write);
+        self.write(write, &snapshot);
         self.write_balancers(&snapshot);
         self.write_ingresses(&snapshot);
         if let Some(time) = look_again_at {
@@ -314,9 +316,9 @@ impl Routing {
         self.written.retain(|uid, _| snapshot.pods.values().any(|pod| plan::uid_of(pod) == *uid));
     }
 
-    async fn send(&mut self, Sending { config, balanced }: Sending, snapshot: &Snapshot) {
+    async fn send(&mut self, Sending { config, kernel }: Sending, snapshot: &Snapshot) {
         let living = snapshot.pods.values().map(|pod| plan::uid_of(pod)).collect();
-        self.kernel.want(config.version, balanced, &living);
+        self.kernel.want(config.version, kernel, &living);
         if let Some(link) = &mut self.link
             && let Err(error) = link.configure(&config).await
         {
@@ -324,7 +326,7 @@ impl Routing {
         }
     }
 
-    fn write(&mut self, conditions: Vec<Condition>) {
+    fn write(&mut self, conditions: Vec<Condition>, snapshot: &Snapshot) {
         for condition in conditions {
             if self.writes.len() >= MOST_WRITES {
                 return;
@@ -332,7 +334,12 @@ impl Routing {
             let is_written = self.written.get(&condition.uid) == Some(&condition.resource_version);
             if !is_written {
                 self.written.insert(condition.uid.clone(), condition.resource_version.clone());
-                self.writes.spawn(write_condition(self.client.clone(), condition));
+                let client = self.client.clone();
+                if condition.type_ == POLICIES_IN_FORCE {
+                    self.writes.spawn(write_guarded(client, condition, snapshot.policy_versions()));
+                } else {
+                    self.writes.spawn(write_condition(client, condition));
+                }
             }
         }
     }

@@ -85,6 +85,8 @@ pub enum AgentError {
 pub(crate) enum PodError {
     #[error("cannot read the pod")]
     Read(#[source] kube::Error),
+    #[error("cannot list the NetworkPolicies")]
+    Policies(#[source] kube::Error),
     #[error("cannot write the pod's status")]
     WriteStatus(#[source] kube::Error),
     #[error("cannot delete the pod")]

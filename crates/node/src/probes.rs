@@ -1,5 +1,6 @@
 //! Asks a container how it is: one task a probe, until it is dropped. What the answers mean is `decide::probes`'.
 
+mod connect;
 pub(crate) mod http;
 mod tcp;
 

@@ -7,6 +7,14 @@ pub const ROUTED: &str = "segue.dev/Routed";
 /// [`ENDING_LONG_CONNECTIONS`] while work is in flight; True with reason [`NOT_ROUTED`], [`IDLE`] or [`DEADLINE_PASSED`] when it may be signalled.
 pub const DRAINED: &str = "segue.dev/Drained";
 
+/// Pod condition: True once the data plane acknowledged a configuration that knows the pod's address, so that every
+/// NetworkPolicy about it holds. Its containers are not started before, where there are policies.
+pub const POLICIES_IN_FORCE: &str = "segue.dev/NetworkPoliciesInForce";
+
+/// The mark (`SO_MARK`) of connections by which the node probes its pods: policies are not about them. Its bits are none
+/// of those that Tailscale (0xff0000) and kube-proxy (0xc000) use.
+pub const PROBE_MARK: u32 = 0x5e00_0000;
+
 /// The pod is used only if nothing ready is left.
 pub const DEPRIORITISED: &str = "Deprioritised";
 /// The data plane acknowledged that the pod gets no new work.

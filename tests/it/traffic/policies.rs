@@ -25,6 +25,74 @@ fn asked_from_outside(machine: &Machine) -> String {
     output_of(machine.outside().namespace().command("sh").args(["-c", &ask]))
 }
 
+/// Everything in `production` is shut, but for DNS at the pod `echo`, which only friends may ask.
+const SHUT: &str = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: shut, namespace: production}\n\
+    spec: {podSelector: {}, policyTypes: [Ingress, Egress]}\n---\n\
+    apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: in, namespace: production}\n\
+    spec:\n  podSelector: {matchLabels: {app: echo}}\n  ingress:\n  - ports: [{port: http}]\n    \
+    from: [{podSelector: {matchLabels: {role: friend}}}]\n---\n\
+    apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: out, namespace: production}\n\
+    spec:\n  podSelector: {matchLabels: {role: friend}}\n  policyTypes: [Egress]\n  egress:\n  \
+    - to: [{podSelector: {matchLabels: {app: echo}}}]\n";
+
+/// A pod that may be asked, and whose first deed is to ask what it may not.
+const ECHO: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: echo, namespace: production, labels: {app: echo}}\nspec:\n  \
+    terminationGracePeriodSeconds: 1\n  containers:\n  - name: app\n    image: {SHELL}\n    \
+    command: [/bin/sh, -c, 'wget -q -O - http://{OPEN}:8080/ && echo broken out; exec /app VERSION=v1']\n    \
+    ports: [{name: http, containerPort: 8080}]\n    \
+    readinessProbe: {httpGet: {path: /ready, port: 8080}, periodSeconds: 1}\n---\n\
+    apiVersion: v1\nkind: Service\nmetadata: {name: opaque, namespace: production}\n\
+    spec: {selector: {app: echo}, ports: [{name: tcp, port: 9000, targetPort: http}]}\n";
+
+/// A pod that asks at these places once each and says what came of it.
+fn asking_once(name: &str, role: &str, places: &[&str]) -> String {
+    let ask = |place: &&str| format!("wget -q -O /dev/null http://{place}/ && echo {place} yes || echo {place} no");
+    let asks = places.iter().map(ask).collect::<Vec<_>>().join("; ");
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: production, labels: {{role: {role}}}}}\nspec:\n  \
+         restartPolicy: Never\n  containers: [{{name: ask, image: {SHELL}, command: [/bin/sh, -c, '{asks}']}}]\n"
+    )
+}
+
+#[test]
+fn a_guarded_pod_is_guarded_in_the_kernel_from_its_first_packet_on() {
+    let machine = Machine::with_engine();
+    let kubectl = machine.kubectl();
+    kubectl.run("create namespace production");
+    kubectl.apply(&format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: open}}\nspec: {{containers: [{{name: app, image: {SHELL}, command: [/app]}}], terminationGracePeriodSeconds: 1}}\n"
+    ));
+    kubectl.run("wait pod/open --for=condition=Ready --timeout=60s");
+    let address = |pod: &str| kubectl.run(&format!("get {pod} -o jsonpath={{.status.podIP}}"));
+    let open = address("pod/open");
+    kubectl.apply(SHUT);
+    kubectl.apply(&ECHO.replace("{SHELL}", SHELL).replace("{OPEN}", &open));
+    kubectl.run("wait pod/echo -n production --for=condition=Ready --timeout=60s");
+    let echo = address("pod/echo -n production");
+    let logs = kubectl.run("logs echo -n production");
+    assert!(!logs.contains("broken out"), "its first packet was free: {logs}");
+
+    let service = format!("{}:9000", kubectl.run("get service opaque -n production -o jsonpath={.spec.clusterIP}"));
+    let (direct, elsewhere, metrics) = (format!("{echo}:8080"), format!("{open}:8080"), format!("{echo}:9090"));
+    let places = [&direct[..], &service, "opaque.production:9000", &metrics, &elsewhere];
+    kubectl.apply(&asking_once("friend", "friend", &places));
+    kubectl.apply(&asking_once("stranger", "stranger", &places));
+    let said = |pod: &str| {
+        kubectl.wait_for(&format!("pod/{pod} -n production"), ".status.phase", "Succeeded");
+        let logs = kubectl.run(&format!("logs {pod} -n production"));
+        let said = logs.lines().filter_map(|line| line.rsplit_once(' ')).map(|(_, said)| said.to_owned());
+        said.filter(|said| said == "yes" || said == "no").collect::<Vec<_>>()
+    };
+    assert_eq!(said("friend"), ["yes", "yes", "yes", "no", "no"], "of {places:?}");
+    assert_eq!(said("stranger"), ["no"; 5], "of {places:?}");
+    let ask = format!("busybox wget -q -O - http://{direct}/ 2>&1; true");
+    let from_host = output_of(machine.namespace().command("sh").args(["-c", &ask]));
+    assert!(!from_host.contains("version v1"), "the machine itself passes only through Services: {from_host}");
+    kubectl.run("delete netpol --all -n production");
+    while !output_of(machine.namespace().command("sh").args(["-c", &ask])).contains("version v1") {}
+    machine.down();
+}
+
 #[test]
 fn a_policy_lets_in_whom_it_names_from_the_moment_it_is_there() {
     let machine = Machine::with_engine();

@@ -33,7 +33,10 @@ pub(super) fn conditions(
         write(&mut conditions, wanted, pod.pod.metadata.generation, now);
     }
     if !is_ready {
-        take_out_of_routing(&mut conditions, now);
+        take_back(&mut conditions, names::ROUTED, "NotReady", now);
+    }
+    if !keeps_its_address(pod) {
+        take_back(&mut conditions, names::POLICIES_IN_FORCE, "NewAddress", now);
     }
     conditions
 }
@@ -102,13 +105,20 @@ fn ready(pod: &PodSnapshot, containers_ready: &Wanted) -> Wanted {
     Wanted { type_: "Ready", status: "False", reason: Some("ReadinessGatesNotReady"), message: Some(closed.join(", ")) }
 }
 
-fn take_out_of_routing(conditions: &mut [PodCondition], now: Timestamp) {
-    let routed = conditions.iter_mut().find(|condition| condition.type_ == names::ROUTED && condition.status == "True");
-    if let Some(routed) = routed {
-        "False".clone_into(&mut routed.status);
-        routed.reason = Some("NotReady".to_owned());
-        routed.message = None;
-        routed.last_transition_time = Some(Time(now));
+/// Whether the address that its status names is that of the sandbox that it has.
+fn keeps_its_address(pod: &PodSnapshot) -> bool {
+    let named = pod.pod.status.as_ref().and_then(|status| status.pod_ip.as_ref());
+    matches!(&pod.sandbox, Sandbox::Ready { ip } if named == Some(ip))
+}
+
+/// What others said was about something that is no more.
+fn take_back(conditions: &mut [PodCondition], type_: &str, reason: &str, now: Timestamp) {
+    let said = conditions.iter_mut().find(|condition| condition.type_ == type_ && condition.status == "True");
+    if let Some(said) = said {
+        "False".clone_into(&mut said.status);
+        said.reason = Some(reason.to_owned());
+        said.message = None;
+        said.last_transition_time = Some(Time(now));
     }
 }
 

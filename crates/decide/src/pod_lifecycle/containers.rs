@@ -5,7 +5,9 @@ use k8s_openapi::api::core::v1::{Container, Probe};
 
 use super::PodSnapshot;
 use super::back_off::later;
-use super::snapshot::{ContainerSnapshot, ImageState, Instance, Kill, RestartPolicy, Sandbox, Volumes, keeps_running};
+use super::snapshot::{
+    ContainerSnapshot, ImageState, Instance, Kill, NetworkPolicies, RestartPolicy, Sandbox, Volumes, keeps_running,
+};
 use super::steps::{Plan, PodStep, StopReason, WaitingOn};
 use crate::images::ImageWaiting;
 use crate::probes::ProbeKind;
@@ -13,9 +15,16 @@ use crate::probes::ProbeKind;
 /// A failed pull is shown as such for this long before its back-off is: long enough to be seen by who looks.
 const PULL_FAILURE_SHOWN: SignedDuration = SignedDuration::from_secs(3);
 
+/// How often it is asked whether there still are policies to wait for.
+const POLICIES_ASKED: SignedDuration = SignedDuration::from_secs(1);
+
 /// Brings the pod closer to all its containers running.
 pub(super) fn run(pod: &PodSnapshot, now: Timestamp, plan: &mut Plan) {
-    if !has_volumes(pod, now, plan) || !has_sandbox(pod, now, plan) || !is_initialised(pod, now, plan) {
+    if !has_volumes(pod, now, plan)
+        || !has_sandbox(pod, now, plan)
+        || !is_guarded(pod, now, plan)
+        || !is_initialised(pod, now, plan)
+    {
         return;
     }
     for (container, snapshot) in pod.main_containers() {
@@ -56,6 +65,16 @@ fn has_sandbox(pod: &PodSnapshot, now: Timestamp, plan: &mut Plan) -> bool {
         Sandbox::Ready { .. } => return true,
         Sandbox::Failed { retry_at } if now < *retry_at => plan.wait_until(*retry_at, WaitingOn::SandboxRetry),
         Sandbox::Failed { .. } | Sandbox::Absent => plan.step(PodStep::CreateSandbox),
+    }
+    false
+}
+
+/// No container runs before every NetworkPolicy about the pod holds.
+fn is_guarded(pod: &PodSnapshot, now: Timestamp, plan: &mut Plan) -> bool {
+    match pod.network_policies {
+        NetworkPolicies::InForce => return true,
+        // The last policy may go meanwhile, and nothing says so to the pod.
+        NetworkPolicies::Awaited => plan.wait_until(later(now, POLICIES_ASKED), WaitingOn::NetworkPolicies),
     }
     false
 }

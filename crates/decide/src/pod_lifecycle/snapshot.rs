@@ -27,6 +27,7 @@ pub struct PodSnapshot {
     pub files: Files,
     pub object: Object,
     pub sandbox: Sandbox,
+    pub network_policies: NetworkPolicies,
     /// Every container of the spec, init containers too, by name.
     pub containers: BTreeMap<String, ContainerSnapshot>,
 }
@@ -77,6 +78,15 @@ pub enum Sandbox {
     Absent,
     Ready { ip: String },
     Failed { retry_at: Timestamp },
+}
+
+/// Whether the pod's address may be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NetworkPolicies {
+    /// There are none, or the data plane keeps to them for this pod.
+    InForce,
+    /// The data plane does not know the pod's address yet.
+    Awaited,
 }
 
 /// One container of the pod.

@@ -72,6 +72,7 @@ pub enum WaitingOn {
     Drain(String),
     Volumes,
     SandboxRetry,
+    NetworkPolicies,
     Pull {
         container: String,
     },
@@ -102,6 +103,9 @@ impl fmt::Display for WaitingOn {
             Self::Drain(reason) => write!(f, "the pod may not be stopped yet: {reason}"),
             Self::Volumes => write!(f, "a volume could not be prepared and is tried again"),
             Self::SandboxRetry => write!(f, "the pod's sandbox could not be created and is tried again"),
+            Self::NetworkPolicies => {
+                write!(f, "the data plane has not put the NetworkPolicies in force for the pod yet")
+            }
             Self::Pull { container } => write!(f, "the image of container {container} is being pulled"),
             Self::PullBackOff { container } => {
                 write!(f, "the image of container {container} could not be pulled and is tried again")

@@ -41,6 +41,7 @@ fn pod(spec: Value) -> PodSnapshot {
         files: Files::Kept,
         object: Object::Kept,
         sandbox: Sandbox::Ready { ip: "10.44.0.2".to_owned() },
+        network_policies: NetworkPolicies::InForce,
         containers,
     }
 }
@@ -489,6 +490,26 @@ fn conditions_carry_kubernetes_reasons() {
         let expected = (expected.to_owned(), reason, message);
         assert_eq!(condition(&status(&pod, at(NOW)), type_), expected, "{type_}");
     }
+}
+
+#[test]
+fn no_container_runs_before_the_policies_hold_for_the_pods_address() {
+    let awaited = pod(json!({})).but(|pod| pod.network_policies = NetworkPolicies::Awaited);
+    let plan = next_steps(&awaited, at(NOW));
+    assert_eq!((plan.steps, plan.waiting_on), (Vec::new(), vec![WaitingOn::NetworkPolicies]));
+    assert_eq!(plan.look_again_at, Some(at(NOW + 1)), "the last policy may go meanwhile");
+}
+
+#[test]
+fn what_was_said_of_an_address_is_not_said_of_another() {
+    let told = pod(json!({})).reported().but(|pod| {
+        let conditions = pod.pod.status.as_mut().unwrap().conditions.as_mut().unwrap();
+        conditions.push(serde_json::from_value(json!({"type": names::POLICIES_IN_FORCE, "status": "True"})).unwrap());
+    });
+    let said = |pod: PodSnapshot| pods::is_true(&pod.reported().pod, names::POLICIES_IN_FORCE);
+    assert!(said(told.clone()));
+    assert!(!said(told.clone().but(|pod| pod.sandbox = Sandbox::Absent)));
+    assert!(!said(told.but(|pod| pod.sandbox = Sandbox::Ready { ip: "10.44.0.9".to_owned() })));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Has the kernel balance what the newest plan says, and asks it what is in flight.
+//! Has the kernel do what the newest plan says, and asks it what is in flight.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -10,15 +10,17 @@ use tokio::task::JoinSet;
 use crate::config::PodUid;
 use crate::frames::Drain;
 use crate::kernel::connections::{Conntrack, ConntrackError, in_flight, misled, orphans};
-use crate::kernel::{self, BalancedPort};
+use crate::kernel::{self, KernelConfig};
 use crate::rules::RulesError;
 
 /// How long a pod is given to answer what it was asked over UDP before it was withdrawn: nothing tells when it has.
 const ANSWERS: Duration = Duration::from_secs(1);
 
-/// The kernel, as far as it balances. One change is made at a time; the newest wins.
+/// The kernel's part of the data plane. One change is made at a time; the newest wins.
 pub(super) struct Kernel {
     instance: String,
+    /// Whom the proxy runs as.
+    proxy_user: Option<u32>,
     wanted: Option<Arc<Wanted>>,
     /// What was put in force last; None while nobody knows.
     in_force: Option<Arc<Wanted>>,
@@ -32,7 +34,7 @@ pub(super) struct Kernel {
 #[derive(Debug)]
 struct Wanted {
     version: u64,
-    ports: Vec<BalancedPort>,
+    config: KernelConfig,
     /// Addresses of pods that are gone.
     gone: BTreeSet<Ipv4Addr>,
 }
@@ -63,9 +65,10 @@ pub(super) enum KernelError {
 }
 
 impl Kernel {
-    pub(super) fn new(instance: String) -> Self {
+    pub(super) fn new(instance: String, proxy_user: Option<u32>) -> Self {
         Self {
             instance,
+            proxy_user,
             wanted: None,
             in_force: None,
             pods: BTreeMap::new(),
@@ -74,8 +77,8 @@ impl Kernel {
         }
     }
 
-    /// Puts `ports` in force under this version, as soon as what is being done is done. `living` are all pods.
-    pub(super) fn want(&mut self, version: u64, ports: Vec<BalancedPort>, living: &BTreeSet<PodUid>) {
+    /// Puts `config` in force under this version, as soon as what is being done is done. `living` are all pods.
+    pub(super) fn want(&mut self, version: u64, config: KernelConfig, living: &BTreeSet<PodUid>) {
         let (mut gone, remembered) = (BTreeSet::new(), std::mem::take(&mut self.pods));
         for (ip, uid) in remembered {
             if living.contains(&uid) {
@@ -84,7 +87,8 @@ impl Kernel {
                 gone.insert(ip);
             }
         }
-        for endpoint in ports.iter().flat_map(|port| &port.port.endpoints).filter(|it| living.contains(&it.pod)) {
+        for endpoint in config.ports.iter().flat_map(|port| &port.port.endpoints).filter(|it| living.contains(&it.pod))
+        {
             if let IpAddr::V4(ip) = endpoint.ip {
                 self.pods.insert(ip, endpoint.pod.clone());
             }
@@ -92,17 +96,21 @@ impl Kernel {
         if let Some(unfinished) = self.wanted.as_ref().filter(|wanted| !self.is_in_force(wanted)) {
             gone.extend(&unfinished.gone);
         }
-        self.wanted = Some(Arc::new(Wanted { version, ports, gone }));
+        self.wanted = Some(Arc::new(Wanted { version, config, gone }));
         self.start();
     }
 
     /// Does what is wanted, if nothing is being done; counts anew if all is done.
     pub(super) fn start(&mut self) {
         let Some(wanted) = self.wanted.clone().filter(|_| self.running.is_empty()) else { return };
-        let is_the_same = self.in_force.as_ref().is_some_and(|in_force| in_force.ports == wanted.ports);
-        let (instance, pods) = (self.instance.clone(), self.pods.clone());
+        let is_the_same = self.in_force.as_ref().is_some_and(|in_force| in_force.config == wanted.config);
+        let (instance, proxy_user, pods) = (self.instance.clone(), self.proxy_user, self.pods.clone());
         self.running.spawn(async move {
-            let settled = settle(instance, wanted.clone(), pods, is_the_same).await;
+            let applied = if is_the_same { Ok(()) } else { apply(instance.clone(), wanted.clone(), proxy_user).await };
+            let settled = match applied {
+                Ok(()) => Ok(follow(instance, wanted.clone(), &pods).await),
+                Err(error) => Err(error),
+            };
             (wanted, settled)
         });
     }
@@ -137,27 +145,22 @@ impl Kernel {
     }
 }
 
-async fn settle(
-    instance: String,
-    wanted: Arc<Wanted>,
-    pods: BTreeMap<Ipv4Addr, PodUid>,
-    is_the_same: bool,
-) -> Result<Settled, KernelError> {
-    if !is_the_same {
-        let (instance, wanted) = (instance.clone(), wanted.clone());
-        tokio::task::spawn_blocking(move || kernel::apply(&instance, &wanted.ports)).await??;
-    }
+async fn apply(instance: String, wanted: Arc<Wanted>, proxy_user: Option<u32>) -> Result<(), KernelError> {
+    Ok(tokio::task::spawn_blocking(move || kernel::apply(&instance, &wanted.config, proxy_user)).await??)
+}
+
+async fn follow(instance: String, wanted: Arc<Wanted>, pods: &BTreeMap<Ipv4Addr, PodUid>) -> Settled {
     if pods.is_empty() && wanted.gone.is_empty() {
-        return Ok(Settled { in_flight: Some(BTreeMap::new()), ..Settled::default() });
+        return Settled { in_flight: Some(BTreeMap::new()), ..Settled::default() };
     }
-    Ok(follow(instance, wanted, &pods).await.unwrap_or_else(|error| {
+    ask_conntrack(instance, wanted, pods).await.unwrap_or_else(|error| {
         tracing::warn!("what the kernel has in flight is not known: {}", super::chain(&error));
         Settled::default()
-    }))
+    })
 }
 
 /// Has conntrack forget what leads nowhere, and counts what is in flight.
-async fn follow(
+async fn ask_conntrack(
     instance: String,
     wanted: Arc<Wanted>,
     pods: &BTreeMap<Ipv4Addr, PodUid>,
@@ -166,12 +169,12 @@ async fn follow(
     let connections = Arc::new(conntrack.list().await?);
     let through = {
         let (wanted, connections) = (wanted.clone(), connections.clone());
-        move || kernel::let_answers_through(&instance, &misled(&wanted.ports, &connections))
+        move || kernel::let_answers_through(&instance, &misled(&wanted.config.ports, &connections))
     };
     if let Err(error) = tokio::task::spawn_blocking(through).await.map_err(KernelError::from).and_then(|it| Ok(it?)) {
         tracing::warn!("late answers over UDP won't reach their clients: {}", super::chain(&error));
     }
-    let misled = misled(&wanted.ports, &connections);
+    let misled = misled(&wanted.config.ports, &connections);
     for connection in misled.iter().copied().chain(orphans(&wanted.gone, &connections)) {
         conntrack.forget(connection).await?;
     }

@@ -14,7 +14,7 @@ use objects::pods::{condition, deleted_at, is_ready, is_terminating, is_true};
 use super::plan::{Plan, Snapshot, plan, selecting, uid_of};
 use crate::config::{Base, DataPlaneConfig, Listener, PodUid, Service};
 use crate::frames::Drain;
-use crate::kernel::BalancedPort;
+use crate::kernel::KernelConfig;
 
 /// What the engine remembers of the data plane.
 #[derive(Debug, Default)]
@@ -82,7 +82,7 @@ pub(super) struct Round {
 #[derive(Debug, PartialEq)]
 pub(super) struct Sending {
     pub(super) config: DataPlaneConfig,
-    pub(super) balanced: Vec<BalancedPort>,
+    pub(super) kernel: KernelConfig,
 }
 
 /// A condition to be written to a pod, if the pod is still as it was.
@@ -190,13 +190,17 @@ impl Book {
             match self.goal {
                 Goal::DrainAll => drop(self.steps.insert(uid_of(pod), DrainStep::Withdraw)),
                 Goal::Route if is_terminating(pod) => self.drain(pod, now, &mut round),
-                Goal::Route => round.write.extend(self.routed(snapshot, pod)),
+                Goal::Route => {
+                    round.write.extend(self.guarded(snapshot, pod));
+                    round.write.extend(self.routed(snapshot, pod));
+                }
             }
         }
         let plan = plan(snapshot, &self.steps);
-        let balanced = plan.balanced();
-        self.balanced.extend(balanced.iter().flat_map(|it| &it.port.endpoints).map(|endpoint| endpoint.pod.clone()));
-        round.send = self.next_configuration(plan, base).map(|config| Sending { config, balanced });
+        let kernel = KernelConfig { ports: plan.balanced(), policies: plan.policies.clone() };
+        let endpoints = kernel.ports.iter().flat_map(|port| &port.port.endpoints);
+        self.balanced.extend(endpoints.map(|endpoint| endpoint.pod.clone()));
+        round.send = self.next_configuration(plan, base).map(|config| Sending { config, kernel });
         round
     }
 
@@ -238,6 +242,18 @@ impl Book {
         let holds = |sent: &Sent| sent.plan.routed.get(&uid).is_some_and(|held| services.is_subset(held));
         let is_routed = !services.is_empty() && self.sent.iter().all(holds);
         is_routed.then(|| written(pod, names::ROUTED, "True", "Acknowledged", String::new()))
+    }
+
+    /// `NetworkPoliciesInForce`, once every configuration that may be in use knows the pod's address. Written only
+    /// where there are policies: only then is it waited for.
+    fn guarded(&self, snapshot: &Snapshot, pod: &Pod) -> Option<Condition> {
+        self.acknowledged?;
+        if snapshot.policies.is_empty() || is_true(pod, names::POLICIES_IN_FORCE) {
+            return None;
+        }
+        let (uid, address) = (uid_of(pod), pod.status.as_ref()?.pod_ip.as_ref()?);
+        let is_in_force = self.sent.iter().all(|sent| sent.plan.addresses.get(&uid) == Some(address));
+        is_in_force.then(|| written(pod, names::POLICIES_IN_FORCE, "True", "Acknowledged", String::new()))
     }
 
     fn drain(&mut self, pod: &Pod, now: Timestamp, round: &mut Round) {

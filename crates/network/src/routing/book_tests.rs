@@ -6,6 +6,8 @@ use crate::routing::plan::tests::{Cluster, pod, service, slice, uid};
 /// A cluster with one Service, and the book of the engine that routes it.
 struct Story {
     pods: Vec<Value>,
+    policies: Vec<Value>,
+    service: Value,
     book: Book,
     base: Base,
 }
@@ -17,17 +19,18 @@ impl Story {
     fn new(pods: Vec<Value>) -> Self {
         let mut book = Book::default();
         book.connected(0);
-        Self { pods, book, base: Base::default() }
+        Self { pods, policies: Vec::new(), service: service("demo", "10.45.0.7"), book, base: Base::default() }
     }
 
     fn round(&mut self, second: i64) -> Round {
         let cluster = Cluster {
-            services: vec![service("demo", "10.45.0.7")],
+            services: vec![self.service.clone()],
             slices: vec![slice(
                 "demo",
                 &self.pods.iter().filter(|pod| pod["metadata"]["labels"]["app"] == "demo").collect::<Vec<_>>(),
             )],
             pods: self.pods.clone(),
+            policies: self.policies.clone(),
             ..Cluster::default()
         };
         self.book.round(&cluster.snapshot(), &self.base, at(second))
@@ -85,6 +88,52 @@ fn a_pod_is_routed_once_the_data_plane_has_acknowledged_it() {
     story.acknowledge(1, &[]);
     assert_eq!(story.tell(0), told(None, &["demo-1 segue.dev/Routed True Acknowledged"]));
     assert_eq!(story.tell(0), told(None, &[]));
+}
+
+#[test]
+fn where_there_are_policies_a_pod_is_told_when_they_hold_for_its_address() {
+    let mut story = Story::new(vec![pod("alone", 1, "False")]);
+    assert_eq!(story.tell(0), told(Some(1), &[]));
+    story.acknowledge(1, &[]);
+    assert_eq!(story.tell(0), told(None, &[]), "nobody asks");
+    story.policies = vec![json!({
+        "metadata": {"namespace": "production", "name": "shut", "resourceVersion": "1"},
+        "spec": {"podSelector": {}, "policyTypes": ["Ingress"]},
+    })];
+    assert_eq!(story.tell(0), told(Some(2), &[]));
+    assert_eq!(story.tell(0), told(None, &[]));
+    story.acknowledge(2, &[]);
+    assert_eq!(story.tell(0), told(None, &["alone-1 segue.dev/NetworkPoliciesInForce True Acknowledged"]));
+    story.pods.push(pod("other", 2, "False"));
+    assert_eq!(story.tell(0), told(Some(3), &[]));
+    story.book.acknowledge(Side::Proxy, 3);
+    assert_eq!(story.tell(0), told(None, &[]), "the kernel does not know it yet");
+    story.book.acknowledge(Side::Kernel, 3);
+    assert_eq!(story.tell(0), told(None, &["other-2 segue.dev/NetworkPoliciesInForce True Acknowledged"]));
+}
+
+#[test]
+fn what_the_kernel_has_in_flight_keeps_a_pod() {
+    let mut story = Story::new(vec![pod("demo", 1, "True"), pod("demo", 2, "True")]);
+    story.service["spec"]["ports"][0]["appProtocol"] = json!("tcp");
+    story.tell(0);
+    story.acknowledge(1, &[]);
+    story.tell(0);
+    story.delete(0);
+    story.tell(1);
+    story.acknowledge(2, &[]);
+    assert!(story.book.waits_for_kernel());
+    assert_eq!(
+        story.tell(2),
+        told(None, &["demo-1 segue.dev/Drained False Withdrawn"]),
+        "the kernel was not asked yet"
+    );
+    let in_flight = |long| vec![Drain { uid: uid(1), requests: 0, long }];
+    story.book.count(Side::Kernel, 2, in_flight(1));
+    assert_eq!(story.tell(3), told(None, &[]));
+    story.book.count(Side::Kernel, 2, in_flight(0));
+    assert_eq!(story.tell(4), told(None, &["demo-1 segue.dev/Drained True Idle"]));
+    assert!(!story.book.waits_for_kernel());
 }
 
 #[test]

@@ -41,6 +41,13 @@ pub(super) struct Snapshot {
     pub(super) host: Option<IpAddr>,
 }
 
+impl Snapshot {
+    /// The `resourceVersion` of each NetworkPolicy.
+    pub(super) fn policy_versions(&self) -> BTreeSet<Option<String>> {
+        self.policies.values().map(|policy| policy.metadata.resource_version.clone()).collect()
+    }
+}
+
 /// A configuration without its version, and what follows from it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Plan {
@@ -56,6 +63,8 @@ pub(super) struct Plan {
     pub(super) end_long: BTreeSet<PodUid>,
     pub(super) ingress: config::Ingress,
     pub(super) policies: Policies,
+    /// Pods that `policies` were made for, and their addresses; none where there are no policies.
+    pub(super) addresses: BTreeMap<PodUid, String>,
 }
 
 impl Plan {
@@ -131,6 +140,10 @@ pub(super) fn plan(snapshot: &Snapshot, leaving: &BTreeMap<PodUid, DrainStep>) -
     settle_conflicts(&mut plan.datagrams, &snapshot.services);
     plan.ingress = ingress(snapshot, &plan.services);
     plan.policies = policies(snapshot);
+    if !snapshot.policies.is_empty() {
+        let address = |pod: &Arc<Pod>| Some((uid_of(pod), pod.status.as_ref()?.pod_ip.clone()?));
+        plan.addresses = snapshot.pods.values().filter_map(address).collect();
+    }
     plan
 }
 

@@ -1,14 +1,15 @@
 //! Writing what follows: conditions of pods, and events on Services. Every write names the object it was decided
 //! for, so that a late one changes nothing.
 
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core;
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference, Pod};
-use k8s_openapi::api::networking::v1::Ingress;
+use k8s_openapi::api::networking::v1::{Ingress, NetworkPolicy};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -42,6 +43,24 @@ pub(super) async fn write_condition(client: Client, condition: Condition) -> (Co
         }
     };
     (condition, written)
+}
+
+/// Writes that the policies are in force for a pod, if the API holds none but those that were known then.
+pub(super) async fn write_guarded(
+    client: Client,
+    condition: Condition,
+    known: BTreeSet<Option<String>>,
+) -> (Condition, Written) {
+    match Api::<NetworkPolicy>::all(client.clone()).list(&ListParams::default()).await {
+        Ok(policies) if policies.items.iter().all(|policy| known.contains(&policy.metadata.resource_version)) => {
+            write_condition(client, condition).await
+        }
+        Ok(_) => (condition, Written::Failed),
+        Err(error) => {
+            tracing::warn!("can't list NetworkPolicies: {error}");
+            (condition, Written::Failed)
+        }
+    }
 }
 
 fn patch(condition: &Condition, now: Timestamp) -> Value {

@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use decide::pod_lifecycle::{
-    ContainerSnapshot, Exit, ExitReason, Instance, PodSnapshot, Running, Sandbox, Stop, find_status,
+    ContainerSnapshot, Exit, ExitReason, Instance, NetworkPolicies, PodSnapshot, Running, Sandbox, Stop, find_status,
 };
 use decide::probes::{self, Answers, ProbeKind, Verdict};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, Probe};
-use kube::api::Api;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use kube::api::{Api, ListParams};
+use objects::names;
 use tracing::{info, warn};
 
 use super::memory::{ContainerMemory, Looked, Seen, all_containers};
@@ -30,7 +32,9 @@ impl PodTask {
         let containers = all_containers(&pod)
             .map(|container| (container.name.clone(), self.container_snapshot(&pod, container, &reports, now)))
             .collect::<BTreeMap<_, _>>();
+        let network_policies = self.network_policies(&pod, &containers).await?;
         Ok(PodSnapshot {
+            network_policies,
             stop: self.stop(&pod, now),
             host_ip: self.machine.settings.host_ip.to_string(),
             active_for: self.active_for(&pod, now),
@@ -115,6 +119,23 @@ impl PodTask {
         let deleted_at = objects::pods::deleted_at(pod)?;
         let seen = self.memory.deletion.get_or_insert_with(|| Seen::now(deleted_at, wall, now));
         Some(Stop::Deleted { since: seen.age(now) })
+    }
+
+    /// Asked only for a pod with an address of which no container has run yet.
+    async fn network_policies(
+        &self,
+        pod: &Pod,
+        containers: &BTreeMap<String, ContainerSnapshot>,
+    ) -> Result<NetworkPolicies, PodError> {
+        let ran = containers.values().any(|it| matches!(it.instance, Instance::Running(_) | Instance::Exited(_)));
+        let Some(sandbox) = self.memory.sandbox.as_ref().filter(|_| !ran) else { return Ok(NetworkPolicies::InForce) };
+        let named = pod.status.as_ref().and_then(|status| status.pod_ip.as_deref());
+        if objects::pods::is_true(pod, names::POLICIES_IN_FORCE) && named == Some(&*sandbox.ip().to_string()) {
+            return Ok(NetworkPolicies::InForce);
+        }
+        let api: Api<NetworkPolicy> = Api::all(self.machine.client.clone());
+        let policies = api.list(&ListParams::default().limit(1)).await.map_err(PodError::Policies)?;
+        Ok(if policies.items.is_empty() { NetworkPolicies::InForce } else { NetworkPolicies::Awaited })
     }
 
     fn active_for(&mut self, pod: &Pod, now: Timestamp) -> Option<SignedDuration> {

@@ -526,6 +526,18 @@ async fn a_missing_volume_keeps_the_pod_from_being_made() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn where_there_are_policies_a_pod_waits_until_they_hold_for_it() {
+    let world = World::new();
+    world.api.create("networkpolicies", json!({"metadata": {"name": "shut"}, "spec": {"podSelector": {}}}));
+    world.create_pod(json!({}));
+    world.api.until("an address", |api| api.pod("web")?.status?.pod_ip).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(world.runtime.asked(), ["create sandbox"]);
+    world.api.set_condition("web", "segue.dev/NetworkPoliciesInForce", "True", "Acknowledged");
+    world.ready().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_pod_fails_when_its_deadline_is_over() {
     let world = World::new();
     world.create_pod_with(json!({"activeDeadlineSeconds": 20}), json!({}));

@@ -15,7 +15,6 @@ use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::{Container, HTTPGetAction};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 
 /// As browsers and the kubelet do.
 const MOST_REDIRECTS: usize = 10;
@@ -136,7 +135,7 @@ pub(crate) async fn get(request: &Request) -> Result<String, String> {
 async fn get_once(request: &Request) -> Result<Response, String> {
     let (host, port) = (request.host.as_str(), request.port);
     let failed = |error: String| format!("Get {:?}: {error}", request.url());
-    let stream = TcpStream::connect((host, port))
+    let stream = super::connect::connect(host, port)
         .await
         .map_err(|error| failed(format!("dial tcp {host}:{port}: connect: {}", reason(&error))))?;
     let response = match request.scheme {

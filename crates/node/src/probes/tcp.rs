@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use decide::probes::Outcome;
 use k8s_openapi::api::core::v1::{Container, TCPSocketAction};
-use tokio::net::TcpStream;
 
 use super::{Answer, failure, http};
 
@@ -20,7 +19,7 @@ pub(super) fn address(
 }
 
 pub(super) async fn connect((host, port): &(String, u16), timeout: Duration) -> Answer {
-    match tokio::time::timeout(timeout, TcpStream::connect((host.as_str(), *port))).await {
+    match tokio::time::timeout(timeout, super::connect::connect(host, *port)).await {
         Ok(Ok(_)) => Answer { outcome: Outcome::Success, message: String::new() },
         Ok(Err(error)) => failure(format!("dial tcp {host}:{port}: {error}")),
         Err(_) => failure(format!("dial tcp {host}:{port}: i/o timeout")),

@@ -281,7 +281,8 @@ impl FakeApi {
 
 impl Path {
     fn parse(path: &str) -> Self {
-        let mut parts = path.trim_start_matches("/api/v1/").split('/').map(str::to_owned).peekable();
+        let path = path.trim_start_matches("/api/v1/").trim_start_matches("/apis/networking.k8s.io/v1/");
+        let mut parts = path.split('/').map(str::to_owned).peekable();
         let namespace = parts.next_if(|part| part == "namespaces").and_then(|_| parts.next()).unwrap_or_default();
         Self { namespace, resource: parts.next().unwrap_or_default(), name: parts.next(), subresource: parts.next() }
     }
