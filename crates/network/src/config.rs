@@ -13,7 +13,7 @@ use objects::ranges::Range;
 use serde::{Deserialize, Serialize};
 
 /// Every address of this machine.
-const ANY_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+pub(crate) const ANY_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 /// Everything the data plane does, from the moment it acknowledges `version`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -152,7 +152,7 @@ pub enum Affinity {
     ClientIp,
 }
 
-/// A TCP port of a Service.
+/// A port of a Service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServicePort {
     pub port: u16,

@@ -5,12 +5,14 @@
 pub(crate) mod connections;
 mod policies;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 
 use decide::balancing::{EndpointState, best, pick_for_client};
 use decide::network_policy::Policies;
+use objects::ranges::Range;
 
 use crate::config::{Affinity, Endpoint, ServicePort, Transport};
 use crate::rules::{RulesError, nft, table};
@@ -21,6 +23,9 @@ use connections::Connection;
 const SLOTS_PER_ENDPOINT: usize = 16;
 const FEWEST_SLOTS: usize = 256;
 const MOST_SLOTS: usize = 4096;
+
+/// By which policies know answers that have no connection any more. Its bits are none of Tailscale's and kube-proxy's.
+const LATE_ANSWER_MARK: u32 = 0x5d00_0000;
 
 /// How long after its question an answer over UDP still reaches its client from a pod that is withdrawn.
 const LATE_ANSWERS: &str = "10s";
@@ -44,6 +49,25 @@ impl BalancedPort {
         best(&states).filter_map(|index| address(&self.port.endpoints[index])).collect()
     }
 
+    /// A program of this machine that listens there goes on; over TCP it is the keeper's socket that finds out.
+    fn leave_out_what_others_have(&mut self, scope: &Scope) {
+        let is_free = |place: SocketAddrV4| {
+            let is_taken = UdpSocket::bind(place).is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse);
+            if is_taken {
+                tracing::warn!("{} is not reached at UDP {place}: another program listens there", self.service);
+            }
+            !is_taken
+        };
+        self.places.retain(|place| scope.services.contains(*place.ip()) || is_free(*place));
+        let node_port = self.port.node_port;
+        self.port.node_port = node_port.filter(|number| is_free(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, *number)));
+    }
+
+    /// Those that are no pods: what they answer has to come back through this machine.
+    fn targets_elsewhere(&self) -> impl Iterator<Item = SocketAddrV4> {
+        self.port.endpoints.iter().filter(|endpoint| endpoint.pod_name.is_empty()).filter_map(address)
+    }
+
     /// Whether an address is an endpoint's.
     fn has(&self, ip: Ipv4Addr) -> bool {
         self.port.endpoints.iter().any(|endpoint| endpoint.ip == IpAddr::V4(ip))
@@ -63,13 +87,34 @@ pub(crate) struct KernelConfig {
     pub(crate) policies: Policies,
 }
 
-/// Puts a configuration in force for an instance, in place of that before. The proxy runs as `proxy_user`. Blocks.
+/// What stays the same for as long as an engine runs.
+#[derive(Clone, Debug)]
+pub(crate) struct Scope {
+    pub(crate) instance: String,
+    /// Addresses of Services.
+    pub(crate) services: Range,
+    /// Whom the proxy runs as.
+    pub(crate) proxy_user: Option<u32>,
+}
+
+/// Puts these ports in force, in place of those before. Blocks.
 ///
 /// # Errors
 /// When `nft` is missing or refuses.
-pub(crate) fn apply(instance: &str, config: &KernelConfig, proxy_user: Option<u32>) -> Result<(), RulesError> {
-    let policies = policies::script(&policies_table(instance), &config.policies, proxy_user);
-    nft(&(policies + &script(instance, &config.ports)))
+pub(crate) fn balance(scope: &Scope, ports: &[BalancedPort]) -> Result<(), RulesError> {
+    let mut ports = ports.to_vec();
+    for port in ports.iter_mut().filter(|port| port.transport == Transport::Udp) {
+        port.leave_out_what_others_have(scope);
+    }
+    nft(&script(scope, &ports))
+}
+
+/// Puts these policies in force, in place of those before. Blocks.
+///
+/// # Errors
+/// When `nft` is missing or refuses.
+pub(crate) fn guard(scope: &Scope, policies: &Policies) -> Result<(), RulesError> {
+    nft(&policies::script(&policies_table(&scope.instance), policies, scope.proxy_user))
 }
 
 /// Has answers that are still on their way over these connections reach their clients, although conntrack forgets them
@@ -78,8 +123,8 @@ pub(crate) fn apply(instance: &str, config: &KernelConfig, proxy_user: Option<u3
 /// # Errors
 /// When `nft` is missing or refuses.
 pub(crate) fn let_answers_through(instance: &str, connections: &[&Connection]) -> Result<(), RulesError> {
-    // To give a client back the address or port that it was hidden behind would take more rules, for few.
-    let known: Vec<&Connection> = connections.iter().copied().filter(|it| it.answered == it.client).collect();
+    // One that is hidden behind another address is this machine, or the pod itself.
+    let known: Vec<&Connection> = connections.iter().copied().filter(|it| it.answered.ip() == it.client.ip()).collect();
     if known.is_empty() {
         return Ok(());
     }
@@ -114,12 +159,17 @@ struct AnswersScript {
 /// Answers are translated before the addresses of pods are hidden, and after their way was found by their true ones.
 fn answers_script(instance: &str, connections: &[&Connection]) -> AnswersScript {
     let name = answers_table(instance);
-    let key = |from: Ipv4Addr, it: &Connection| {
-        format!("{from} . {} . {} . {}", it.answering.port(), it.client.ip(), it.client.port())
+    let key = |ip: &Ipv4Addr, port: u16, to: SocketAddrV4| format!("{ip} . {port} . {} . {}", to.ip(), to.port());
+    // Each map finds what the one before it has left.
+    let address = |it: &&Connection| (key(it.answering.ip(), it.answering.port(), it.answered), it.to.ip().to_string());
+    let port = |it: &&Connection| (key(it.to.ip(), it.answering.port(), it.answered), it.to.port().to_string());
+    let client = |it: &&Connection| (key(it.to.ip(), it.to.port(), it.answered), it.client.port().to_string());
+    let add = |map: &str, element: &dyn Fn(&&Connection) -> (String, String)| {
+        // A client that asked one pod at two ports of a Service has one key; the first port it is.
+        let elements: BTreeMap<String, String> = connections.iter().rev().map(element).collect();
+        let elements: Vec<String> = elements.iter().map(|(key, value)| format!("{key} : {value}")).collect();
+        format!("add element inet {name} {map} {{ {} }}\n", elements.join(", "))
     };
-    let addresses = connections.iter().map(|it| format!("{} : {}", key(*it.answering.ip(), it), it.to.ip()));
-    let ports = connections.iter().map(|it| format!("{} : {}", key(*it.to.ip(), it), it.to.port()));
-    let (addresses, ports) = (addresses.collect::<Vec<_>>().join(", "), ports.collect::<Vec<_>>().join(", "));
     let of_map = |gives: &str| {
         format!(
             "type ipv4_addr . inet_service . ipv4_addr . inet_service : {gives}; flags timeout; timeout {LATE_ANSWERS};"
@@ -129,15 +179,21 @@ fn answers_script(instance: &str, connections: &[&Connection]) -> AnswersScript 
         "table inet {name} {{
     map addresses {{ {addresses} }}
     map ports {{ {ports} }}
+    map clients {{ {ports} }}
+    chain forward {{ type filter hook forward priority -1; }}
     chain translate {{ }}
     chain postrouting {{ type filter hook postrouting priority 50; }}
     chain input {{ type filter hook input priority 50; }}
 }}
 flush table inet {name}
 table inet {name} {{
+    chain forward {{
+        ip saddr . udp sport . ip daddr . udp dport @addresses meta mark set {LATE_ANSWER_MARK}
+    }}
     chain translate {{
         ip saddr set ip saddr . udp sport . ip daddr . udp dport map @addresses
         udp sport set ip saddr . udp sport . ip daddr . udp dport map @ports
+        udp dport set ip saddr . udp sport . ip daddr . udp dport map @clients
     }}
     chain postrouting {{
         meta l4proto udp jump translate
@@ -152,16 +208,14 @@ table inet {name} {{
     );
     AnswersScript {
         table,
-        flush: format!("flush map inet {name} addresses\nflush map inet {name} ports\n"),
-        elements: format!(
-            "add element inet {name} addresses {{ {addresses} }}\nadd element inet {name} ports {{ {ports} }}\n"
-        ),
+        flush: ["addresses", "ports", "clients"].map(|map| format!("flush map inet {name} {map}\n")).concat(),
+        elements: [add("addresses", &address), add("ports", &port), add("clients", &client)].concat(),
     }
 }
 
 /// The whole table. Ports that nothing can be sent to are left out: what comes there is refused, or waits in the proxy.
-fn script(instance: &str, ports: &[BalancedPort]) -> String {
-    let table = balanced_table(instance);
+fn script(scope: &Scope, ports: &[BalancedPort]) -> String {
+    let table = balanced_table(&scope.instance);
     // Named once before it is deleted: a table that is not there can't be deleted.
     let mut script = format!("table inet {table} {{}}\ndelete table inet {table}\n");
     let balanced: Vec<(&BalancedPort, Vec<SocketAddrV4>)> =
@@ -169,7 +223,8 @@ fn script(instance: &str, ports: &[BalancedPort]) -> String {
     if balanced.is_empty() {
         return script;
     }
-    let (mut places, mut node_ports, mut hairpins) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
+    let (mut places, mut node_ports) = (Vec::new(), BTreeMap::new());
+    let (mut hairpins, mut elsewhere) = (BTreeSet::new(), BTreeSet::new());
     let mut chains = String::new();
     for (number, (port, targets)) in balanced.iter().enumerate() {
         let protocol = protocol(port.transport);
@@ -178,7 +233,8 @@ fn script(instance: &str, ports: &[BalancedPort]) -> String {
         if let Some(node_port) = port.port.node_port {
             node_ports.entry((protocol, node_port)).or_insert(format!("{protocol} . {node_port} : goto port_{number}"));
         }
-        hairpins.extend(targets.iter().map(|target| (*target.ip(), format!("{ip} . {ip}", ip = target.ip()))));
+        hairpins.extend(targets.iter().map(|target| format!("{ip} . {ip}", ip = target.ip())));
+        elsewhere.extend(port.targets_elsewhere().map(|at| format!("{} . {protocol} . {}", at.ip(), at.port())));
         let _ = writeln!(
             chains,
             "    chain port_{number} {{ # {service} {port}/{protocol}\n        meta l4proto {protocol} dnat ip to {choice}\n    }}",
@@ -193,9 +249,10 @@ fn script(instance: &str, ports: &[BalancedPort]) -> String {
     map places {{ type ipv4_addr . inet_proto . inet_service : verdict;{places} }}
     map node_ports {{ type inet_proto . inet_service : verdict;{node_ports} }}
     set hairpins {{ type ipv4_addr . ipv4_addr;{hairpins} }}
+    set elsewhere {{ type ipv4_addr . inet_proto . inet_service;{elsewhere} }}
 {chains}    chain balance {{
         ip daddr . meta l4proto . th dport vmap @places
-        ip daddr != 127.0.0.0/8 fib daddr type local meta l4proto . th dport vmap @node_ports
+        ip daddr != {{ 127.0.0.0/8, {services} }} fib daddr type local meta l4proto . th dport vmap @node_ports
     }}
     chain prerouting {{
         type nat hook prerouting priority -100
@@ -208,12 +265,15 @@ fn script(instance: &str, ports: &[BalancedPort]) -> String {
     chain postrouting {{
         type nat hook postrouting priority 100
         ip saddr . ip daddr @hairpins masquerade
+        ct status dnat ip daddr . meta l4proto . th dport @elsewhere masquerade
     }}
 }}
 ",
         places = elements(places),
         node_ports = elements(node_ports.into_values()),
-        hairpins = elements(hairpins.into_values()),
+        hairpins = elements(hairpins),
+        elsewhere = elements(elsewhere),
+        services = scope.services,
     );
     script
 }

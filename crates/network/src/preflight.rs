@@ -59,11 +59,9 @@ pub struct Route {
 
 /// Checks the machine.
 ///
-/// `device_prefix` begins the names of the links of this instance's pods.
-///
 /// # Errors
 /// The first thing that is wrong.
-pub fn check(rules: &Rules, device_prefix: &str) -> Result<(), PreflightError> {
+pub fn check(rules: &Rules) -> Result<(), PreflightError> {
     run("nft", &["--version"], "").map_err(|source| PreflightError::Missing {
         program: "nft",
         package: "nftables",
@@ -79,22 +77,21 @@ pub fn check(rules: &Rules, device_prefix: &str) -> Result<(), PreflightError> {
     let listed = run("ip", &["-4", "-json", "route", "show", "table", "all"], "")
         .and_then(|written| parse("ip -json route", &written))
         .map_err(|source| PreflightError::Routes { source })?;
-    Ok(find_clash(rules, &read_routes(&listed), &ours, device_prefix)?)
+    Ok(find_clash(rules, &read_routes(&listed), &ours)?)
 }
 
 /// What stands against the ranges. Routes that this instance made earlier don't count.
 ///
 /// # Errors
 /// The first clash.
-pub fn find_clash(rules: &Rules, routes: &[Route], ours: &InForce, device_prefix: &str) -> Result<(), Clash> {
-    let Rules { pods, services, .. } = rules;
+pub fn find_clash(rules: &Rules, routes: &[Route], ours: &InForce) -> Result<(), Clash> {
+    let Rules { links, pods, services, .. } = rules;
     if pods.overlaps(*services) {
         return Err(Clash::EachOther { pods: *pods, services: *services });
     }
     let tailnet = Range::around(std::net::Ipv4Addr::new(100, 64, 0, 0), 10);
-    let is_ours = |route: &Route| {
-        route.device.starts_with(device_prefix) || (route.device == "lo" && ours.services.contains(&route.to))
-    };
+    let is_ours =
+        |route: &Route| route.device.starts_with(links) || (route.device == "lo" && ours.services.contains(&route.to));
     for (option, range) in [("--pod-cidr", *pods), ("--service-cidr", *services)] {
         if range.overlaps(tailnet) {
             return Err(Clash::Tailnet { option, range });
@@ -133,7 +130,8 @@ mod tests {
     use super::*;
 
     fn rules(pods: &str, services: &str) -> Rules {
-        Rules { instance: "test".to_owned(), pods: pods.parse().unwrap(), services: services.parse().unwrap() }
+        let links = "sg12ab".to_owned();
+        Rules { instance: "test".to_owned(), links, pods: pods.parse().unwrap(), services: services.parse().unwrap() }
     }
 
     fn check(pods: &str, services: &str, expected: Result<(), &str>) {
@@ -146,7 +144,7 @@ mod tests {
             {"dst": "10.99.0.0/16", "gateway": "192.168.1.9", "dev": "eth0"},
         ]));
         let ours = InForce { pods: Vec::new(), services: vec!["10.45.0.0/16".parse().unwrap()] };
-        let found = find_clash(&rules(pods, services), &routes, &ours, "sg12ab").map_err(|clash| clash.to_string());
+        let found = find_clash(&rules(pods, services), &routes, &ours).map_err(|clash| clash.to_string());
         assert_eq!(found, expected.map_err(str::to_owned));
     }
 

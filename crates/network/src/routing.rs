@@ -34,7 +34,9 @@ use tokio::time::Instant;
 
 use crate::config::{Base, Listener, PodUid};
 use crate::frames::{Refused, Report};
+use crate::kernel::Scope;
 use crate::link::{DataPlaneCommand, Link, LinkError};
+use crate::rules::Rules;
 use balance::{Counted, Kernel, KernelError};
 use book::{Book, Condition, Round, Sending, Side};
 use ingress::IngressStatus;
@@ -71,8 +73,8 @@ pub struct Settings {
     /// How to start the data plane where there is none.
     pub data_plane: DataPlaneCommand,
     pub base: Base,
-    /// Whose rules the kernel has.
-    pub instance: String,
+    /// The rules that the kernel has anyway.
+    pub rules: Rules,
     /// The machine's address, at which Services of type LoadBalancer are reached.
     pub host: IpAddr,
     /// Where what the data plane counts is entered.
@@ -155,11 +157,13 @@ enum Event {
 
 impl Routing {
     fn new(client: Client, settings: Settings) -> Self {
-        let proxy_user = settings.data_plane.keeper.proxy_user;
+        let proxy_user = settings.data_plane.keeper.proxy_user.map(|user| user.uid);
+        let Rules { instance, services, .. } = settings.rules.clone();
+        let scope = Scope { instance, services, proxy_user };
         Self {
             caches: Caches::follow(&client),
             client,
-            kernel: Kernel::new(settings.instance.clone(), proxy_user.map(|user| user.uid)),
+            kernel: Kernel::new(scope),
             ask_kernel_at: None,
             settings,
             book: Book::default(),
@@ -240,6 +244,7 @@ impl Routing {
         match report {
             Report::Hello { version } => self.book.connected(version),
             Report::Acknowledged { version, refused } => {
+                self.book.open(version, &refused.iter().map(|refused| refused.listener).collect());
                 self.book.acknowledge(Side::Proxy, version);
                 self.tell_refused(refused);
             }
@@ -261,7 +266,9 @@ impl Routing {
                 }
             }
             Err(error) => {
-                tracing::warn!("{}", chain(&error));
+                tracing::error!("{}", chain(&error));
+                // What comes next may be what the kernel takes.
+                self.book.kernel_refuses();
                 self.ask_kernel_at = Some(Instant::now() + KERNEL_PAUSE);
             }
         }
@@ -298,7 +305,7 @@ impl Routing {
     /// Does what follows from everything known. Nothing follows before everything was listed once: the first
     /// configuration of a restarted engine is as complete as the last of its predecessor.
     async fn act(&mut self) {
-        let Some(snapshot) = self.caches.snapshot(self.settings.host) else { return };
+        let Some(snapshot) = self.caches.snapshot(&self.settings) else { return };
         let now = Timestamp::now();
         let Round { send, write, look_again_at } = self.book.round(&snapshot, &self.settings.base, now);
         if let Some(sending) = send {
@@ -307,7 +314,7 @@ impl Routing {
         if self.book.waits_for_kernel() && self.ask_kernel_at.is_none() {
             self.ask_kernel_at = Some(Instant::now() + COUNT_PAUSE);
         }
-        self.write(write, &snapshot);
+        self.write(write);
         self.write_balancers(&snapshot);
         self.write_ingresses(&snapshot);
         if let Some(time) = look_again_at {
@@ -317,8 +324,7 @@ impl Routing {
     }
 
     async fn send(&mut self, Sending { config, kernel }: Sending, snapshot: &Snapshot) {
-        let living = snapshot.pods.values().map(|pod| plan::uid_of(pod)).collect();
-        self.kernel.want(config.version, kernel, &living);
+        self.kernel.want(config.version, kernel, snapshot.addresses());
         if let Some(link) = &mut self.link
             && let Err(error) = link.configure(&config).await
         {
@@ -326,7 +332,7 @@ impl Routing {
         }
     }
 
-    fn write(&mut self, conditions: Vec<Condition>, snapshot: &Snapshot) {
+    fn write(&mut self, conditions: Vec<Condition>) {
         for condition in conditions {
             if self.writes.len() >= MOST_WRITES {
                 return;
@@ -336,7 +342,7 @@ impl Routing {
                 self.written.insert(condition.uid.clone(), condition.resource_version.clone());
                 let client = self.client.clone();
                 if condition.type_ == POLICIES_IN_FORCE {
-                    self.writes.spawn(write_guarded(client, condition, snapshot.policy_versions()));
+                    self.writes.spawn(write_guarded(client, condition, self.book.policies_in_force()));
                 } else {
                     self.writes.spawn(write_condition(client, condition));
                 }
@@ -381,7 +387,7 @@ impl Routing {
             let (namespace, name) = (service.namespace.clone(), service.name.clone());
             return vec![About { api_version: "v1", kind: "Service", namespace, name }];
         }
-        let snapshot = self.caches.snapshot(self.settings.host).filter(|_| ingress::is_at(listener));
+        let snapshot = self.caches.snapshot(&self.settings).filter(|_| ingress::is_at(listener));
         snapshot.iter().flat_map(ingress::ours).map(ingress::about).collect()
     }
 
@@ -424,7 +430,7 @@ impl Caches {
         }
     }
 
-    fn snapshot(&self, host: IpAddr) -> Option<Snapshot> {
+    fn snapshot(&self, settings: &Settings) -> Option<Snapshot> {
         Some(Snapshot {
             services: self.services.objects()?,
             slices: self.slices.objects()?,
@@ -434,7 +440,8 @@ impl Caches {
             secrets: self.secrets.objects()?,
             policies: self.policies.objects()?,
             namespaces: self.namespaces.objects()?,
-            host: Some(host),
+            host: Some(settings.host),
+            service_range: Some(settings.rules.services),
         })
     }
 }

@@ -1,5 +1,5 @@
-//! What the kernel does for pods' connections: forwards them, hides pods behind this machine's address on the way
-//! out, and takes service addresses for its own. One nftables table and one route, both named after the instance.
+//! What the kernel does for pods' connections: forwards them if their sender is who it says, hides pods behind this
+//! machine's address on the way out, and takes service addresses for its own. One nftables table and one route, both named after the instance.
 
 use std::io::{self, Write};
 use std::process::{Command, Output, Stdio};
@@ -32,6 +32,8 @@ pub enum RulesError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rules {
     pub instance: String,
+    /// What the names of the host's ends of the pods' links begin with.
+    pub links: String,
     pub pods: Range,
     pub services: Range,
 }
@@ -58,7 +60,7 @@ impl Rules {
     }
 
     fn script(&self) -> String {
-        let Self { pods, services, .. } = self;
+        let Self { links, pods, services, .. } = self;
         let table = self.table();
         // Named once before it is deleted: a table that is not there can't be deleted.
         format!(
@@ -67,6 +69,10 @@ delete table inet {table}
 table inet {table} {{
     set pods {{ type ipv4_addr; flags interval; elements = {{ {pods} }}; }}
     set services {{ type ipv4_addr; flags interval; elements = {{ {services} }}; }}
+    chain prerouting {{
+        type filter hook prerouting priority raw; policy accept;
+        meta nfproto ipv4 iifname \"{links}*\" fib saddr . iif oif missing drop
+    }}
     chain forward {{
         type filter hook forward priority filter; policy accept;
         ip saddr @pods accept
@@ -75,7 +81,6 @@ table inet {table} {{
     chain postrouting {{
         type nat hook postrouting priority srcnat; policy accept;
         ip saddr @pods ip daddr != @pods masquerade
-        ct status dnat ct original ip daddr @services ip daddr != @pods masquerade
     }}
 }}
 "

@@ -7,8 +7,8 @@ pub const ROUTED: &str = "segue.dev/Routed";
 /// [`ENDING_LONG_CONNECTIONS`] while work is in flight; True with reason [`NOT_ROUTED`], [`IDLE`] or [`DEADLINE_PASSED`] when it may be signalled.
 pub const DRAINED: &str = "segue.dev/Drained";
 
-/// Pod condition: True once the data plane acknowledged a configuration that knows the pod's address, so that every
-/// NetworkPolicy about it holds. Its containers are not started before, where there are policies.
+/// Pod condition: False where there are NetworkPolicies and no container was started yet; True once the data plane has
+/// acknowledged a configuration that knows the pod's address, so that every policy about it holds. Then they are started.
 pub const POLICIES_IN_FORCE: &str = "segue.dev/NetworkPoliciesInForce";
 
 /// The mark (`SO_MARK`) of connections by which the node probes its pods: policies are not about them. Its bits are none

@@ -66,6 +66,12 @@ impl Range {
         (offset <= self.last_offset()).then_some(offset)
     }
 
+    /// Whether an address is one of its own.
+    #[must_use]
+    pub fn contains(self, address: Ipv4Addr) -> bool {
+        self.overlaps(Self::around(address, 32))
+    }
+
     /// Whether some address is in both.
     #[must_use]
     pub fn overlaps(self, other: Self) -> bool {

@@ -109,7 +109,9 @@ pub(crate) struct Up {
 impl Up {
     /// The kernel's part for this engine.
     pub(crate) fn rules(&self, directories: &Directories) -> Rules {
-        Rules { instance: directories.instance.clone(), pods: self.pod_cidr, services: self.service_cidr }
+        let instance = directories.instance.clone();
+        let links = node::link_prefix(&instance);
+        Rules { instance, links, pods: self.pod_cidr, services: self.service_cidr }
     }
 
     /// The defaults, on a data directory.

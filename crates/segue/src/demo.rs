@@ -94,8 +94,9 @@ fn free_ranges(directories: &Directories) -> anyhow::Result<(Range, Range)> {
     let mut complaint = None;
     for (pods, services) in RANGES {
         let (pods, services): (Range, Range) = (pods.parse()?, services.parse()?);
-        let rules = network::rules::Rules { instance: directories.instance.clone(), pods, services };
-        match network::preflight::check(&rules, &node::link_prefix(&directories.instance)) {
+        let instance = directories.instance.clone();
+        let links = node::link_prefix(&instance);
+        match network::preflight::check(&network::rules::Rules { instance, links, pods, services }) {
             Ok(()) => return Ok((pods, services)),
             Err(error) => complaint = Some(error),
         }

@@ -316,7 +316,7 @@ fn routing_settings(
 ) -> routing::Settings {
     let dns = dns_address(options.service_cidr);
     routing::Settings {
-        instance: directories.instance.clone(),
+        rules: options.rules(directories),
         host: host_address().into(),
         data_plane: DataPlaneCommand {
             executable: EXECUTABLE.into(),

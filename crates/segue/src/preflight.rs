@@ -51,7 +51,7 @@ pub(crate) fn check(options: &Up) -> anyhow::Result<TcpListener> {
 
 /// Checks that the address ranges are free.
 pub(crate) fn check_network(options: &Up, directories: &Directories) -> anyhow::Result<()> {
-    Ok(network::preflight::check(&options.rules(directories), &node::link_prefix(&directories.instance))?)
+    Ok(network::preflight::check(&options.rules(directories))?)
 }
 
 /// Checks the machine; changes nothing.

@@ -30,9 +30,11 @@ fn kubectl_shows_what_the_client_saw() {
     let seen = kubectl.json(&format!("get {rollout}"));
     assert_eq!(seen["status"]["failed"], 0, "{seen:#}");
     assert_eq!(numbers(&seen["status"]["versions"], "requests").len(), 2, "{seen:#}");
-    assert_eq!(numbers(&seen["status"]["drained"], "requestsLeft"), [0, 0, 0], "{seen:#}");
+    // A pod of the rollout before may have gone meanwhile.
+    let left = numbers(&seen["status"]["drained"], "requestsLeft");
+    assert!(left.len() >= 3 && left.iter().all(|left| *left == 0), "{seen:#}");
     let during = seen["status"]["requests"].as_u64().expect("a number");
-    assert!(during > 0 && during < report.sent, "{during} of {}: {seen:#}", report.sent);
+    assert!(during > 0 && during <= report.sent, "{during} of {}: {seen:#}", report.sent);
 
     let raw = format!("/apis/traffic.segue.dev/v1/namespaces/production/servicetraffic/{NAME}?since=");
     let nothing_since_now = || {

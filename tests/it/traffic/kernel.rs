@@ -5,12 +5,17 @@ use end_to_end::document::{Document, NAME};
 use end_to_end::images::SHELL;
 use end_to_end::machine::Machine;
 use end_to_end::outside::{self, MACHINE, assert_nothing_lost};
+use end_to_end::processes;
 use end_to_end::run::output_of;
 use tools::datagrams;
 use tools::load::{Plan, Way};
 
 const OPAQUE: u16 = 9000;
 const NODE_PORT: u16 = 31_053;
+
+/// Everybody may ask, and nobody but who asked may be spoken to.
+const SHUT: &str = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: shut, namespace: production}\n\
+    spec: {podSelector: {}, policyTypes: [Ingress, Egress], ingress: [{}]}\n";
 
 /// The document's pods over UDP and opaque TCP.
 fn balanced_by_the_kernel(machine: &Machine) -> Ipv4Addr {
@@ -32,7 +37,7 @@ fn in_force(machine: &Machine, place: &str) {
 }
 
 fn questions(target: (Ipv4Addr, u16)) -> datagrams::Plan {
-    datagrams::Plan { target: target.into(), clients: 16, pause: Duration::from_millis(20) }
+    datagrams::Plan { target: target.into(), clients: 8, pause: Duration::from_millis(40) }
 }
 
 fn new_connections(address: Ipv4Addr) -> Plan {
@@ -41,18 +46,21 @@ fn new_connections(address: Ipv4Addr) -> Plan {
 
 #[test]
 fn rolling_updates_of_an_app_that_drains_lose_nothing_that_the_kernel_balances() {
-    rolls_back_and_forth(["v1", "v2"]);
+    rolls_back_and_forth(["v1", "v2"], "");
 }
 
 #[test]
 fn rolling_updates_of_an_app_that_exits_at_once_lose_nothing_that_the_kernel_balances() {
-    rolls_back_and_forth(["v1-exit", "v2-exit"]);
+    rolls_back_and_forth(["v1-exit", "v2-exit"], SHUT);
 }
 
-fn rolls_back_and_forth(versions: [&str; 2]) {
+fn rolls_back_and_forth(versions: [&str; 2], policy: &str) {
     let machine = Machine::with_engine();
     let document = Document::deployed(&machine, versions[0]);
     let address = balanced_by_the_kernel(&machine);
+    if !policy.is_empty() {
+        machine.kubectl().apply(policy);
+    }
     let mut asked = machine.outside().ask(&questions((address, 53)));
     let mut asked_at_the_node = machine.outside().ask(&questions((MACHINE.parse().expect("an address"), NODE_PORT)));
     let mut load = machine.outside().send(&new_connections(address));
@@ -81,6 +89,9 @@ fn what_the_kernel_balances_goes_on_while_engine_and_proxy_are_killed() {
     let mut load = machine.outside().send(&new_connections(address));
     load.answered(240);
     machine.kill_engine();
+    for proxy in processes::in_role(machine.namespace(), "proxy") {
+        proxy.kill();
+    }
     load.answered(240);
     machine.up();
     load.answered(240);

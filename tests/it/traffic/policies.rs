@@ -65,6 +65,11 @@ fn a_guarded_pod_is_guarded_in_the_kernel_from_its_first_packet_on() {
     kubectl.run("wait pod/open --for=condition=Ready --timeout=60s");
     let address = |pod: &str| kubectl.run(&format!("get {pod} -o jsonpath={{.status.podIP}}"));
     let open = address("pod/open");
+    let asked_by_host = |place: &str| {
+        let ask = format!("busybox wget -q -O - http://{place}/ 2>&1; true");
+        output_of(machine.namespace().command("sh").args(["-c", &ask]))
+    };
+    assert!(asked_by_host(&format!("{open}:8080")).contains("version"), "it answers while nothing is forbidden");
     kubectl.apply(SHUT);
     kubectl.apply(&ECHO.replace("{SHELL}", SHELL).replace("{OPEN}", &open));
     kubectl.run("wait pod/echo -n production --for=condition=Ready --timeout=60s");
@@ -85,11 +90,10 @@ fn a_guarded_pod_is_guarded_in_the_kernel_from_its_first_packet_on() {
     };
     assert_eq!(said("friend"), ["yes", "yes", "yes", "no", "no"], "of {places:?}");
     assert_eq!(said("stranger"), ["no"; 5], "of {places:?}");
-    let ask = format!("busybox wget -q -O - http://{direct}/ 2>&1; true");
-    let from_host = output_of(machine.namespace().command("sh").args(["-c", &ask]));
-    assert!(!from_host.contains("version v1"), "the machine itself passes only through Services: {from_host}");
+    assert!(!asked_by_host(&direct).contains("version v1"), "the machine itself passes only through Services");
+    assert!(asked_by_host(&service).contains("version v1"));
     kubectl.run("delete netpol --all -n production");
-    while !output_of(machine.namespace().command("sh").args(["-c", &ask])).contains("version v1") {}
+    while !asked_by_host(&direct).contains("version v1") {}
     machine.down();
 }
 

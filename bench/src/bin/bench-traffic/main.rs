@@ -3,6 +3,7 @@
 
 mod changes;
 mod contestants;
+mod kernel;
 mod measure;
 
 use std::io::{self, Write};
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
     table("HTTP/2 requests/s, 8 connections × 16 streams", &contestants, &http2);
     let idle: Vec<f64> = contestants.iter().map(|it| memory_with_idle_mib(&machine, it)).collect();
     table("memory with 10,000 idle connections, MiB", &contestants, &idle);
+    through_the_kernel(&machine);
     with_many_services(&machine, &contestants[0]);
     drop(contestants);
     drop(backends);
@@ -64,6 +66,16 @@ fn main() -> ExitCode {
     output_of(&mut machine.segue("down"));
     endpoint_changes();
     ExitCode::SUCCESS
+}
+
+fn through_the_kernel(machine: &Machine) {
+    for (name, kind) in [("kept", Connections::Kept), ("new", Connections::NewForEachRequest)] {
+        let (ours, bare) = kernel::beside_a_bare_rule(machine, kind, ROUNDS);
+        line(&format!(
+            "TCP through the kernel, {name} connections: {ours:.0} requests/s, a bare rule {bare:.0} ({:.2})",
+            ours / bare
+        ));
+    }
 }
 
 /// Throughput through one Service, alone and among 1,000.

@@ -116,7 +116,7 @@ impl<'a> Known<'a> {
             (None, Some(namespaces), pods) => {
                 let of_them = self.namespaces.iter().filter(|(_, labels)| matches(namespaces, labels));
                 let pods = of_them.map(|(name, _)| self.pods_of(name, pods.as_ref()));
-                pods.fold(AddressSet::default(), |all, some| all.union(&some))
+                pods.flat_map(|some| some.ranges().collect::<Vec<_>>()).collect()
             }
             (None, None, Some(pods)) => self.pods_of(namespace, Some(pods)),
             (None, None, None) => AddressSet::default(),

@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::{ContainerStatus, PodCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use objects::names;
 
-use super::snapshot::{PodSnapshot, Sandbox, keeps_running};
+use super::snapshot::{NetworkPolicies, PodSnapshot, Sandbox, keeps_running};
 
 /// What a condition is to be.
 struct Wanted {
@@ -37,6 +37,9 @@ pub(super) fn conditions(
     }
     if !keeps_its_address(pod) {
         take_back(&mut conditions, names::POLICIES_IN_FORCE, "NewAddress", now);
+    }
+    if pod.network_policies == NetworkPolicies::Awaited {
+        write(&mut conditions, policies_awaited(), pod.pod.metadata.generation, now);
     }
     conditions
 }
@@ -103,6 +106,16 @@ fn ready(pod: &PodSnapshot, containers_ready: &Wanted) -> Wanted {
         return Wanted::plain("Ready", "True");
     }
     Wanted { type_: "Ready", status: "False", reason: Some("ReadinessGatesNotReady"), message: Some(closed.join(", ")) }
+}
+
+/// Asks the data plane, which answers by making it True, and tells users what is waited for.
+fn policies_awaited() -> Wanted {
+    Wanted {
+        type_: names::POLICIES_IN_FORCE,
+        status: "False",
+        reason: Some("AwaitingDataPlane"),
+        message: Some("no container starts before the NetworkPolicies are in force for the pod's address".to_owned()),
+    }
 }
 
 /// Whether the address that its status names is that of the sandbox that it has.

@@ -5,7 +5,9 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 
 use futures::StreamExt;
-use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{
+    DefaultNla, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, Nla,
+};
 use netlink_packet_netfilter::conntrack::{
     ConntrackAttribute, ConntrackMessage, IPTuple, ProtoInfo, ProtoInfoTCP, ProtoTuple, Protocol, Tuple,
 };
@@ -13,7 +15,7 @@ use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessa
 use netlink_proto::ConnectionHandle;
 use netlink_proto::sys::SocketAddr;
 use netlink_proto::sys::protocols::NETLINK_NETFILTER;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 
 use super::BalancedPort;
 use crate::config::{PodUid, Transport};
@@ -22,12 +24,17 @@ use crate::config::{PodUid, Transport};
 /// SYN_RECV, ESTABLISHED, FIN_WAIT, CLOSE_WAIT.
 const OPEN_STATES: std::ops::RangeInclusive<u8> = 1..=5;
 
+/// Linux' `nfnetlink_conntrack.h`.
+const CTA_ID: u16 = 12;
+
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConntrackError {
     #[error("can't open a netlink socket for conntrack")]
     Open(#[source] io::Error),
     #[error("can't ask conntrack")]
     Ask(#[source] netlink_proto::NetlinkProtoError),
+    #[error("what was to be done about connections broke off")]
+    Broke(#[source] JoinError),
     #[error("conntrack refuses")]
     Refused(#[source] io::Error),
 }
@@ -45,6 +52,8 @@ pub(crate) struct Connection {
     pub(crate) answered: SocketAddrV4,
     /// Of TCP.
     pub(crate) state: Option<u8>,
+    /// The kernel's name for it: the client may begin another between the same ends at any time.
+    pub(crate) id: Option<DefaultNla>,
 }
 
 impl Connection {
@@ -62,7 +71,10 @@ pub(crate) fn misled<'a>(ports: &[BalancedPort], connections: &'a [Connection]) 
     let node_ports: BTreeMap<u16, &BalancedPort> =
         udp().filter_map(|port| Some((port.port.node_port?, port))).collect();
     let is_misled = |connection: &&Connection| {
-        let at_node = || node_ports.get(&connection.to.port()).filter(|port| !port.has(*connection.to.ip()));
+        let at_node = || {
+            let port = node_ports.get(&connection.to.port());
+            port.filter(|port| connection.is_passed_on() && port.has(*connection.answering.ip()))
+        };
         let port = places.get(&connection.to).or_else(at_node);
         connection.transport == Transport::Udp && port.is_some_and(|port| !port.allows(connection.answering))
     };
@@ -80,9 +92,9 @@ pub(crate) fn in_flight(pods: &BTreeMap<Ipv4Addr, PodUid>, connections: &[Connec
     counts
 }
 
-/// What is passed on to addresses whose pods are gone.
+/// What has an end at an address whose pod is gone: whoever gets the address next must not inherit it.
 pub(crate) fn orphans<'a>(gone: &BTreeSet<Ipv4Addr>, connections: &'a [Connection]) -> Vec<&'a Connection> {
-    connections.iter().filter(|it| it.is_passed_on() && gone.contains(it.answering.ip())).collect()
+    connections.iter().filter(|it| [it.client, it.to, it.answering].iter().any(|end| gone.contains(end.ip()))).collect()
 }
 
 /// A connection to conntrack.
@@ -106,40 +118,49 @@ impl Conntrack {
 
     /// Every connection over IPv4, TCP and UDP.
     pub(crate) async fn list(&self) -> Result<Vec<Connection>, ConntrackError> {
-        let attributes = self.ask(ConntrackMessage::Get(Vec::new()), NLM_F_DUMP).await?;
-        Ok(attributes.iter().filter_map(|attributes| connection(attributes)).collect())
+        let mut connections = Vec::new();
+        let read = |attributes: Vec<ConntrackAttribute>| connections.extend(connection(&attributes));
+        self.ask(ConntrackMessage::Get(Vec::new()), NLM_F_DUMP, read).await?;
+        Ok(connections)
     }
 
     /// Has conntrack forget a connection. One that is gone already is no error.
     pub(crate) async fn forget(&self, connection: &Connection) -> Result<(), ConntrackError> {
         let tuple = ConntrackAttribute::CtaTupleOrig(tuple(connection));
-        match self.ask(ConntrackMessage::Delete(vec![tuple]), NLM_F_ACK).await {
+        let id = connection.id.clone().map(ConntrackAttribute::Other);
+        let delete = ConntrackMessage::Delete([tuple].into_iter().chain(id).collect());
+        match self.ask(delete, NLM_F_ACK, drop).await {
             Err(ConntrackError::Refused(error)) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            answer => answer.map(drop),
+            answer => answer,
         }
     }
 
-    async fn ask(&self, message: ConntrackMessage, flags: u16) -> Result<Vec<Vec<ConntrackAttribute>>, ConntrackError> {
+    /// Gives each entry to `read` as it comes: there may be hundreds of thousands.
+    async fn ask(
+        &self,
+        message: ConntrackMessage,
+        flags: u16,
+        mut read: impl FnMut(Vec<ConntrackAttribute>),
+    ) -> Result<(), ConntrackError> {
         let mut header = NetlinkHeader::default();
         header.flags = NLM_F_REQUEST | flags;
         let message = NetfilterMessage::new(NetfilterHeader::new(NetfilterProtoFamily::IPv4, 0, 0), message);
         let request = NetlinkMessage::new(header, NetlinkPayload::from(message));
         let mut answers = self.handle.clone().request(request, SocketAddr::new(0, 0)).map_err(ConntrackError::Ask)?;
-        let mut entries = Vec::new();
         while let Some(answer) = answers.next().await {
             if let NetlinkPayload::InnerMessage(NetfilterMessage {
                 inner: NetfilterMessageInner::Conntrack(ConntrackMessage::New(attributes)),
                 ..
             }) = answer.payload
             {
-                entries.push(attributes);
+                read(attributes);
             } else if let NetlinkPayload::Error(error) = answer.payload
                 && error.code.is_some()
             {
                 return Err(ConntrackError::Refused(error.to_io()));
             }
         }
-        Ok(entries)
+        Ok(())
     }
 }
 
@@ -152,7 +173,11 @@ fn connection(attributes: &[ConntrackAttribute]) -> Option<Connection> {
         find(|it| if let ConntrackAttribute::CtaTupleReply(tuples) = it { Some(tuples) } else { None })?;
     let infos =
         attributes.iter().filter_map(|it| if let ConntrackAttribute::CtaProtoInfo(it) = it { Some(it) } else { None });
-    Some(Connection { transport, client, to, answering, answered, state: infos.flatten().find_map(tcp_state) })
+    let state = infos.flatten().find_map(tcp_state);
+    let others =
+        attributes.iter().filter_map(|it| if let ConntrackAttribute::Other(it) = it { Some(it) } else { None });
+    let id = others.into_iter().find(|attribute| attribute.kind() == CTA_ID).cloned();
+    Some(Connection { transport, client, to, answering, answered, state, id })
 }
 
 fn tcp_state(info: &ProtoInfo) -> Option<u8> {

@@ -1,14 +1,16 @@
 //! NetworkPolicies in the kernel: every packet that begins something between a pod and anybody but the proxy. What
 //! passes the proxy is decided there, for the client and the pod; here the proxy itself is let in.
 
-use std::fmt::Write;
+use std::fmt::{Display, Write};
 use std::net::Ipv4Addr;
 
 use decide::network_policy::{AddressSet, Allowed, Policies, Ports, Protocol};
 use objects::names::PROBE_MARK;
 
+use super::LATE_ANSWER_MARK;
+
 /// The rules of a table; none when everything is allowed. Blocked senders are told so: they need not wait for a
-/// time-out. Processes of this machine reach guarded pods only as `proxy_user`, or with the mark of probes.
+/// time-out. Processes of this machine reach guarded pods through Services, as `proxy_user`, or with the mark of probes.
 pub(super) fn script(table: &str, policies: &Policies, proxy_user: Option<u32>) -> String {
     let mut script = format!("table inet {table} {{}}\ndelete table inet {table}\n");
     if policies.is_empty() {
@@ -35,6 +37,7 @@ pub(super) fn script(table: &str, policies: &Policies, proxy_user: Option<u32>) 
     chain forward {{
         type filter hook forward priority filter
         ct state established,related accept
+        meta mark {LATE_ANSWER_MARK} accept
         ip saddr . ip daddr @selves accept
         ip saddr @egress_isolated jump egress
         ip daddr @ingress_isolated jump ingress
@@ -42,6 +45,7 @@ pub(super) fn script(table: &str, policies: &Policies, proxy_user: Option<u32>) 
     chain output {{
         type filter hook output priority filter
         ct state established,related accept
+        ct status dnat accept
         meta mark {PROBE_MARK} accept
         {proxy}
         ip daddr @ingress_isolated reject with icmpx admin-prohibited
@@ -77,7 +81,12 @@ fn addresses(side: &str, set: &AddressSet) -> String {
 }
 
 fn ranges(set: &AddressSet) -> impl Iterator<Item = String> {
-    set.ranges().map(|(first, last)| if first == last { first.to_string() } else { format!("{first}-{last}") })
+    set.ranges().map(|(first, last)| row(&first, &last))
+}
+
+/// Older versions of `nft` refuse a range of one.
+fn row<T: PartialEq + Display>(first: &T, last: &T) -> String {
+    if first == last { first.to_string() } else { format!("{first}-{last}") }
 }
 
 /// One match for each protocol; one that matches everything if no ports are named.
@@ -88,7 +97,7 @@ fn ports(ports: &[Ports]) -> Vec<String> {
     let of = |protocol: Protocol, name: &str| {
         let mut ports = ports.iter().filter(|ports| ports.protocol == protocol).peekable();
         ports.peek()?;
-        let numbers: Vec<String> = ports.map(|Ports { from, to, .. }| format!("{from}-{to}")).collect();
+        let numbers: Vec<String> = ports.map(|Ports { from, to, .. }| row(from, to)).collect();
         Some(format!("{name} dport {{ {} }} ", numbers.join(", ")))
     };
     let protocols = [(Protocol::Tcp, "tcp"), (Protocol::Udp, "udp"), (Protocol::Sctp, "sctp")];
@@ -124,7 +133,7 @@ mod tests {
         let written = script("t", &policies, Some(64_535));
         let rules: Vec<&str> = written.lines().map(str::trim).filter(|line| line.ends_with("return")).collect();
         let expected = [
-            "ip saddr { 10.44.0.5, 10.44.0.7 } ip daddr { 10.44.0.1 } tcp dport { 80-80 } return",
+            "ip saddr { 10.44.0.5, 10.44.0.7 } ip daddr { 10.44.0.1 } tcp dport { 80 } return",
             "ip saddr { 10.44.0.5, 10.44.0.7 } ip daddr { 10.44.0.1 } udp dport { 1-9 } return",
             "ip daddr { 10.44.0.2 } return",
         ];

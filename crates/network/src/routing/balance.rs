@@ -1,7 +1,7 @@
 //! Has the kernel do what the newest plan says, and asks it what is in flight.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use crate::config::PodUid;
 use crate::frames::Drain;
 use crate::kernel::connections::{Conntrack, ConntrackError, in_flight, misled, orphans};
-use crate::kernel::{self, KernelConfig};
+use crate::kernel::{self, KernelConfig, Scope};
 use crate::rules::RulesError;
 
 /// How long a pod is given to answer what it was asked over UDP before it was withdrawn: nothing tells when it has.
@@ -18,13 +18,11 @@ const ANSWERS: Duration = Duration::from_secs(1);
 
 /// The kernel's part of the data plane. One change is made at a time; the newest wins.
 pub(super) struct Kernel {
-    instance: String,
-    /// Whom the proxy runs as.
-    proxy_user: Option<u32>,
+    scope: Scope,
     wanted: Option<Arc<Wanted>>,
     /// What was put in force last; None while nobody knows.
     in_force: Option<Arc<Wanted>>,
-    /// Pods that connections may be passed on to, by their addresses.
+    /// Pods by their addresses.
     pods: BTreeMap<Ipv4Addr, PodUid>,
     /// Pods that may still answer over UDP, and until when that is waited for.
     answering: BTreeMap<PodUid, Instant>,
@@ -65,10 +63,9 @@ pub(super) enum KernelError {
 }
 
 impl Kernel {
-    pub(super) fn new(instance: String, proxy_user: Option<u32>) -> Self {
+    pub(super) fn new(scope: Scope) -> Self {
         Self {
-            instance,
-            proxy_user,
+            scope,
             wanted: None,
             in_force: None,
             pods: BTreeMap::new(),
@@ -77,24 +74,13 @@ impl Kernel {
         }
     }
 
-    /// Puts `config` in force under this version, as soon as what is being done is done. `living` are all pods.
-    pub(super) fn want(&mut self, version: u64, config: KernelConfig, living: &BTreeSet<PodUid>) {
-        let (mut gone, remembered) = (BTreeSet::new(), std::mem::take(&mut self.pods));
-        for (ip, uid) in remembered {
-            if living.contains(&uid) {
-                self.pods.insert(ip, uid);
-            } else {
-                gone.insert(ip);
-            }
-        }
-        for endpoint in config.ports.iter().flat_map(|port| &port.port.endpoints).filter(|it| living.contains(&it.pod))
-        {
-            if let IpAddr::V4(ip) = endpoint.ip {
-                self.pods.insert(ip, endpoint.pod.clone());
-            }
-        }
+    /// Puts `config` in force under this version, as soon as what is being done is done. `pods` are all there are.
+    pub(super) fn want(&mut self, version: u64, config: KernelConfig, pods: BTreeMap<Ipv4Addr, PodUid>) {
+        let before = std::mem::replace(&mut self.pods, pods);
+        let mut gone: BTreeSet<Ipv4Addr> =
+            before.into_iter().filter(|(ip, uid)| self.pods.get(ip) != Some(uid)).map(|(ip, _)| ip).collect();
         if let Some(unfinished) = self.wanted.as_ref().filter(|wanted| !self.is_in_force(wanted)) {
-            gone.extend(&unfinished.gone);
+            gone.extend(unfinished.gone.iter().filter(|ip| !self.pods.contains_key(ip)));
         }
         self.wanted = Some(Arc::new(Wanted { version, config, gone }));
         self.start();
@@ -103,12 +89,11 @@ impl Kernel {
     /// Does what is wanted, if nothing is being done; counts anew if all is done.
     pub(super) fn start(&mut self) {
         let Some(wanted) = self.wanted.clone().filter(|_| self.running.is_empty()) else { return };
-        let is_the_same = self.in_force.as_ref().is_some_and(|in_force| in_force.config == wanted.config);
-        let (instance, proxy_user, pods) = (self.instance.clone(), self.proxy_user, self.pods.clone());
+        let before = self.in_force.clone();
+        let (scope, pods) = (self.scope.clone(), self.pods.clone());
         self.running.spawn(async move {
-            let applied = if is_the_same { Ok(()) } else { apply(instance.clone(), wanted.clone(), proxy_user).await };
-            let settled = match applied {
-                Ok(()) => Ok(follow(instance, wanted.clone(), &pods).await),
+            let settled = match apply(scope.clone(), before, wanted.clone()).await {
+                Ok(()) => Ok(follow(scope.instance, wanted.clone(), &pods).await),
                 Err(error) => Err(error),
             };
             (wanted, settled)
@@ -145,12 +130,21 @@ impl Kernel {
     }
 }
 
-async fn apply(instance: String, wanted: Arc<Wanted>, proxy_user: Option<u32>) -> Result<(), KernelError> {
-    Ok(tokio::task::spawn_blocking(move || kernel::apply(&instance, &wanted.config, proxy_user)).await??)
+/// Changes what is to be another. What is refused doesn't keep the other from being in force.
+async fn apply(scope: Scope, before: Option<Arc<Wanted>>, wanted: Arc<Wanted>) -> Result<(), KernelError> {
+    let work = move || {
+        let (new, old) = (&wanted.config, before.as_ref().map(|before| &before.config));
+        let is_guarded = old.is_some_and(|old| old.policies == new.policies);
+        let guarded = if is_guarded { Ok(()) } else { kernel::guard(&scope, &new.policies) };
+        let is_balanced = old.is_some_and(|old| old.ports == new.ports);
+        let balanced = if is_balanced { Ok(()) } else { kernel::balance(&scope, &new.ports) };
+        guarded.and(balanced)
+    };
+    Ok(tokio::task::spawn_blocking(work).await??)
 }
 
 async fn follow(instance: String, wanted: Arc<Wanted>, pods: &BTreeMap<Ipv4Addr, PodUid>) -> Settled {
-    if pods.is_empty() && wanted.gone.is_empty() {
+    if wanted.config.ports.is_empty() && wanted.gone.is_empty() {
         return Settled { in_flight: Some(BTreeMap::new()), ..Settled::default() };
     }
     ask_conntrack(instance, wanted, pods).await.unwrap_or_else(|error| {
@@ -169,13 +163,16 @@ async fn ask_conntrack(
     let connections = Arc::new(conntrack.list().await?);
     let through = {
         let (wanted, connections) = (wanted.clone(), connections.clone());
-        move || kernel::let_answers_through(&instance, &misled(&wanted.config.ports, &connections))
+        move || {
+            let misled = misled(&wanted.config.ports, &connections);
+            (kernel::let_answers_through(&instance, &misled), misled.into_iter().cloned().collect::<Vec<_>>())
+        }
     };
-    if let Err(error) = tokio::task::spawn_blocking(through).await.map_err(KernelError::from).and_then(|it| Ok(it?)) {
+    let (through, misled) = tokio::task::spawn_blocking(through).await.map_err(ConntrackError::Broke)?;
+    if let Err(error) = through {
         tracing::warn!("late answers over UDP won't reach their clients: {}", super::chain(&error));
     }
-    let misled = misled(&wanted.config.ports, &connections);
-    for connection in misled.iter().copied().chain(orphans(&wanted.gone, &connections)) {
+    for connection in misled.iter().chain(orphans(&wanted.gone, &connections)) {
         conntrack.forget(connection).await?;
     }
     let answering = misled.iter().filter_map(|connection| pods.get(connection.answering.ip()).cloned()).collect();

@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::Pod;
 use objects::names;
 use objects::pods::{condition, deleted_at, is_ready, is_terminating, is_true};
 
-use super::plan::{Plan, Snapshot, plan, selecting, uid_of};
+use super::plan::{Plan, Snapshot, asks_for_policies, plan, selecting, uid_of};
 use crate::config::{Base, DataPlaneConfig, Listener, PodUid, Service};
 use crate::frames::Drain;
 use crate::kernel::KernelConfig;
@@ -27,8 +27,12 @@ pub(super) struct Book {
     sides: BTreeMap<Side, u64>,
     /// The last counts of each side, and the version that they were counted under.
     drains: BTreeMap<Side, (u64, BTreeMap<PodUid, InFlight>)>,
-    /// Pods that the kernel was ever told to send connections to.
+    /// Pods that the kernel may have been told to send connections to.
     balanced: BTreeSet<PodUid>,
+    /// Sockets that are open: nobody else takes what comes there.
+    open: BTreeSet<Listener>,
+    /// The kernel refuses what it was told last; the next may be what it takes.
+    kernel_refuses: bool,
     /// How far each terminating pod was taken, by this engine.
     steps: BTreeMap<PodUid, DrainStep>,
     /// The last version that any engine sent.
@@ -67,6 +71,7 @@ enum LinkState {
 struct Sent {
     version: u64,
     plan: Plan,
+    kernel: KernelConfig,
     base: Base,
 }
 
@@ -130,6 +135,26 @@ impl Book {
         }
     }
 
+    /// These sockets could not be opened under the version that the proxy has acknowledged.
+    pub(super) fn open(&mut self, version: u64, refused: &BTreeSet<Listener>) {
+        if let Some(sent) = self.sent.iter().find(|sent| sent.version == version) {
+            let wanted = sent.plan.services.iter().flat_map(Service::listeners);
+            self.open = wanted.filter(|listener| !refused.contains(listener)).collect();
+        }
+    }
+
+    /// The kernel refuses what it was told: what is told next need not wait for its acknowledgement.
+    pub(super) fn kernel_refuses(&mut self) {
+        self.kernel_refuses = true;
+    }
+
+    /// The versions of the NetworkPolicies that every configuration keeps to that may be in use.
+    pub(super) fn policies_in_force(&self) -> BTreeSet<Option<String>> {
+        let mut versions = self.sent.iter().map(|sent| sent.plan.policy_versions.clone());
+        let first = versions.next().unwrap_or_default();
+        versions.fold(first, |all, some| &all & &some)
+    }
+
     /// Counts have come. A pod that is not among them has nothing in flight.
     pub(super) fn count(&mut self, side: Side, version: u64, pods: Vec<Drain>) {
         let counts = pods.into_iter().map(|Drain { uid, requests, long }| (uid, InFlight { requests, long }));
@@ -191,38 +216,41 @@ impl Book {
                 Goal::DrainAll => drop(self.steps.insert(uid_of(pod), DrainStep::Withdraw)),
                 Goal::Route if is_terminating(pod) => self.drain(pod, now, &mut round),
                 Goal::Route => {
-                    round.write.extend(self.guarded(snapshot, pod));
                     round.write.extend(self.routed(snapshot, pod));
+                    round.write.extend(self.guarded(pod));
                 }
             }
         }
         let plan = plan(snapshot, &self.steps);
-        let kernel = KernelConfig { ports: plan.balanced(), policies: plan.policies.clone() };
+        let kernel = KernelConfig { ports: plan.balanced(&self.open), policies: plan.policies.clone() };
         let endpoints = kernel.ports.iter().flat_map(|port| &port.port.endpoints);
         self.balanced.extend(endpoints.map(|endpoint| endpoint.pod.clone()));
-        round.send = self.next_configuration(plan, base).map(|config| Sending { config, kernel });
+        round.send = self.next_configuration(plan, kernel, base);
         round
     }
 
     /// The configuration to send, unless one is on its way: the newest wins once that is acknowledged.
-    fn next_configuration(&mut self, plan: Plan, base: &Base) -> Option<DataPlaneConfig> {
+    fn next_configuration(&mut self, plan: Plan, kernel: KernelConfig, base: &Base) -> Option<Sending> {
         let last = self.sent.last();
         let is_on_its_way = last.is_some_and(|last| self.acknowledged != Some(last.version));
-        let is_new = last.is_none_or(|last| !last.plan.sends_the_same_as(&plan) || last.base != *base);
+        let is_the_same =
+            |last: &Sent| last.plan.sends_the_same_as(&plan) && last.kernel == kernel && last.base == *base;
+        let is_new = !last.is_some_and(is_the_same);
         let is_due = match self.link {
             LinkState::Lost => false,
             LinkState::SendAnyway => true,
-            LinkState::UpToDate => is_new && !is_on_its_way,
+            LinkState::UpToDate => is_new && (self.kernel_refuses || !is_on_its_way),
         };
         if !is_due {
             self.renew_what_is_routed(plan);
             return None;
         }
         self.link = LinkState::UpToDate;
+        self.kernel_refuses = false;
         self.last_version += 1;
         let config = plan.config(self.last_version, base);
-        self.sent.push(Sent { version: self.last_version, plan, base: base.clone() });
-        Some(config)
+        self.sent.push(Sent { version: self.last_version, plan, kernel: kernel.clone(), base: base.clone() });
+        Some(Sending { config, kernel })
     }
 
     /// A Service without ports changes what is routed and nothing that is sent.
@@ -244,15 +272,11 @@ impl Book {
         is_routed.then(|| written(pod, names::ROUTED, "True", "Acknowledged", String::new()))
     }
 
-    /// `NetworkPoliciesInForce`, once every configuration that may be in use knows the pod's address. Written only
-    /// where there are policies: only then is it waited for.
-    fn guarded(&self, snapshot: &Snapshot, pod: &Pod) -> Option<Condition> {
+    /// `NetworkPoliciesInForce` for a pod that asks, once every configuration that may be in use knows its address.
+    fn guarded(&self, pod: &Pod) -> Option<Condition> {
         self.acknowledged?;
-        if snapshot.policies.is_empty() || is_true(pod, names::POLICIES_IN_FORCE) {
-            return None;
-        }
-        let (uid, address) = (uid_of(pod), pod.status.as_ref()?.pod_ip.as_ref()?);
-        let is_in_force = self.sent.iter().all(|sent| sent.plan.addresses.get(&uid) == Some(address));
+        let (uid, address) = (uid_of(pod), asks_for_policies(pod)?);
+        let is_in_force = self.sent.iter().all(|sent| sent.plan.asking.get(&uid).map(String::as_str) == Some(address));
         is_in_force.then(|| written(pod, names::POLICIES_IN_FORCE, "True", "Acknowledged", String::new()))
     }
 

@@ -91,25 +91,34 @@ fn a_pod_is_routed_once_the_data_plane_has_acknowledged_it() {
 }
 
 #[test]
-fn where_there_are_policies_a_pod_is_told_when_they_hold_for_its_address() {
-    let mut story = Story::new(vec![pod("alone", 1, "False")]);
+fn a_pod_that_asks_is_told_when_the_policies_hold_for_its_address() {
+    let asking = |mut pod: Value| {
+        let conditions = pod["status"]["conditions"].as_array_mut().unwrap();
+        conditions.push(json!({"type": names::POLICIES_IN_FORCE, "status": "False"}));
+        pod
+    };
+    let mut story = Story::new(vec![pod("silent", 1, "False")]);
+    let policy = |version: &str| {
+        json!({
+            "metadata": {"namespace": "production", "name": format!("shut-{version}"), "resourceVersion": version},
+            "spec": {"podSelector": {}, "policyTypes": ["Ingress"]},
+        })
+    };
+    story.policies = vec![policy("1")];
     assert_eq!(story.tell(0), told(Some(1), &[]));
     story.acknowledge(1, &[]);
     assert_eq!(story.tell(0), told(None, &[]), "nobody asks");
-    story.policies = vec![json!({
-        "metadata": {"namespace": "production", "name": "shut", "resourceVersion": "1"},
-        "spec": {"podSelector": {}, "policyTypes": ["Ingress"]},
-    })];
+    story.pods.push(asking(pod("other", 2, "False")));
     assert_eq!(story.tell(0), told(Some(2), &[]));
-    assert_eq!(story.tell(0), told(None, &[]));
-    story.acknowledge(2, &[]);
-    assert_eq!(story.tell(0), told(None, &["alone-1 segue.dev/NetworkPoliciesInForce True Acknowledged"]));
-    story.pods.push(pod("other", 2, "False"));
-    assert_eq!(story.tell(0), told(Some(3), &[]));
-    story.book.acknowledge(Side::Proxy, 3);
+    story.book.acknowledge(Side::Proxy, 2);
     assert_eq!(story.tell(0), told(None, &[]), "the kernel does not know it yet");
-    story.book.acknowledge(Side::Kernel, 3);
-    assert_eq!(story.tell(0), told(None, &["other-2 segue.dev/NetworkPoliciesInForce True Acknowledged"]));
+    story.book.acknowledge(Side::Kernel, 2);
+    story.policies[0]["spec"]["policyTypes"] = json!(["Ingress", "Egress"]);
+    story.policies[0]["metadata"]["resourceVersion"] = json!("2");
+    assert_eq!(story.tell(0), told(Some(3), &["other-2 segue.dev/NetworkPoliciesInForce True Acknowledged"]));
+    assert!(story.book.policies_in_force().is_empty(), "the newer one is in force nowhere, the older one is no more");
+    story.acknowledge(3, &[]);
+    assert_eq!(story.book.policies_in_force(), [Some("2".to_owned())].into());
 }
 
 #[test]

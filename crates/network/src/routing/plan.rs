@@ -4,7 +4,7 @@ mod balanced;
 mod naming;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use decide::balancing::EndpointState;
@@ -15,7 +15,8 @@ use k8s_openapi::api::core::v1::{Namespace, Pod, Secret, Service, ServicePort};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass, NetworkPolicy};
 use objects::names;
-use objects::pods::{is_ready, is_terminating};
+use objects::pods::{condition, is_finished, is_ready, is_terminating};
+use objects::ranges::Range;
 use objects::selector::matches_map;
 
 use super::ingress::ingress;
@@ -39,12 +40,15 @@ pub(super) struct Snapshot {
     pub(super) namespaces: Objects<Namespace>,
     /// Where load balancers take connections.
     pub(super) host: Option<IpAddr>,
+    /// Addresses that only Services have.
+    pub(super) service_range: Option<Range>,
 }
 
 impl Snapshot {
-    /// The `resourceVersion` of each NetworkPolicy.
-    pub(super) fn policy_versions(&self) -> BTreeSet<Option<String>> {
-        self.policies.values().map(|policy| policy.metadata.resource_version.clone()).collect()
+    /// The pods by their addresses.
+    pub(super) fn addresses(&self) -> BTreeMap<Ipv4Addr, PodUid> {
+        let address = |pod: &Arc<Pod>| Some((pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()?, uid_of(pod)));
+        self.pods.values().filter(|pod| !is_finished(pod)).filter_map(address).collect()
     }
 }
 
@@ -63,8 +67,10 @@ pub(super) struct Plan {
     pub(super) end_long: BTreeSet<PodUid>,
     pub(super) ingress: config::Ingress,
     pub(super) policies: Policies,
-    /// Pods that `policies` were made for, and their addresses; none where there are no policies.
-    pub(super) addresses: BTreeMap<PodUid, String>,
+    /// The `resourceVersion` of each NetworkPolicy that `policies` were made of.
+    pub(super) policy_versions: BTreeSet<Option<String>>,
+    /// Pods that wait for policies, and the addresses for which `policies` were made.
+    pub(super) asking: BTreeMap<PodUid, String>,
 }
 
 impl Plan {
@@ -133,17 +139,16 @@ pub(super) fn plan(snapshot: &Snapshot, leaving: &BTreeMap<PodUid, DrainStep>) -
     let mut plan = Plan { end_long: ending.collect(), aliases, ..Plan::default() };
     for (key, service) in snapshot.services.iter().filter(|(_, service)| has_endpoints(service)) {
         let of_service = slices.get(key).map(Vec::as_slice).unwrap_or_default();
-        let routes = Routes { pods: &snapshot.pods, host: snapshot.host, leaving, service, slices: of_service };
+        let routes = Routes { snapshot, leaving, service, slices: of_service };
         plan.add(key, &routes);
     }
     settle_conflicts(&mut plan.services, &snapshot.services);
     settle_conflicts(&mut plan.datagrams, &snapshot.services);
     plan.ingress = ingress(snapshot, &plan.services);
     plan.policies = policies(snapshot);
-    if !snapshot.policies.is_empty() {
-        let address = |pod: &Arc<Pod>| Some((uid_of(pod), pod.status.as_ref()?.pod_ip.clone()?));
-        plan.addresses = snapshot.pods.values().filter_map(address).collect();
-    }
+    plan.policy_versions = snapshot.policies.values().map(|policy| policy.metadata.resource_version.clone()).collect();
+    let asking = |pod: &Arc<Pod>| Some((uid_of(pod), asks_for_policies(pod)?.to_owned()));
+    plan.asking = snapshot.pods.values().filter_map(asking).collect();
     plan
 }
 
@@ -161,6 +166,12 @@ pub(super) fn selecting(services: &Objects<Service>, pod: &Pod) -> BTreeSet<Stri
             && service.spec.as_ref().and_then(|spec| spec.selector.as_ref()).is_some_and(|it| matches_map(it, &labels))
     };
     services.iter().filter(|(_, service)| selects(service)).map(|(key, _)| key.clone()).collect()
+}
+
+/// The address of a pod whose containers wait until the policies about it are in force.
+pub(super) fn asks_for_policies(pod: &Pod) -> Option<&str> {
+    let asks = condition(pod, names::POLICIES_IN_FORCE).is_some_and(|condition| condition.status != "True");
+    pod.status.as_ref().filter(|_| asks)?.pod_ip.as_deref()
 }
 
 /// A pod's uid; the empty one for an object that never was in the API.
@@ -194,8 +205,7 @@ fn service_of(slice: &EndpointSlice) -> Option<String> {
 
 /// One Service with all that belongs to it.
 struct Routes<'a> {
-    pods: &'a Objects<Pod>,
-    host: Option<IpAddr>,
+    snapshot: &'a Snapshot,
     leaving: &'a BTreeMap<PodUid, DrainStep>,
     service: &'a Service,
     slices: &'a [&'a EndpointSlice],
@@ -283,7 +293,8 @@ impl Routes<'_> {
         let spec = self.service.spec.as_ref();
         let external = spec.into_iter().flat_map(|spec| spec.external_ips.iter().flatten());
         let external = external.filter_map(|ip| ip.parse().ok());
-        external.chain(self.host.filter(|_| is_load_balancer(self.service))).collect()
+        let external = external.filter(|ip| !self.is_a_services(*ip));
+        external.chain(self.snapshot.host.filter(|_| is_load_balancer(self.service))).collect()
     }
 
     fn ports(&self, protocol: &str) -> Vec<config::ServicePort> {
@@ -355,10 +366,12 @@ impl Routes<'_> {
         let ip = endpoint.addresses.first()?.parse().ok()?;
         let Some(target) = endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod")) else {
             let uid = PodUid(format!("{ip}"));
-            return is_ready_endpoint(endpoint).then_some(Usable { ip, uid, pod: None, state: EndpointState::Ready });
+            // Whoever could name a Service here would reach its pods in this machine's name.
+            let is_usable = is_ready_endpoint(endpoint) && !self.is_a_services(ip);
+            return is_usable.then_some(Usable { ip, uid, pod: None, state: EndpointState::Ready });
         };
         let namespace = self.service.metadata.namespace.as_deref().unwrap_or_default();
-        let pod = self.pods.get(&format!("{namespace}/{}", target.name.as_deref()?))?;
+        let pod = self.snapshot.pods.get(&format!("{namespace}/{}", target.name.as_deref()?))?;
         let uid = uid_of(pod);
         if target.uid.as_deref() != Some(uid.0.as_str()) {
             return None;
@@ -382,6 +395,11 @@ impl Routes<'_> {
             };
         }
         (is_ready_endpoint(endpoint) && (self.publishes_all() || is_ready(pod))).then_some(EndpointState::Ready)
+    }
+
+    fn is_a_services(&self, ip: IpAddr) -> bool {
+        let IpAddr::V4(ip) = ip else { return false };
+        self.snapshot.service_range.is_some_and(|range| range.contains(ip))
     }
 
     /// Whether its endpoints are used ready or not.

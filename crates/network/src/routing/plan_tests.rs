@@ -30,6 +30,7 @@ impl Cluster {
             policies: read(&self.policies),
             namespaces: read(&self.namespaces),
             host,
+            service_range: Some("10.45.0.0/16".parse().unwrap()),
         }
     }
 }

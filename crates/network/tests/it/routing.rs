@@ -3,6 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use network::config::Base;
 use network::routing::{Order, Replacement, Settings, Traffic, run};
+use network::rules::Rules;
 use serde_json::{Value, json};
 use tokio::sync::watch::{Sender, channel};
 use tokio::task::JoinHandle;
@@ -117,7 +118,12 @@ fn engine(api: &FakeApi, plane: &Plane) -> (JoinHandle<()>, Sender<Order>) {
     let settings = Settings {
         data_plane: plane.command.clone(),
         base: Base::default(),
-        instance: "test".to_owned(),
+        rules: Rules {
+            instance: "test".to_owned(),
+            links: "sgtest".to_owned(),
+            pods: "10.44.0.0/16".parse().unwrap(),
+            services: "10.45.0.0/16".parse().unwrap(),
+        },
         host: [127, 0, 0, 1].into(),
         traffic: Traffic::default(),
         replacement: Replacement::default(),

@@ -129,14 +129,23 @@ fn check_address(address: &At<'_>, address_type: &str, causes: &mut Vec<Cause>) 
 }
 
 /// Addresses that lead to the machine itself, or to many.
-fn check_special_address(address: &At<'_>, causes: &mut Vec<Cause>) {
+pub(super) fn check_special_address(address: &At<'_>, causes: &mut Vec<Cause>) {
     let Ok(ip) = address.text().parse::<IpAddr>() else { return };
     if ip.is_unspecified() {
         causes.push(address.invalid(&format!("may not be unspecified ({ip})")));
     } else if ip.is_loopback() {
         causes.push(address.invalid("may not be in the loopback range (127.0.0.0/8, ::1/128)"));
+    } else if is_link_local(ip) {
+        causes.push(address.invalid("may not be in the link-local range (169.254.0.0/16, fe80::/10)"));
     } else if ip.is_multicast() {
         causes.push(address.invalid("may not be in the multicast range"));
+    }
+}
+
+fn is_link_local(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
     }
 }
 

@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::Service;
 use serde_json::{Value, json};
 
 use super::add_type;
+use super::endpoint_slice::check_special_address;
 use crate::json::{child, fill, integer, items, items_mut, remove, set, text};
 use crate::kind::{Column, Kind, PLAIN, Scope, Subresource};
 use crate::metadata::{self, dns_label_faults, dns_subdomain_faults, port_name_faults};
@@ -192,6 +193,7 @@ fn check_addresses(spec: &At<'_>, causes: &mut Vec<Cause>) {
     }
     for address in spec.field("externalIPs").items() {
         check_ip(&address, causes);
+        check_special_address(&address, causes);
     }
 }
 
