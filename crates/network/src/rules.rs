@@ -1,5 +1,6 @@
 //! What the kernel does for pods' connections: forwards them if their sender is who it says, hides pods behind this
-//! machine's address on the way out, and takes service addresses for its own. One nftables table and one route, both named after the instance.
+//! machine's address on the way out, and takes service addresses for its own. One nftables table and one route, both
+//! named after the instance.
 
 use std::io::{self, Write};
 use std::process::{Command, Output, Stdio};
