@@ -106,6 +106,9 @@ pub struct Service {
     /// How pods learn whom a connection comes from that is passed as it is.
     #[serde(default)]
     pub proxy_protocol: Option<ProxyProtocol>,
+    /// Bytes that the body of a request may have.
+    #[serde(default)]
+    pub max_request_body: Option<u64>,
     pub ports: Vec<ServicePort>,
 }
 

@@ -53,5 +53,8 @@ pub const STICKY_COOKIE: &str = "segue.dev/sticky-cookie";
 /// all bytes pass untouched.
 pub const PROXY_PROTOCOL: &str = "segue.dev/proxy-protocol";
 
+/// Service annotation: the most bytes that the body of a request may have, as a quantity (`10Mi`). None unless it says so.
+pub const MAX_REQUEST_BODY: &str = "segue.dev/max-request-body";
+
 /// Service annotation: ports, by number or name and separated by commas, whose bytes are to pass untouched.
 pub const OPAQUE_PORTS: &str = "segue.dev/opaque-ports";

@@ -84,6 +84,12 @@ pub fn bytes(quantity: &Quantity) -> i64 {
     parse(&quantity.0).map_or(0, |amount| amount.value())
 }
 
+/// Whole units, rounded up; None for what is not a quantity, or less than one.
+#[must_use]
+pub fn positive(text: &str) -> Option<u64> {
+    u64::try_from(parse(text).ok()?.value()).ok().filter(|number| *number > 0)
+}
+
 impl Amount {
     /// Thousandths, rounded up and capped at `i64::MAX`.
     #[must_use]

@@ -80,6 +80,7 @@ fn service(number: u8) -> Service {
         affinity: Affinity::None,
         sticky_cookie: None,
         proxy_protocol: None,
+        max_request_body: None,
         ports: vec![ServicePort {
             port: 8080,
             node_port: None,

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use end_to_end::machine::Machine;
-use end_to_end::paths::tool;
+use end_to_end::paths::{built, tool};
 use end_to_end::processes::{self, Process};
 use end_to_end::run::output_of;
 
@@ -16,6 +16,8 @@ const HOST: &str = "198.51.100.1";
 const BACKEND_PORTS: [u16; 3] = [9001, 9002, 9003];
 pub(crate) const PROXY_CORE: &str = "0";
 pub(crate) const CLIENT_CORE: &str = "1";
+/// Those that speak HTTP/2, and gRPC over it.
+const GRPC_BACKEND_PORTS: [u16; 3] = [9101, 9102, 9103];
 const BODY: &str = "hello from a backend";
 
 /// What takes requests, and which processes spend time on them.
@@ -24,6 +26,8 @@ pub(crate) struct Contestant {
     pub(crate) address: SocketAddr,
     /// Where it speaks HTTP/2, to backends of HTTP/1.1.
     pub(crate) http2: SocketAddr,
+    /// Where it speaks HTTP/2, to backends of gRPC.
+    pub(crate) grpc: SocketAddr,
     pub(crate) processes: Vec<Process>,
     /// None for Segue's.
     _child: Option<Ended>,
@@ -41,7 +45,7 @@ impl Drop for Ended {
 
 /// The backends, which end with their machine.
 pub(crate) struct Backends {
-    _child: Ended,
+    _children: Vec<Ended>,
 }
 
 impl Backends {
@@ -51,7 +55,13 @@ impl Backends {
             format!("server {{ listen {HOST}:{port} backlog=4096; location / {{ return 200 \"{BODY}\"; }} }}")
         });
         let config = nginx_config(machine, "backends", &servers.join("\n"));
-        Backends { _child: spawn(machine, CLIENT_CORE, "nginx", &["-c", &config, "-g", "daemon off;"]) }
+        let nginx = spawn(machine, CLIENT_CORE, "nginx", &["-c", &config, "-g", "daemon off;"]);
+        let segue = built("segue");
+        let apps = GRPC_BACKEND_PORTS.map(|port| {
+            let settings = [format!("PORT={port}"), format!("METRICS_PORT={}", port + 100)];
+            spawn(machine, CLIENT_CORE, &segue.to_string_lossy(), &["app", &settings[0], &settings[1]])
+        });
+        Backends { _children: apps.into_iter().chain([nginx]).collect() }
     }
 
     pub(crate) fn address() -> SocketAddr {
@@ -61,7 +71,7 @@ impl Backends {
 
 /// Everybody, started and answering.
 pub(crate) fn start_all(machine: &Machine) -> Vec<Contestant> {
-    let mut all = vec![segue(machine), nginx(machine), haproxy(machine), envoy(machine), caddy(machine)];
+    let mut all = vec![ourselves(machine), nginx(machine), haproxy(machine), envoy(machine), caddy(machine)];
     for contestant in &mut all {
         wait_until_it_answers(machine, contestant.address);
         if contestant.processes.is_empty() {
@@ -72,11 +82,12 @@ pub(crate) fn start_all(machine: &Machine) -> Vec<Contestant> {
     all
 }
 
-fn segue(machine: &Machine) -> Contestant {
+fn ourselves(machine: &Machine) -> Contestant {
     let kubectl = machine.kubectl();
-    kubectl.apply(&service("web", 1));
+    kubectl.apply(&service("web", 1, BACKEND_PORTS));
     // Declared, so that clients of HTTP/2 are translated for the backends.
-    kubectl.apply(&service("http", 1));
+    kubectl.apply(&service("http", 1, BACKEND_PORTS));
+    kubectl.apply(&service("grpc", 1, GRPC_BACKEND_PORTS));
     let keeper = processes::in_role(machine.namespace(), "keeper");
     let [keeper] = &keeper[..] else { panic!("one keeper runs, not {keeper:?}") };
     output_of(Command::new("taskset").args(["--cpu-list", "--pid", PROXY_CORE, &keeper.pid.to_string()]));
@@ -84,95 +95,164 @@ fn segue(machine: &Machine) -> Contestant {
     for proxy in processes::in_role(machine.namespace(), "proxy") {
         proxy.kill();
     }
-    let [address, http2] = ["web-1", "http-1"].map(|service| {
-        let address = kubectl.run(&format!("get service {service} -o jsonpath={{.spec.clusterIP}}"));
-        SocketAddr::new(address.parse().expect("a Service has an address"), 80)
-    });
+    let [address, http2, grpc] = ["web-1", "http-1", "grpc-1"].map(|service| address_of(machine, service));
     wait_until_it_answers(machine, address);
     let processes = processes::in_role(machine.namespace(), "proxy");
-    Contestant { name: "segue", address, http2, processes, _child: None }
+    Contestant { name: "segue", address, http2, grpc, processes, _child: None }
 }
 
-/// A Service in front of the backends, as `NAME-NUMBER`, with a port of this name.
-pub(crate) fn service(name: &str, number: usize) -> String {
-    let slices = BACKEND_PORTS.map(|port| {
+pub(crate) fn address_of(machine: &Machine, service: &str) -> SocketAddr {
+    let address = machine.kubectl().run(&format!("get service {service} -o jsonpath={{.spec.clusterIP}}"));
+    SocketAddr::new(address.parse().expect("a Service has an address"), 80)
+}
+
+/// The 1,000th Service and its like, labelled `many`.
+pub(crate) fn many(number: usize) -> String {
+    service("many", number, BACKEND_PORTS)
+}
+
+/// A Service in front of backends, as `NAME-NUMBER`, with a port of this name, labelled with it.
+fn service(name: &str, number: usize, backends: [u16; 3]) -> String {
+    let slices = backends.map(|port| {
         format!(
             "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: {name}-{number}-{port}, \
-             labels: {{kubernetes.io/service-name: {name}-{number}}}}}\naddressType: IPv4\n\
+             labels: {{kubernetes.io/service-name: {name}-{number}, bench: {name}}}}}\naddressType: IPv4\n\
              ports: [{{name: {name}, port: {port}}}]\nendpoints: [{{addresses: [{HOST}], conditions: {{ready: true}}}}]\n"
         )
     });
     let service = format!(
-        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}-{number}}}\nspec: {{ports: [{{name: {name}, port: 80}}]}}\n"
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}-{number}, labels: {{bench: {name}}}}}\nspec: {{ports: [{{name: {name}, port: 80}}]}}\n"
     );
     service + &slices.concat()
 }
 
 fn nginx(machine: &Machine) -> Contestant {
-    let servers: String = BACKEND_PORTS.iter().map(|port| format!("server {HOST}:{port}; ")).collect();
+    let servers = |ports: [u16; 3]| ports.map(|port| format!("server {HOST}:{port}; ")).concat();
+    let (servers, calls) = (servers(BACKEND_PORTS), servers(GRPC_BACKEND_PORTS));
     let proxy = format!(
         "upstream backends {{ least_conn; {servers} keepalive 128; keepalive_requests 100000000; }}\n\
          server {{ listen {HOST}:8001 backlog=4096; listen {HOST}:8011 http2; location / {{ proxy_pass http://backends; \
          proxy_http_version 1.1; proxy_set_header Connection \"\"; \
-         proxy_set_header X-Forwarded-For $remote_addr; }} }}"
+         proxy_set_header X-Forwarded-For $remote_addr; }} }}\n\
+         upstream calls {{ least_conn; {calls} keepalive 128; keepalive_requests 100000000; }}\n\
+         server {{ listen {HOST}:8021 http2; location / {{ grpc_pass grpc://calls; \
+         grpc_set_header X-Forwarded-For $remote_addr; }} }}"
     );
     let config = nginx_config(machine, "proxy", &proxy);
     let child = spawn(machine, PROXY_CORE, "nginx", &["-c", &config, "-g", "daemon off;"]);
-    Contestant { name: "nginx", address: at(8001), http2: at(8011), processes: Vec::new(), _child: Some(child) }
+    Contestant {
+        name: "nginx",
+        address: at(8001),
+        http2: at(8011),
+        grpc: at(8021),
+        processes: Vec::new(),
+        _child: Some(child),
+    }
 }
 
 fn haproxy(machine: &Machine) -> Contestant {
-    let servers: String = BACKEND_PORTS.iter().map(|port| format!("  server s{port} {HOST}:{port}\n")).collect();
+    let servers =
+        |ports: [u16; 3], more: &str| ports.map(|port| format!("  server s{port} {HOST}:{port}{more}\n")).concat();
+    let (servers, calls) = (servers(BACKEND_PORTS, ""), servers(GRPC_BACKEND_PORTS, " proto h2"));
     let config = write(
         machine,
         "haproxy.cfg",
         &format!(
             "global\n  nbthread 1\n  maxconn 9500\ndefaults\n  mode http\n  timeout client 120s\n  timeout server 120s\n  \
              timeout connect 5s\n  option forwardfor\nfrontend in\n  bind {HOST}:8002 backlog 4096\n  bind {HOST}:8012 proto h2\n  default_backend out\n\
-             backend out\n  balance leastconn\n  http-reuse always\n{servers}"
+             backend out\n  balance leastconn\n  http-reuse always\n{servers}\
+             frontend calls\n  bind {HOST}:8022 proto h2\n  default_backend calls\n\
+             backend calls\n  balance leastconn\n  http-reuse always\n{calls}"
         ),
     );
     let child = spawn(machine, PROXY_CORE, "haproxy", &["-db", "-f", &config]);
-    Contestant { name: "haproxy", address: at(8002), http2: at(8012), processes: Vec::new(), _child: Some(child) }
+    Contestant {
+        name: "haproxy",
+        address: at(8002),
+        http2: at(8012),
+        grpc: at(8022),
+        processes: Vec::new(),
+        _child: Some(child),
+    }
 }
 
 fn envoy(machine: &Machine) -> Contestant {
-    let endpoint =
-        |port: &u16| format!("{{endpoint: {{address: {{socket_address: {{address: {HOST}, port_value: {port}}}}}}}}}");
-    let endpoints: Vec<String> = BACKEND_PORTS.iter().map(endpoint).collect();
+    let http2 = "typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: \
+                 {\"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, \
+                 explicit_http_config: {http2_protocol_options: {}}}}";
     let config = write(
         machine,
         "envoy.yaml",
         &format!(
-            "static_resources:\n  listeners:\n  - address: {{socket_address: {{address: {HOST}, port_value: 8003}}}}\n    \
-             filter_chains:\n    - filters:\n      - name: envoy.filters.network.http_connection_manager\n        \
-             typed_config:\n          \"@type\": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager\n          \
-             stat_prefix: in\n          generate_request_id: false\n          http_filters: [{{name: envoy.filters.http.router, typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}}}]\n          \
-             route_config: {{virtual_hosts: [{{name: all, domains: [\"*\"], routes: [{{match: {{prefix: \"/\"}}, route: {{cluster: out}}}}]}}]}}\n  \
-             clusters:\n  - name: out\n    lb_policy: LEAST_REQUEST\n    circuit_breakers: {{thresholds: [{{max_connections: 20000, max_pending_requests: 20000, max_requests: 20000}}]}}\n    \
-             load_assignment: {{cluster_name: out, endpoints: [{{lb_endpoints: [{}]}}]}}\n",
-            endpoints.join(", ")
+            "static_resources:\n  listeners:\n{}{}  clusters:\n{}{}",
+            envoy_listener(8003, "out"),
+            envoy_listener(8023, "calls"),
+            envoy_cluster("out", BACKEND_PORTS, ""),
+            envoy_cluster("calls", GRPC_BACKEND_PORTS, &format!("    {http2}\n")),
         ),
     );
     let envoy = tool("envoy");
     let arguments =
         ["-c", &config, "--concurrency", "1", "--log-level", "error", "--base-id", "7", "--disable-hot-restart"];
     let child = spawn(machine, PROXY_CORE, &envoy.to_string_lossy(), &arguments);
-    Contestant { name: "envoy", address: at(8003), http2: at(8003), processes: Vec::new(), _child: Some(child) }
+    Contestant {
+        name: "envoy",
+        address: at(8003),
+        http2: at(8003),
+        grpc: at(8023),
+        processes: Vec::new(),
+        _child: Some(child),
+    }
+}
+
+fn envoy_listener(port: u16, cluster: &str) -> String {
+    format!(
+        "  - address: {{socket_address: {{address: {HOST}, port_value: {port}}}}}\n    \
+         filter_chains:\n    - filters:\n      - name: envoy.filters.network.http_connection_manager\n        \
+         typed_config:\n          \"@type\": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager\n          \
+         stat_prefix: {cluster}\n          generate_request_id: false\n          http_filters: [{{name: envoy.filters.http.router, typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}}}]\n          \
+         route_config: {{virtual_hosts: [{{name: all, domains: [\"*\"], routes: [{{match: {{prefix: \"/\"}}, route: {{cluster: {cluster}}}}}]}}]}}\n"
+    )
+}
+
+fn envoy_cluster(name: &str, ports: [u16; 3], more: &str) -> String {
+    let endpoint =
+        |port: u16| format!("{{endpoint: {{address: {{socket_address: {{address: {HOST}, port_value: {port}}}}}}}}}");
+    format!(
+        "  - name: {name}\n{more}    lb_policy: LEAST_REQUEST\n    \
+         circuit_breakers: {{thresholds: [{{max_connections: 20000, max_pending_requests: 20000, max_requests: 20000}}]}}\n    \
+         load_assignment: {{cluster_name: {name}, endpoints: [{{lb_endpoints: [{}]}}]}}\n",
+        ports.map(endpoint).join(", ")
+    )
 }
 
 fn caddy(machine: &Machine) -> Contestant {
-    let backends: String = BACKEND_PORTS.iter().map(|port| format!(" {HOST}:{port}")).collect();
+    let site = |port: u16, scheme: &str, backends: [u16; 3]| {
+        let backends = backends.map(|backend| format!(" {scheme}{HOST}:{backend}")).concat();
+        let versions = if scheme == "h2c://" { "versions h2c 2" } else { "" };
+        format!(
+            "http://{HOST}:{port} {{\n  reverse_proxy{backends} {{\n    lb_policy least_conn\n    \
+             transport http {{\n      {versions}\n      keepalive_idle_conns_per_host 128\n    }}\n  }}\n}}\n"
+        )
+    };
     let config = write(
         machine,
         "Caddyfile",
         &format!(
-            "{{\n  admin off\n  auto_https off\n  servers {{\n    protocols h1 h2 h2c\n  }}\n}}\nhttp://{HOST}:8004 {{\n  reverse_proxy{backends} {{\n    lb_policy least_conn\n  \
-             transport http {{\n keepalive_idle_conns_per_host 128\n }}\n  }}\n}}\n"
+            "{{\n  admin off\n  auto_https off\n  servers {{\n    protocols h1 h2 h2c\n  }}\n}}\n{}{}",
+            site(8004, "", BACKEND_PORTS),
+            site(8024, "h2c://", GRPC_BACKEND_PORTS)
         ),
     );
     let child = spawn(machine, PROXY_CORE, "caddy", &["run", "--config", &config, "--adapter", "caddyfile"]);
-    Contestant { name: "caddy", address: at(8004), http2: at(8004), processes: Vec::new(), _child: Some(child) }
+    Contestant {
+        name: "caddy",
+        address: at(8004),
+        http2: at(8004),
+        grpc: at(8024),
+        processes: Vec::new(),
+        _child: Some(child),
+    }
 }
 
 fn nginx_config(machine: &Machine, name: &str, servers: &str) -> String {
@@ -218,7 +298,7 @@ fn allowed_cores(process: &Process) -> String {
     line.unwrap_or_default().trim().to_owned()
 }
 
-fn wait_until_it_answers(machine: &Machine, address: SocketAddr) {
+pub(crate) fn wait_until_it_answers(machine: &Machine, address: SocketAddr) {
     let asks =
         format!("until busybox wget -q -O - http://{address}/ | grep -q '{BODY}'; do sleep 0.1; done 2>/dev/null");
     output_of(machine.namespace().command("bash").args(["-c", &asks]));

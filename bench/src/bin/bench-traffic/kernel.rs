@@ -21,7 +21,7 @@ pub(crate) fn beside_a_bare_rule(machine: &Machine, kind: Connections, rounds: u
         ours.push(wrk(machine, service, kind, CONNECTIONS).1);
         theirs.push(wrk(machine, bare, kind, CONNECTIONS).1);
     }
-    (median(ours), median(theirs))
+    (super::median(ours), super::median(theirs))
 }
 
 /// Where the Service is, once the kernel balances it.
@@ -52,9 +52,4 @@ fn bare_rule(machine: &Machine) -> SocketAddr {
     let said = run(machine.namespace().command("nft").args(["-f", "-"]), &rules);
     assert!(said.stderr.is_empty(), "{}", said.stderr);
     SocketAddr::new(BARE.parse().expect("an address"), PORT)
-}
-
-fn median(mut figures: Vec<f64>) -> f64 {
-    figures.sort_by(f64::total_cmp);
-    figures[figures.len() / 2]
 }

@@ -1,63 +1,37 @@
 //! Segue's proxy beside those that a user would take instead: the same backends, cores and clients, in one run.
-//! Figures are printed as they are and as ratios; none is judged here.
+//! Figures are printed as they are and as ratios, and drawn; none is judged here.
 
 mod changes;
 mod contestants;
+mod figures;
 mod kernel;
 mod measure;
+mod picture;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use contestants::{Backends, Contestant, service, start_all};
+use contestants::{Backends, Contestant, start_all};
 use end_to_end::machine::Machine;
 use end_to_end::run::output_of;
-use measure::{Connections, Saturated, http2_per_second, memory_mib, memory_with_idle_mib, p99_micros, saturate, wrk};
+use figures::{Better, Figure};
+use measure::{
+    Connections, Saturated, grpc_per_second, http2_per_second, memory_mib, memory_with_idle_mib, p99_micros, saturate,
+    wrk,
+};
 
 /// Each figure is the median of so many, taken in turns.
 const ROUNDS: usize = 3;
+/// Where two are compared that are nearly alike.
+const ROUNDS_OF_TWO: usize = 7;
+
+const PICTURE: &str = "target/bench-traffic.svg";
 
 fn main() -> ExitCode {
     let machine = Machine::with_engine();
     let backends = Backends::start(&machine);
     let contestants = start_all(&machine);
-    line(&format!("memory idle, MiB: {}", each(&contestants, |it| format!("{:.1}", memory_mib(&it.processes)))));
-    let (_, direct) = wrk(&machine, Backends::address(), Connections::Kept, 64);
-    line(&format!("direct, without a proxy: {direct:.0} requests/s over 64 kept connections"));
-    let kept = rounds(&machine, &contestants, Connections::Kept, 32);
-    let new = rounds(&machine, &contestants, Connections::NewForEachRequest, 32);
-    let busy = rounds(&machine, &contestants, Connections::Kept, 64);
-    let slowest = busy.iter().map(|it| it.requests_per_second).fold(f64::INFINITY, f64::min);
-    let rate = (slowest * 0.7) as u32;
-    let p99: Vec<f64> = contestants
-        .iter()
-        .map(|it| f64::from(median((0..ROUNDS).map(|_| p99_micros(&machine, it.address, rate)).collect())))
-        .collect();
-    let http2: Vec<f64> = contestants.iter().map(|it| http2_per_second(&machine, it.http2)).collect();
-    table(
-        "CPU µs per request, 32 kept connections",
-        &contestants,
-        &kept.iter().map(|it| it.cpu_micros).collect::<Vec<_>>(),
-    );
-    table(
-        "CPU µs per request, a new connection each",
-        &contestants,
-        &new.iter().map(|it| it.cpu_micros).collect::<Vec<_>>(),
-    );
-    table(
-        "requests/s, 64 kept connections",
-        &contestants,
-        &busy.iter().map(|it| it.requests_per_second).collect::<Vec<_>>(),
-    );
-    table(
-        "requests/s, a new connection each",
-        &contestants,
-        &new.iter().map(|it| it.requests_per_second).collect::<Vec<_>>(),
-    );
-    table(&format!("p99 µs at {rate} requests/s"), &contestants, &p99);
-    table("HTTP/2 requests/s, 8 connections × 16 streams", &contestants, &http2);
-    let idle: Vec<f64> = contestants.iter().map(|it| memory_with_idle_mib(&machine, it)).collect();
-    table("memory with 10,000 idle connections, MiB", &contestants, &idle);
+    let figures = compare(&machine, &contestants);
     through_the_kernel(&machine);
     with_many_services(&machine, &contestants[0]);
     drop(contestants);
@@ -65,12 +39,50 @@ fn main() -> ExitCode {
     // What was compared with ends with the machine, so only the engine goes down here.
     output_of(&mut machine.segue("down"));
     endpoint_changes();
+    std::fs::write(PICTURE, picture::picture(&figures)).expect("`make` builds into target");
+    line(&format!("the comparison as a picture: {PICTURE}"));
     ExitCode::SUCCESS
+}
+
+fn compare(machine: &Machine, contestants: &[Contestant]) -> Vec<Figure> {
+    let mut figures = Vec::new();
+    let mut add = |name: &str, better, values| {
+        let figure = Figure::new(name, better, contestants, values);
+        line(&figure.row());
+        figures.push(figure);
+    };
+    let idle = contestants.iter().map(|it| memory_mib(&it.processes)).collect();
+    let (_, direct) = wrk(machine, Backends::address(), Connections::Kept, 64);
+    line(&format!("direct, without a proxy: {direct:.0} requests/s over 64 kept connections"));
+    let kept = rounds(contestants, |it| saturate(machine, it, Connections::Kept, 32));
+    let new = rounds(contestants, |it| saturate(machine, it, Connections::NewForEachRequest, 32));
+    let busy = rounds(contestants, |it| saturate(machine, it, Connections::Kept, 64));
+    let cpu = |taken: &[Vec<Saturated>]| taken.iter().map(|of| median(of.iter().map(|it| it.cpu_micros))).collect();
+    let rate = |taken: &[Vec<Saturated>]| -> Vec<f64> {
+        taken.iter().map(|of| median(of.iter().map(|it| it.requests_per_second))).collect()
+    };
+    add("CPU µs per request, 32 kept connections", Better::Less, cpu(&kept));
+    add("CPU µs per request, a new connection each", Better::Less, cpu(&new));
+    let busy = rate(&busy);
+    let slowest = busy.iter().copied().fold(f64::INFINITY, f64::min);
+    add("requests/s, 64 kept connections", Better::More, busy);
+    add("requests/s, a new connection each", Better::More, rate(&new));
+    let load = (slowest * 0.7) as u32;
+    let p99 = rounds(contestants, |it| f64::from(p99_micros(machine, it.address, load)));
+    add(&format!("p99 µs at {load} requests/s"), Better::Less, medians(p99));
+    let http2 = rounds(contestants, |it| http2_per_second(machine, it.http2));
+    add("HTTP/2 requests/s, 8 connections × 16 streams", Better::More, medians(http2));
+    let grpc = rounds(contestants, |it| grpc_per_second(machine, it.grpc));
+    add("gRPC calls/s, 8 connections × 16 streams", Better::More, medians(grpc));
+    add("memory idle, MiB", Better::Less, idle);
+    let busy_memory = contestants.iter().map(|it| memory_with_idle_mib(machine, it)).collect();
+    add("memory with 10,000 idle connections, MiB", Better::Less, busy_memory);
+    figures
 }
 
 fn through_the_kernel(machine: &Machine) {
     for (name, kind) in [("kept", Connections::Kept), ("new", Connections::NewForEachRequest)] {
-        let (ours, bare) = kernel::beside_a_bare_rule(machine, kind, ROUNDS);
+        let (ours, bare) = kernel::beside_a_bare_rule(machine, kind, ROUNDS_OF_TWO);
         line(&format!(
             "TCP through the kernel, {name} connections: {ours:.0} requests/s, a bare rule {bare:.0} ({:.2})",
             ours / bare
@@ -78,18 +90,17 @@ fn through_the_kernel(machine: &Machine) {
     }
 }
 
-/// Throughput through one Service, alone and among 1,000.
+/// Throughput through one Service, alone, then among 1,000, then alone again: a machine's speed changes by itself too.
 fn with_many_services(machine: &Machine, segue: &Contestant) {
     const MANY: usize = 999;
-    let rates = || (0..ROUNDS).map(|_| saturate(machine, segue, Connections::Kept, 64).requests_per_second).collect();
-    let median = |mut rates: Vec<f64>| {
-        rates.sort_by(f64::total_cmp);
-        rates[rates.len() / 2]
-    };
-    let alone = median(rates());
-    let many: Vec<String> = (2..2 + MANY).map(|number| service("many", number)).collect();
+    let rates = || (0..ROUNDS).map(|_| saturate(machine, segue, Connections::Kept, 64).requests_per_second);
+    let many: Vec<String> = (1..=MANY).map(contestants::many).collect();
+    let before: Vec<f64> = rates().collect();
     many.chunks(100).for_each(|some| drop(machine.kubectl().apply(&some.join("---\n"))));
+    contestants::wait_until_it_answers(machine, contestants::address_of(machine, &format!("many-{MANY}")));
     let among = median(rates());
+    machine.kubectl().run("delete services,endpointslices -l bench=many");
+    let alone = median(before.into_iter().chain(rates()));
     line(&format!("requests/s with 1,000 Services against 2: {among:.0} against {alone:.0} ({:.2})", among / alone));
 }
 
@@ -101,43 +112,25 @@ fn endpoint_changes() {
     ));
 }
 
-fn rounds(machine: &Machine, contestants: &[Contestant], kind: Connections, connections: u32) -> Vec<Saturated> {
-    let mut all: Vec<Vec<Saturated>> = contestants.iter().map(|_| Vec::new()).collect();
+/// Measures each contestant several times, in turns.
+fn rounds<T>(contestants: &[Contestant], measure: impl Fn(&Contestant) -> T) -> Vec<Vec<T>> {
+    let mut all: Vec<Vec<T>> = contestants.iter().map(|_| Vec::new()).collect();
     for _ in 0..ROUNDS {
         for (contestant, taken) in contestants.iter().zip(&mut all) {
-            taken.push(saturate(machine, contestant, kind, connections));
+            taken.push(measure(contestant));
         }
     }
-    let middle = |taken: &Vec<Saturated>, of: fn(&Saturated) -> f64| {
-        let mut figures: Vec<f64> = taken.iter().map(of).collect();
-        figures.sort_by(f64::total_cmp);
-        figures[figures.len() / 2]
-    };
-    all.iter()
-        .map(|taken| Saturated {
-            requests_per_second: middle(taken, |it| it.requests_per_second),
-            cpu_micros: middle(taken, |it| it.cpu_micros),
-        })
-        .collect()
+    all
 }
 
-fn median(mut figures: Vec<u32>) -> u32 {
-    figures.sort_unstable();
+fn medians(all: Vec<Vec<f64>>) -> Vec<f64> {
+    all.into_iter().map(median).collect()
+}
+
+fn median(figures: impl IntoIterator<Item = f64>) -> f64 {
+    let mut figures: Vec<f64> = figures.into_iter().collect();
+    figures.sort_by(f64::total_cmp);
     figures[figures.len() / 2]
-}
-
-fn each(contestants: &[Contestant], figure: impl Fn(&Contestant) -> String) -> String {
-    contestants.iter().map(|it| format!("{} {}", it.name, figure(it))).collect::<Vec<_>>().join(", ")
-}
-
-/// One row: each contestant's figure, and Segue's as a ratio of it.
-fn table(name: &str, contestants: &[Contestant], figures: &[f64]) {
-    let ours = figures[0];
-    let cells = contestants
-        .iter()
-        .zip(figures)
-        .map(|(contestant, figure)| format!("{:>8} {figure:>9.1} ({:.2})", contestant.name, ours / figure));
-    line(&format!("{name:<44}{}", cells.collect::<Vec<_>>().join("  ")));
 }
 
 fn line(text: &str) {

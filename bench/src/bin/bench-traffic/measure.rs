@@ -78,21 +78,25 @@ pub(crate) fn p99_micros(machine: &Machine, address: SocketAddr, requests_per_se
 
 /// HTTP/2 requests a second, over 8 connections with 16 streams each.
 pub(crate) fn http2_per_second(machine: &Machine, address: SocketAddr) -> f64 {
+    h2load(machine, &[&format!("http://{address}/")])
+}
+
+/// The same for unary calls of gRPC that send and get a message of 16 bytes.
+pub(crate) fn grpc_per_second(machine: &Machine, address: SocketAddr) -> f64 {
+    let message = machine.directory().join("message");
+    fs::write(&message, b"\0\0\0\0\x10sixteen of bytes").expect("the machine's directory can be written");
+    let headers = ["--header", "content-type: application/grpc", "--header", "te: trailers"];
+    let call = ["--data", &message.to_string_lossy(), &format!("http://{address}/segue.App/Echo")];
+    h2load(machine, &[&headers[..], &call[..]].concat())
+}
+
+fn h2load(machine: &Machine, arguments: &[&str]) -> f64 {
     let mut h2load = machine.namespace().command("taskset");
-    h2load.args([
-        "--cpu-list",
-        CLIENT_CORE,
-        "h2load",
-        "--threads",
-        "1",
-        "--clients",
-        "8",
-        "--max-concurrent-streams",
-        "16",
-    ]);
-    h2load.args(["--duration", &SECONDS.to_string(), "--warm-up-time", "1", &format!("http://{address}/")]);
-    let said = output_of(&mut h2load);
+    h2load.args(["--cpu-list", CLIENT_CORE, "h2load", "--threads", "1", "--clients", "8"]);
+    h2load.args(["--max-concurrent-streams", "16", "--duration", &SECONDS.to_string(), "--warm-up-time", "1"]);
+    let said = output_of(h2load.args(arguments));
     assert!(said.contains(" 0 failed, 0 errored, 0 timeout"), "requests failed:\n{said}");
+    assert!(said.contains(" 0 4xx, 0 5xx"), "requests failed:\n{said}");
     let line = said.lines().find_map(|line| line.strip_prefix("finished in ")).expect("h2load gives the rate");
     let rate = line.split(", ").nth(1).and_then(|rate| rate.strip_suffix(" req/s")).expect("a rate");
     rate.parse().expect("a number")

@@ -184,6 +184,12 @@ impl Balancer {
         table.ports.get(&at)?.proxy_protocol
     }
 
+    /// The most bytes that the body of a request for the port at `at` may have.
+    pub(crate) fn max_request_body(&self, at: SocketAddr) -> u64 {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        table.ports.get(&at).and_then(|port| port.max_request_body).unwrap_or(u64::MAX)
+    }
+
     /// Picks an endpoint for work that `caller` brought to `at`, leaving out those in `tried`, and counts the work.
     pub(crate) fn pick(
         &self,
@@ -431,11 +437,13 @@ impl Memory {
         let retries = self.retries.entry(at).or_default().clone();
         let sticky_cookie = of.sticky_cookie.as_deref().map(Arc::from);
         let (speaks, affinity, proxy_protocol) = (port.speaks, of.affinity, of.proxy_protocol);
+        let max_request_body = of.max_request_body;
         Port {
             speaks,
             affinity,
             sticky_cookie,
             proxy_protocol,
+            max_request_body,
             service,
             states,
             upstreams,

@@ -16,7 +16,8 @@ pub(crate) enum Spoken {
 /// The longest request line that is looked at. Longer ones are rare and still pass, byte by byte.
 pub(crate) const LONGEST_REQUEST_LINE: usize = 16 << 10;
 
-const WELL_KNOWN: [&[u8]; 8] = [b"GET", b"POST", b"PUT", b"HEAD", b"DELETE", b"PATCH", b"OPTIONS", b"TRACE"];
+const WELL_KNOWN: [&[u8]; 9] =
+    [b"GET", b"POST", b"PUT", b"HEAD", b"DELETE", b"PATCH", b"OPTIONS", b"TRACE", b"CONNECT"];
 
 /// No registered method is longer than `BASELINE-CONTROL`; there is room for private ones.
 const LONGEST_METHOD: usize = 24;
@@ -40,7 +41,7 @@ pub(crate) fn spoken(first: &[u8]) -> Spoken {
     }
     match first.get(method) {
         None => Spoken::Unclear,
-        Some(b' ') if method > 0 && &first[..method] != b"CONNECT" => {
+        Some(b' ') if method > 0 => {
             let unfinished = if WELL_KNOWN.contains(&&first[..method]) { Spoken::Http1Begun } else { Spoken::Unclear };
             request_line(&first[method + 1..], unfinished)
         }
@@ -78,6 +79,7 @@ mod tests {
             "GET / HTTP/1.1\r\n",
             "POST /x?y=z HTTP/1.0\n",
             "BREW /pot HTTP/1.1\r\nHost: a\r\n",
+            "CONNECT a:1 HTTP/1.1\r\n",
             "\r\nGET / HTTP/1.1\r\n",
         ] {
             check(first.as_bytes(), Spoken::Http1);
@@ -104,7 +106,6 @@ mod tests {
             b"hello",
             b"GET /old\r\n",
             b"GET \x00",
-            b"CONNECT a:1 HTTP/1.1\r\n",
         ] {
             check(first, Spoken::Opaque);
         }

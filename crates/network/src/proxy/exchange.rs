@@ -13,7 +13,7 @@ use super::balancer::{InFlight, Work};
 use super::counts::{Series, Tally};
 use super::http::Client;
 use super::lent::{self, Connection, PodSpeaks};
-use super::request_body::RequestBody;
+use super::request_body::{RequestBody, TooLong};
 use super::upstream::Repeatable;
 use super::workers::WorkerNumber;
 
@@ -25,6 +25,8 @@ const IDEMPOTENCY_KEY: &str = "idempotency-key";
 pub(crate) enum NoAnswer {
     #[error(transparent)]
     NotTaken(#[from] NotTaken),
+    #[error(transparent)]
+    TooLong(#[from] TooLong),
     #[error(
         "the pod broke the connection off before it answered, and the request was not repeated, since {reason}: {source}"
     )]
@@ -60,6 +62,7 @@ pub(crate) async fn exchange(
         tally.belongs_to(&in_flight.series);
         match connection.send(question.request(speaks, &in_flight.series)).await {
             Ok(response) => return Ok((response, connection, in_flight)),
+            Err(_) if question.body.is_too_long() => return Err(TooLong.into()),
             Err(lent::Unanswered { broke, source }) => {
                 if age == Age::New || speaks == PodSpeaks::Http2 {
                     attempts.avoid(&in_flight.upstream);

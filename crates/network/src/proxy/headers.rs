@@ -56,7 +56,7 @@ pub(crate) enum Refusal {
     SeveralHosts,
     #[error("the request's Host is none")]
     Host,
-    #[error("CONNECT is not served here")]
+    #[error("CONNECT names no host and port")]
     Connect,
 }
 
@@ -95,7 +95,7 @@ pub(crate) fn asks_for_upgrade(headers: &HeaderMap) -> bool {
 
 /// Brings a request's head into the form in which a pod gets it.
 pub(crate) fn to_pod(method: &Method, uri: &mut Uri, headers: &mut HeaderMap, origin: &Origin) -> Result<(), Refusal> {
-    refuse_what_is_ambiguous(method, headers)?;
+    refuse_what_is_ambiguous(headers)?;
     let upgrade = asks_for_upgrade(headers).then(|| headers.get(UPGRADE).cloned()).flatten();
     let takes_trailers = headers.get_all(TE).iter().any(|te| lists(te, "trailers"));
     remove_hop_by_hop(headers);
@@ -108,7 +108,11 @@ pub(crate) fn to_pod(method: &Method, uri: &mut Uri, headers: &mut HeaderMap, or
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(UPGRADE, protocol);
     }
-    use_origin_form(uri, headers, origin);
+    if *method == Method::CONNECT {
+        use_authority_form(uri, headers)?;
+    } else {
+        use_origin_form(uri, headers, origin);
+    }
     join_cookies(headers);
     for said in SAID_OF_ORIGINS {
         headers.remove(said);
@@ -119,9 +123,12 @@ pub(crate) fn to_pod(method: &Method, uri: &mut Uri, headers: &mut HeaderMap, or
     Ok(())
 }
 
-/// Brings the head of a request that is in a pod's form into that of HTTP/2 (RFC 9113, 8.3.1).
-pub(crate) fn to_http2(uri: &mut Uri, headers: &mut HeaderMap) -> Result<(), Refusal> {
+/// Brings the head of a request that is in a pod's form into that of HTTP/2 (RFC 9113, 8.3.1 and 8.5).
+pub(crate) fn to_http2(method: &Method, uri: &mut Uri, headers: &mut HeaderMap) -> Result<(), Refusal> {
     let host = headers.remove(HOST).ok_or(Refusal::Host)?;
+    if *method == Method::CONNECT {
+        return Ok(());
+    }
     let path = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     let parts = Uri::builder().scheme("http").authority(host.as_bytes()).path_and_query(path);
     *uri = parts.build().map_err(|_| Refusal::Host)?;
@@ -145,10 +152,13 @@ pub(crate) fn switching_to_client(headers: &mut HeaderMap) {
     }
 }
 
-fn refuse_what_is_ambiguous(method: &Method, headers: &HeaderMap) -> Result<(), Refusal> {
-    if method == Method::CONNECT {
-        return Err(Refusal::Connect);
-    }
+/// The same for the answer after which a connection is a tunnel: it has no body (RFC 9110, 9.3.6).
+pub(crate) fn tunnelling_to_client(headers: &mut HeaderMap) {
+    to_client(headers);
+    headers.remove(CONTENT_LENGTH);
+}
+
+fn refuse_what_is_ambiguous(headers: &HeaderMap) -> Result<(), Refusal> {
     if headers.get_all(HOST).iter().nth(1).is_some() {
         return Err(Refusal::SeveralHosts);
     }
@@ -178,6 +188,16 @@ fn names_in_connection(headers: &HeaderMap) -> impl Iterator<Item = &str> {
 
 fn lists(value: &HeaderValue, name: &str) -> bool {
     value.to_str().is_ok_and(|value| value.split(',').any(|part| part.trim().eq_ignore_ascii_case(name)))
+}
+
+/// A CONNECT names a host and a port and nothing else, and has no body (RFC 9110, 9.3.6).
+fn use_authority_form(uri: &Uri, headers: &mut HeaderMap) -> Result<(), Refusal> {
+    let is_bare = uri.scheme().is_none() && uri.path_and_query().is_none();
+    let authority = uri.authority().filter(|it| is_bare && it.port().is_some()).ok_or(Refusal::Connect)?;
+    headers.insert(HOST, HeaderValue::from_str(authority.as_str()).map_err(|_| Refusal::Connect)?);
+    headers.remove(CONTENT_LENGTH);
+    headers.remove(TRANSFER_ENCODING);
+    Ok(())
 }
 
 fn use_origin_form(uri: &mut Uri, headers: &mut HeaderMap, origin: &Origin) {
@@ -281,11 +301,23 @@ mod tests {
 
     #[test]
     fn requests_that_can_be_read_in_two_ways_are_refused() {
-        let refused = |method: &Method, lines: &[(&'static str, &'static str)]| {
-            to_pod(method, &mut Uri::from_static("/"), &mut headers(lines), &origin()).unwrap_err()
+        let refused = |method: &Method, target: &'static str, lines: &[(&'static str, &'static str)]| {
+            to_pod(method, &mut Uri::from_static(target), &mut headers(lines), &origin()).unwrap_err()
         };
-        assert_eq!(refused(&Method::GET, &[("host", "a"), ("host", "b")]), Refusal::SeveralHosts);
-        assert_eq!(refused(&Method::CONNECT, &[]), Refusal::Connect);
+        assert_eq!(refused(&Method::GET, "/", &[("host", "a"), ("host", "b")]), Refusal::SeveralHosts);
+        for target in ["/", "db", "http://db:1/"] {
+            assert_eq!(refused(&Method::CONNECT, target, &[("host", "db:1")]), Refusal::Connect);
+        }
+    }
+
+    #[test]
+    fn a_tunnel_is_asked_for_by_host_and_port_alone() {
+        let (mut uri, mut got) = (Uri::from_static("db:5432"), headers(&[("host", "x"), ("content-length", "4")]));
+        to_pod(&Method::CONNECT, &mut uri, &mut got, &origin()).unwrap();
+        assert_eq!((uri.to_string().as_str(), got.get(CONTENT_LENGTH)), ("db:5432", None));
+        assert_eq!(got[HOST], "db:5432");
+        to_http2(&Method::CONNECT, &mut uri, &mut got).unwrap();
+        assert_eq!((uri.to_string().as_str(), got.get(HOST)), ("db:5432", None));
     }
 
     #[test]
@@ -301,9 +333,9 @@ mod tests {
     #[test]
     fn http2_has_the_host_in_the_target() {
         let (mut uri, mut got) = (Uri::from_static("/a?b=c"), headers(&[("host", "demo:80"), ("te", "trailers")]));
-        to_http2(&mut uri, &mut got).unwrap();
+        to_http2(&Method::GET, &mut uri, &mut got).unwrap();
         assert_eq!((uri.to_string().as_str(), got), ("http://demo:80/a?b=c", headers(&[("te", "trailers")])));
-        assert_eq!(to_http2(&mut uri, &mut headers(&[("host", "a b")])), Err(Refusal::Host));
+        assert_eq!(to_http2(&Method::GET, &mut uri, &mut headers(&[("host", "a b")])), Err(Refusal::Host));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::{Service, service_fn};
@@ -26,12 +26,14 @@ use super::caller::Caller;
 use super::connection::{Leaving, has_come};
 use super::counts::{Logged, Series, Tally};
 use super::exchange::{NoAnswer, Question, exchange};
-use super::headers::{Origin, Refusal, asks_for_upgrade, switching_to_client, to_client, to_http2, to_pod};
+use super::headers::{
+    Origin, Refusal, asks_for_upgrade, switching_to_client, to_client, to_http2, to_pod, tunnelling_to_client,
+};
 use super::lent::{Connection, PodSpeaks};
 use super::lingering::Lingering;
 use super::metered::Metered;
 use super::paced::{self, Answering, Paced};
-use super::request_body::RequestBody;
+use super::request_body::{RequestBody, TooLong};
 use super::sticky;
 use super::websocket;
 use super::workers::WorkerNumber;
@@ -165,6 +167,8 @@ enum Failure {
     #[error(transparent)]
     Refused(#[from] Refusal),
     #[error(transparent)]
+    TooLong(#[from] TooLong),
+    #[error(transparent)]
     NoTarget(#[from] NoTarget),
     #[error("the pod switched protocols without being asked to")]
     UnaskedSwitch,
@@ -179,6 +183,8 @@ enum NoTarget {
     Unmatched,
     #[error("Service {service} is not there or has no such port")]
     Gone { service: String },
+    #[error("an Ingress takes no CONNECT")]
+    Tunnel,
 }
 
 async fn answer(client: &Client, request: Request<Incoming>) -> Response<ReplyBody> {
@@ -214,25 +220,27 @@ async fn ask(
     mut request: Request<Incoming>,
     tally: &mut Tally,
 ) -> Result<Answered, Failure> {
-    let upgrade = asks_for_upgrade(request.headers()).then(|| hyper::upgrade::on(&mut request));
+    let is_tunnel = request.method() == Method::CONNECT;
+    let upgrades = !is_tunnel && asks_for_upgrade(request.headers());
+    let upgrade = (is_tunnel || upgrades).then(|| hyper::upgrade::on(&mut request));
     let (mut head, body) = request.into_parts();
     to_pod(&head.method, &mut head.uri, &mut head.headers, &client.origin)?;
     // An upgrade is possible in HTTP/1.1 only.
-    let speaks = if upgrade.is_some() { PodSpeaks::Http1 } else { target.pods_speak };
-    let body = RequestBody::new(body);
+    let speaks = if upgrades { PodSpeaks::Http1 } else { target.pods_speak };
+    let body = RequestBody::new(body, || client.balancer.max_request_body(target.at))?;
     match speaks {
         PodSpeaks::Http1 => to_http1(&mut head.headers, &body),
-        PodSpeaks::Http2 => to_http2(&mut head.uri, &mut head.headers)?,
+        PodSpeaks::Http2 => to_http2(&head.method, &mut head.uri, &mut head.headers)?,
     }
     let sticky = target.sticky_cookie.as_deref();
     let asked_for = sticky.and_then(|name| sticky::asked_for(&head.headers, name));
     let question = Question { method: head.method, uri: head.uri, headers: head.headers, body };
     let (mut response, connection, in_flight) = exchange(client, target.at, asked_for, speaks, question, tally).await?;
     let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-    let upgrade = upgrade.filter(|_| switches);
-    if switches && upgrade.is_none() {
+    if switches && !upgrades {
         return Err(Failure::UnaskedSwitch);
     }
+    let upgrade = upgrade.filter(|_| switches || is_tunnel && response.status().is_success());
     let token = in_flight.upstream.token;
     if let Some(name) = sticky.filter(|_| asked_for != Some(token))
         && let Some(cookie) = sticky::cookie(name, token, client.origin.scheme())
@@ -258,7 +266,10 @@ fn reply(answered: Answered, client: &Client, mut tally: Tally) -> Response<Repl
         let pod = hyper::upgrade::on(&mut response);
         let protocol = Upgrade::of(response.headers());
         tokio::spawn(join(upgrade, pod, protocol, in_flight, (client.leaving.clone(), still)));
-        switching_to_client(response.headers_mut());
+        match response.status() {
+            StatusCode::SWITCHING_PROTOCOLS => switching_to_client(response.headers_mut()),
+            _ => tunnelling_to_client(response.headers_mut()),
+        }
         tally.complete();
         return response.map(|_| ReplyBody::empty());
     }
@@ -337,6 +348,9 @@ impl Client {
         if let Entry::Service(target) = &self.entry {
             return Ok(Cow::Borrowed(target));
         }
+        if request.method() == Method::CONNECT {
+            return Err(NoTarget::Tunnel);
+        }
         let host = host_of(request).ok_or(NoTarget::Hostless)?;
         let backend = self.balancer.route(host, request.uri().path()).ok_or(NoTarget::Unmatched)?;
         let no_service = || NoTarget::Gone { service: backend.service.clone() };
@@ -396,8 +410,9 @@ impl Failure {
     fn outcome(&self) -> Outcome {
         match self {
             Self::NoAnswer(NoAnswer::NotTaken(NotTaken::Forbidden)) => Outcome::ClientError,
+            Self::NoAnswer(NoAnswer::TooLong(_)) | Self::TooLong(_) => Outcome::ClientError,
             Self::NoAnswer(_) | Self::UnaskedSwitch | Self::NoTarget(NoTarget::Gone { .. }) => Outcome::NoAnswer,
-            Self::Refused(_) | Self::NoTarget(NoTarget::Hostless | NoTarget::Unmatched) => Outcome::ClientError,
+            Self::Refused(_) | Self::NoTarget(_) => Outcome::ClientError,
         }
     }
 
@@ -440,9 +455,10 @@ impl Failure {
             }
             Self::NoTarget(NoTarget::Unmatched) => StatusCode::NOT_FOUND,
             Self::NoTarget(NoTarget::Hostless) => StatusCode::BAD_REQUEST,
+            Self::NoAnswer(NoAnswer::TooLong(_)) | Self::TooLong(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NoAnswer(NoAnswer::BrokenOff { .. }) | Self::UnaskedSwitch => StatusCode::BAD_GATEWAY,
-            Self::Refused(Refusal::SeveralHosts | Refusal::Host) => StatusCode::BAD_REQUEST,
-            Self::Refused(Refusal::Connect) => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Refused(Refusal::SeveralHosts | Refusal::Host | Refusal::Connect) => StatusCode::BAD_REQUEST,
+            Self::NoTarget(NoTarget::Tunnel) => StatusCode::METHOD_NOT_ALLOWED,
         }
     }
 }

@@ -39,6 +39,8 @@ struct Source {
     client: Incoming,
     kept: Vec<Kept>,
     kept_bytes: usize,
+    /// How many more bytes the Service takes.
+    left: u64,
     state: State,
 }
 
@@ -48,6 +50,8 @@ enum State {
     Whole,
     /// Some of it is no more, or the client broke off.
     Lost,
+    /// There is more than the Service takes.
+    TooLong,
 }
 
 #[derive(Clone, Debug)]
@@ -56,14 +60,39 @@ enum Kept {
     Trailers(HeaderMap),
 }
 
+/// Why a body does not reach its end.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unread {
+    #[error("the client broke off")]
+    BrokenOff(#[from] hyper::Error),
+    #[error(transparent)]
+    TooLong(#[from] TooLong),
+}
+
+/// The body is longer than the Service takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the request's body is longer than {} allows", objects::names::MAX_REQUEST_BODY)]
+pub(crate) struct TooLong;
+
 impl RequestBody {
-    pub(crate) fn new(client: Incoming) -> Self {
+    /// A client's body, of which at most so many bytes are passed on. `most_bytes` is asked only if there is a body.
+    ///
+    /// # Errors
+    /// When its length is known, and too much.
+    pub(crate) fn new(client: Incoming, most_bytes: impl FnOnce() -> u64) -> Result<Self, TooLong> {
         if client.is_end_stream() {
-            return Self::Empty;
+            return Ok(Self::Empty);
         }
-        let length = client.size_hint();
-        let source = Source { client, kept: Vec::new(), kept_bytes: 0, state: State::Whole };
-        Self::Streamed(Reading { source: Arc::new(Mutex::new(source)), next: 0, length, series: None })
+        let (length, left) = (client.size_hint(), most_bytes());
+        if length.lower() > left {
+            return Err(TooLong);
+        }
+        let source = Source { client, kept: Vec::new(), kept_bytes: 0, left, state: State::Whole };
+        Ok(Self::Streamed(Reading { source: Arc::new(Mutex::new(source)), next: 0, length, series: None }))
+    }
+
+    pub(crate) fn is_too_long(&self) -> bool {
+        matches!(self, Self::Streamed(reading) if reading.source().state == State::TooLong)
     }
 
     /// The same body once more, from its beginning and counted there; good for use only while [`RequestBody::kept`] says so.
@@ -82,14 +111,14 @@ impl RequestBody {
             Self::Empty => retries::Body::Kept,
             Self::Streamed(reading) => match reading.source().state {
                 State::Whole => retries::Body::Kept,
-                State::Lost => retries::Body::Gone,
+                State::Lost | State::TooLong => retries::Body::Gone,
             },
         }
     }
 }
 
 impl Reading {
-    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Unread>>> {
         let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(kept) = source.kept.get(self.next).cloned() {
             self.next += 1;
@@ -109,14 +138,22 @@ impl Reading {
 }
 
 impl Source {
-    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let polled = Pin::new(&mut self.client).poll_frame(context);
-        match &polled {
-            Poll::Ready(Some(Ok(frame))) => self.keep(frame),
-            Poll::Ready(Some(Err(_))) => self.lose(),
-            Poll::Ready(None) | Poll::Pending => {}
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Unread>>> {
+        let Some(frame) = std::task::ready!(Pin::new(&mut self.client).poll_frame(context)) else {
+            return Poll::Ready(None);
+        };
+        let taken = frame.map_err(Unread::from).and_then(|frame| Ok(self.take(frame)?));
+        if let Err(unread) = &taken {
+            self.lose(if matches!(unread, Unread::TooLong(_)) { State::TooLong } else { State::Lost });
         }
-        polled
+        Poll::Ready(Some(taken))
+    }
+
+    fn take(&mut self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, TooLong> {
+        let length = frame.data_ref().map_or(0, |data| data.len() as u64);
+        self.left = self.left.checked_sub(length).ok_or(TooLong)?;
+        self.keep(&frame);
+        Ok(frame)
     }
 
     fn keep(&mut self, frame: &Frame<Bytes>) {
@@ -129,27 +166,24 @@ impl Source {
             self.kept_bytes += data.len();
         }
         if self.kept_bytes > MOST_KEPT {
-            return self.lose();
+            return self.lose(State::Lost);
         }
         if self.state == State::Whole {
             self.kept.push(kept);
         }
     }
 
-    fn lose(&mut self) {
-        self.state = State::Lost;
+    fn lose(&mut self, state: State) {
+        self.state = state;
         self.kept = Vec::new();
     }
 }
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Unread;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Unread>>> {
         let Self::Streamed(reading) = &mut *self else { return Poll::Ready(None) };
         let polled = reading.poll_next(context);
         if let (Poll::Ready(Some(Ok(frame))), Some(series)) = (&polled, &reading.series)

@@ -16,6 +16,7 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass, NetworkPolicy};
 use objects::names;
 use objects::pods::{condition, is_finished, is_ready, is_terminating};
+use objects::quantity;
 use objects::ranges::Range;
 use objects::selector::matches_map;
 
@@ -246,8 +247,9 @@ impl Plan {
             hosts: routes.hosts(),
             named_ports: routes.named_ports(),
             affinity: affinity(routes.service),
-            sticky_cookie: routes.annotation(names::STICKY_COOKIE).filter(|name| is_token(name)).map(str::to_owned),
+            sticky_cookie: routes.annotation(names::STICKY_COOKIE).map(str::to_owned),
             proxy_protocol: routes.proxy_protocol(),
+            max_request_body: routes.annotation(names::MAX_REQUEST_BODY).and_then(quantity::positive),
             ports,
         };
         if !udp_ports.is_empty() {
@@ -406,12 +408,6 @@ impl Routes<'_> {
     fn publishes_all(&self) -> bool {
         self.service.spec.as_ref().and_then(|spec| spec.publish_not_ready_addresses) == Some(true)
     }
-}
-
-/// What a cookie's name may be (RFC 6265, 4.1.1; RFC 9110, 5.6.2).
-fn is_token(text: &str) -> bool {
-    let is_one = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    !text.is_empty() && text.bytes().all(is_one)
 }
 
 fn is_ready_endpoint(endpoint: &Endpoint) -> bool {

@@ -8,13 +8,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
@@ -100,6 +102,9 @@ async fn serve(listener: TcpListener, name: Arc<str>, counts: Arc<Counts>) {
 }
 
 async fn answer(name: &str, mut request: Request<Incoming>) -> Response<Body> {
+    if request.method() == Method::CONNECT {
+        return connect(request);
+    }
     match request.uri().path() {
         "/slow" => {
             let milliseconds = request.uri().query().unwrap().parse().unwrap();
@@ -123,11 +128,7 @@ async fn answer(name: &str, mut request: Request<Incoming>) -> Response<Body> {
         }
         "/upgrade" => {
             let protocol = request.headers()["upgrade"].clone();
-            let upgraded = hyper::upgrade::on(&mut request);
-            tokio::spawn(async move {
-                let (mut reader, mut writer) = tokio::io::split(TokioIo::new(upgraded.await.unwrap()));
-                let _ = tokio::io::copy(&mut reader, &mut writer).await;
-            });
+            echo(hyper::upgrade::on(&mut request));
             let mut response = status(StatusCode::SWITCHING_PROTOCOLS);
             response.headers_mut().insert("connection", HeaderValue::from_static("upgrade"));
             response.headers_mut().insert("upgrade", protocol);
@@ -135,6 +136,24 @@ async fn answer(name: &str, mut request: Request<Incoming>) -> Response<Body> {
         }
         _ => text(name),
     }
+}
+
+/// Leads to an echo, if that is where the client wants to go.
+fn connect(mut request: Request<Incoming>) -> Response<Body> {
+    let (target, host) = (request.uri().to_string(), request.headers().get("host").cloned());
+    if target != "echo:7" || host.is_some_and(|host| host != "echo:7") {
+        return status(StatusCode::FORBIDDEN);
+    }
+    echo(hyper::upgrade::on(&mut request));
+    status(StatusCode::OK)
+}
+
+fn echo(upgrade: OnUpgrade) {
+    tokio::spawn(async move {
+        let (mut reader, mut writer) = tokio::io::split(TokioIo::new(upgrade.await.unwrap()));
+        let _ = tokio::io::copy(&mut reader, &mut writer).await;
+        let _ = writer.shutdown().await;
+    });
 }
 
 fn written(headers: &HeaderMap) -> String {

@@ -110,3 +110,30 @@ async fn requests_with_two_meanings_are_refused() {
     assert_eq!(app.begun(), 0, "no pod saw any of them");
     is_served(&plane).await;
 }
+
+/// What a POST of a body gets, cut into chunks if it is not to tell its length.
+async fn upload(plane: &Plane, bytes: usize, is_chunked: bool) -> String {
+    let mut stream = TcpStream::connect(plane.service()).await.unwrap();
+    let length = if is_chunked { "transfer-encoding: chunked".to_owned() } else { format!("content-length: {bytes}") };
+    let head = format!("POST /echo HTTP/1.1\r\nhost: demo\r\nconnection: close\r\n{length}\r\n\r\n");
+    let body = if is_chunked { format!("{bytes:x}\r\n{}\r\n0\r\n\r\n", "x".repeat(bytes)) } else { "x".repeat(bytes) };
+    stream.write_all((head + &body).as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    timeout(PATIENCE, stream.read_to_string(&mut answer)).await.expect("the connection ends").unwrap();
+    answer
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_is_longer_than_the_service_takes_is_refused() {
+    let (mut plane, app) = plane().await;
+    plane.max_request_body = Some(1000);
+    plane.route(&[(2, Ready)]).await;
+    for is_chunked in [false, true] {
+        let answer = upload(&plane, 1000, is_chunked).await;
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains(&"x".repeat(1000)), "{answer}");
+        let answer = upload(&plane, 1001, is_chunked).await;
+        assert!(answer.starts_with("HTTP/1.1 413 ") && answer.contains("segue.dev/max-request-body"), "{answer}");
+    }
+    assert!(app.begun() <= 3, "what tells its length is refused before a pod sees it");
+    is_served(&plane).await;
+}

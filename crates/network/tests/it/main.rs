@@ -22,3 +22,4 @@ mod retries;
 mod routing;
 mod rules;
 mod sticky;
+mod tunnels;

@@ -31,6 +31,7 @@ pub(crate) struct Plane {
     pub(crate) affinity: Affinity,
     pub(crate) sticky_cookie: Option<String>,
     pub(crate) proxy_protocol: Option<ProxyProtocol>,
+    pub(crate) max_request_body: Option<u64>,
     pub(crate) net: u8,
     counted: HashMap<SeriesKey, Series>,
     _run_dir: tempfile::TempDir,
@@ -58,6 +59,7 @@ impl Plane {
             affinity: Affinity::None,
             sticky_cookie: None,
             proxy_protocol: None,
+            max_request_body: None,
             net: next_net(),
             counted: HashMap::new(),
             _run_dir: run_dir,
@@ -95,6 +97,7 @@ impl Plane {
             affinity: self.affinity,
             sticky_cookie: self.sticky_cookie.clone(),
             proxy_protocol: self.proxy_protocol,
+            max_request_body: self.max_request_body,
             ports,
             ..Service::default()
         }];

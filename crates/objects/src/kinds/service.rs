@@ -12,6 +12,8 @@ use super::endpoint_slice::check_special_address;
 use crate::json::{child, fill, integer, items, items_mut, remove, set, text};
 use crate::kind::{Column, Kind, PLAIN, Scope, Subresource};
 use crate::metadata::{self, dns_label_faults, dns_subdomain_faults, port_name_faults};
+use crate::names;
+use crate::quantity;
 use crate::table::{self, column, labels, or_none, wide};
 use crate::validation::{At, Cause, check_one_of, check_range};
 
@@ -153,7 +155,45 @@ fn validate(object: &Value) -> Vec<Cause> {
     check_range(&affinity, 1, LONGEST_AFFINITY_SECONDS, &mut causes);
     check_one_of(&spec.field("externalTrafficPolicy"), &["Cluster", "Local"], &mut causes);
     check_one_of(&spec.field("internalTrafficPolicy"), &["Cluster", "Local"], &mut causes);
+    check_traffic_annotations(object, &mut causes);
     causes
+}
+
+/// What Segue's own annotations say of the Service's traffic.
+fn check_traffic_annotations(object: &Value, causes: &mut Vec<Cause>) {
+    let root = At::root(object);
+    let annotations = root.field("metadata").field("annotations");
+    for (key, value) in annotations.entries() {
+        let said = value.text();
+        match key {
+            names::PROXY_PROTOCOL => check_one_of(&value, &["v1", "v2"], causes),
+            names::STICKY_COOKIE if !is_token(said) => {
+                causes.push(value.invalid("must be the name of a cookie: letters, digits and !#$%&'*+-.^_`|~"));
+            }
+            names::MAX_REQUEST_BODY if quantity::positive(said).is_none() => {
+                causes.push(value.invalid("must be a number of bytes, 1 or more, such as \"512Ki\" or \"10Mi\""));
+            }
+            names::OPAQUE_PORTS => check_opaque_ports(&value, items(object, "/spec/ports"), causes),
+            _ => {}
+        }
+    }
+}
+
+fn check_opaque_ports(list: &At<'_>, ports: &[Value], causes: &mut Vec<Cause>) {
+    let is_there = |listed: &str| {
+        ports.iter().any(|port| {
+            text(port, "/name") == listed || integer(port, "/port").is_some_and(|number| number.to_string() == listed)
+        })
+    };
+    for listed in list.text().split(',').map(str::trim).filter(|listed| !is_there(listed)) {
+        causes.push(list.invalid(&format!("must list ports of this Service, by name or number: it has no {listed:?}")));
+    }
+}
+
+/// What a cookie's name may be (RFC 6265, 4.1.1; RFC 9110, 5.6.2).
+fn is_token(text: &str) -> bool {
+    let is_one = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    !text.is_empty() && text.bytes().all(is_one)
 }
 
 fn validate_update(new: &Value, old: &Value) -> Vec<Cause> {

@@ -21,6 +21,7 @@ pub(super) struct Port {
     pub(super) affinity: Affinity,
     pub(super) sticky_cookie: Option<Arc<str>>,
     pub(super) proxy_protocol: Option<ProxyProtocol>,
+    pub(super) max_request_body: Option<u64>,
     pub(super) service: Arc<str>,
     pub(super) states: Vec<EndpointState>,
     pub(super) upstreams: Vec<Arc<Upstream>>,

@@ -179,6 +179,26 @@ fn deployments_need_a_selector_that_finds_their_pods_and_a_possible_strategy() {
 }
 
 #[test]
+fn what_a_service_says_of_its_traffic_must_be_understood() {
+    let said = |key: &str, value: &str| {
+        let mut service = service(json!({"ports": [{"name": "raw", "port": 9000}, {"name": "amqp", "port": 5672}]}));
+        service["metadata"]["annotations"] = json!({ key: value });
+        mistakes(service)
+    };
+    for (key, good, bad) in [
+        ("segue.dev/proxy-protocol", "v2", "v3"),
+        ("segue.dev/sticky-cookie", "pod", "my pod"),
+        ("segue.dev/max-request-body", "10Mi", "much"),
+        ("segue.dev/max-request-body", "1", "0"),
+        ("segue.dev/opaque-ports", "9000, amqp", "9000,http"),
+    ] {
+        assert_eq!(said(key, good), [""; 0], "{key}: {good}");
+        let reason = if key == "segue.dev/proxy-protocol" { "NotSupported" } else { "Invalid" };
+        assert_eq!(said(key, bad), [format!("{reason} metadata.annotations[{key}]")], "{key}: {bad}");
+    }
+}
+
+#[test]
 fn services_need_possible_ports_and_addresses() {
     check(vec![
         (service(json!({})), vec!["Required spec.ports"]),
