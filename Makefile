@@ -3,8 +3,9 @@
 # soak   the tests of the traffic, 20 times over, then 100 rolling updates under a million requests, of each kind of app
 # bench  figures: start, pods, rollouts, memory, idle CPU
 # bench-traffic  the proxy beside nginx, HAProxy, Envoy and Caddy, in one run
+# fuzz   a minute of any bytes for each parser of ours
 
-.PHONY: demo test soak bench bench-traffic prerequisites check machines programs
+.PHONY: demo test soak bench bench-traffic fuzz prerequisites check machines programs
 
 # Each test has a machine of its own; more of them at a time than cores would measure the waiting for the cores.
 MACHINES := 2
@@ -38,6 +39,9 @@ bench-traffic: prerequisites
 	bench/prerequisites
 	cargo build --release --workspace --bins
 	target/release/bench-traffic
+
+fuzz:
+	fuzz/run
 
 prerequisites:
 	tests/prerequisites

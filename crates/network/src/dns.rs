@@ -2,6 +2,8 @@
 //! configuration in force, every other name from the host's resolvers.
 
 mod answer;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod any_bytes;
 mod cache;
 mod forward;
 mod layout;

@@ -13,3 +13,10 @@ pub mod rules;
 mod channel;
 mod dns;
 mod kernel;
+
+/// What `make fuzz` gives bytes to.
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing {
+    pub use crate::dns::any_bytes::*;
+    pub use crate::proxy::any_bytes::*;
+}

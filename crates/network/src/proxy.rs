@@ -2,13 +2,13 @@
 //! its own user, and knows neither the API nor the store.
 
 mod access_log;
-#[cfg(test)]
-mod any_bytes;
+#[cfg(any(test, fuzzing))]
+pub mod any_bytes;
 mod attempts;
 mod balancer;
 mod bodies;
 mod caller;
-mod certificates;
+pub(crate) mod certificates;
 mod clients;
 mod connection;
 mod control;

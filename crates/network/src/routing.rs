@@ -39,14 +39,14 @@ use crate::link::{DataPlaneCommand, Link, LinkError};
 use crate::rules::Rules;
 use balance::{Counted, Kernel, KernelError};
 use book::{Book, Condition, Round, Sending, Side};
-use ingress::IngressStatus;
+use ingress::{CertificateFaults, IngressStatus};
 use ledger::Told;
 use load_balancers::{BalancerStatus, statuses};
 use plan::Snapshot;
 pub use replacement::Replacement;
 pub use traffic::Traffic;
 use watch::Cache;
-use writes::{About, Written, write_balancer, write_condition, write_guarded, write_ingress, write_refused};
+use writes::{About, Written, write_balancer, write_condition, write_guarded, write_ingress, write_warning};
 
 /// The pause before a keeper that could not be reached or started is tried again.
 const LINK_PAUSE: Duration = Duration::from_millis(500);
@@ -136,6 +136,7 @@ struct Routing {
     /// The same of Ingresses.
     ingress_statuses: BTreeSet<IngressStatus>,
     ingress_writes: JoinSet<(IngressStatus, Written)>,
+    certificate_faults: CertificateFaults,
     writes: JoinSet<(Condition, Written)>,
     /// The version of each pod that a write was based on; the same version is not written to twice.
     written: BTreeMap<PodUid, String>,
@@ -176,6 +177,7 @@ impl Routing {
             balancer_writes: JoinSet::new(),
             ingress_statuses: BTreeSet::new(),
             ingress_writes: JoinSet::new(),
+            certificate_faults: CertificateFaults::default(),
             writes: JoinSet::new(),
             written: BTreeMap::new(),
         }
@@ -317,6 +319,7 @@ impl Routing {
         self.write(write);
         self.write_balancers(&snapshot);
         self.write_ingresses(&snapshot);
+        self.tell_certificate_faults(&snapshot);
         if let Some(time) = look_again_at {
             self.look_again_in(Duration::try_from(time.duration_since(now)).unwrap_or_default());
         }
@@ -369,12 +372,23 @@ impl Routing {
         self.ingress_statuses = statuses;
     }
 
+    fn tell_certificate_faults(&mut self, snapshot: &Snapshot) {
+        for (about, fault) in self.certificate_faults.new_ones(snapshot) {
+            drop(tokio::spawn(write_warning(self.client.clone(), about, "CertificateUnusable", fault)));
+        }
+    }
+
     fn tell_refused(&mut self, refused: Vec<Refused>) {
         let listeners: BTreeSet<Listener> = refused.iter().map(|refused| refused.listener).collect();
         for refused in refused.into_iter().filter(|refused| !self.refused.contains(&refused.listener)) {
             tracing::warn!("can't listen on {}: {}", refused.listener, refused.reason);
             for about in self.about(&refused.listener) {
-                drop(tokio::spawn(write_refused(self.client.clone(), about, refused.clone())));
+                let Refused { listener, reason } = &refused;
+                let message = format!(
+                    "No connections are taken at {listener}: {reason}. It is tried again every 10 seconds; \
+                     `ss -lnp` shows what holds the port."
+                );
+                drop(tokio::spawn(write_warning(self.client.clone(), about, "ListenFailed", message)));
             }
         }
         self.try_refused_at = (!listeners.is_empty()).then(|| Instant::now() + REFUSED_PAUSE);

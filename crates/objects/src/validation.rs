@@ -142,3 +142,9 @@ pub(crate) fn check_one_of(at: &At<'_>, supported: &[&str], causes: &mut Vec<Cau
         causes.push(at.not_supported(supported));
     }
 }
+
+/// What a cookie's name may be (RFC 6265, 4.1.1; RFC 9110, 5.6.2).
+pub fn is_cookie_name(text: &str) -> bool {
+    let is_one = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    !text.is_empty() && text.bytes().all(is_one)
+}

@@ -76,6 +76,10 @@ fn changes_of_rules_and_certificates_fail_no_request() {
         load.answered(120);
     }
     assert!(asked_over_tls(&machine).starts_with("version v1\n"));
+    kubectl.run("patch secret web -n production --type=merge -p {\"stringData\":{\"tls.key\":\"torn\"}}");
+    let warnings = "get events -n production --field-selector involvedObject.name=web,reason=CertificateUnusable";
+    while !kubectl.run(warnings).contains("Secret production/web") {}
+    assert!(asked_over_tls(&machine).starts_with("version v1\n"), "with the last certificate that was whole");
     kubectl.apply(&ingress("", "tls: [{secretName: web}],"));
     document.roll_to("v2");
     load.answered(240);

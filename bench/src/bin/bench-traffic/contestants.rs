@@ -82,7 +82,8 @@ pub(crate) fn start_all(machine: &Machine) -> Vec<Contestant> {
     all
 }
 
-fn ourselves(machine: &Machine) -> Contestant {
+/// Segue, its proxy on its own core.
+pub(crate) fn ourselves(machine: &Machine) -> Contestant {
     let kubectl = machine.kubectl();
     kubectl.apply(&service("web", 1, BACKEND_PORTS));
     // Declared, so that clients of HTTP/2 are translated for the backends.

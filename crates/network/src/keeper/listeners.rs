@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -90,41 +91,51 @@ enum Beside {
 }
 
 fn open(listener: Listener, beside: Beside) -> io::Result<OwnedFd> {
-    let family = match listener.address {
-        std::net::SocketAddr::V4(_) => AddressFamily::INET,
-        std::net::SocketAddr::V6(_) => AddressFamily::INET6,
-    };
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     match listener.transport {
-        Transport::Tcp => {
-            let socket = socket_with(family, SocketType::STREAM, flags, None)?;
-            sockopt::set_socket_reuseaddr(&socket, true)?;
-            // Every accepted connection inherits these.
-            sockopt::set_tcp_nodelay(&socket, true)?;
-            sockopt::set_socket_keepalive(&socket, true)?;
-            sockopt::set_tcp_keepidle(&socket, SILENT_CLIENT)?;
-            // Sockets that may share a port must both say so; saying it only after the bind finds out whoever else
-            // is there.
-            if beside == Beside::Ours {
-                sockopt::set_socket_reuseport(&socket, true)?;
+        Transport::Tcp if listener.is_on_every_address() => {
+            let every = SocketAddr::from((Ipv6Addr::UNSPECIFIED, listener.address.port()));
+            match open_tcp(every, beside) {
+                // A kernel without IPv6.
+                Err(error) if error.kind() == io::ErrorKind::Unsupported => open_tcp(listener.address, beside),
+                opened => opened,
             }
-            bind(&socket, &listener.address)?;
-            sockopt::set_socket_reuseport(&socket, true)?;
-            listen(&socket, BACKLOG)?;
-            Ok(socket)
         }
+        Transport::Tcp => open_tcp(listener.address, beside),
         Transport::Udp => {
-            let socket = socket_with(family, SocketType::DGRAM, flags, None)?;
+            let socket = new_socket(listener.address, SocketType::DGRAM)?;
             bind(&socket, &listener.address)?;
             Ok(socket)
         }
     }
 }
 
+fn new_socket(address: SocketAddr, kind: SocketType) -> io::Result<OwnedFd> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    Ok(socket_with(family, kind, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?)
+}
+
+/// On every address of IPv6 it is on every one of IPv4 too.
+fn open_tcp(address: SocketAddr, beside: Beside) -> io::Result<OwnedFd> {
+    let socket = new_socket(address, SocketType::STREAM)?;
+    if address.is_ipv6() {
+        sockopt::set_ipv6_v6only(&socket, !address.ip().is_unspecified())?;
+    }
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    // Every accepted connection inherits these.
+    sockopt::set_tcp_nodelay(&socket, true)?;
+    sockopt::set_socket_keepalive(&socket, true)?;
+    sockopt::set_tcp_keepidle(&socket, SILENT_CLIENT)?;
+    // Sockets that may share a port must both say so; saying it only after the bind finds out whoever else is there.
+    if beside == Beside::Ours {
+        sockopt::set_socket_reuseport(&socket, true)?;
+    }
+    bind(&socket, &address)?;
+    sockopt::set_socket_reuseport(&socket, true)?;
+    listen(&socket, BACKLOG)?;
+    Ok(socket)
+}
 #[cfg(test)]
 mod tests {
-    use std::net::SocketAddr;
-
     use super::*;
 
     fn tcp(port: u16) -> Listener {
@@ -168,6 +179,8 @@ mod tests {
         assert_eq!(accepted(one), vec![one]);
         assert_eq!(accepted(other), vec![other]);
         assert_eq!(accepted(tcp(port)), vec![every]);
+        let sixth = Listener::tcp(SocketAddr::from((Ipv6Addr::LOCALHOST, port)));
+        assert_eq!(accepted(sixth), vec![every]);
         let mut strangers = Listeners::default();
         assert!(strangers.open_and_close(&[every].into()).is_empty(), "another's socket is noticed");
         assert!(strangers.open_and_close(&[one].into()).is_empty());

@@ -56,7 +56,8 @@ impl<'a> Attempts<'a> {
         }
         match self.balancer.pick(self.at, self.caller, work, &self.tried) {
             Ok(picked) => Ok(picked),
-            Err(_) => self.wait_for_an_endpoint(work).await,
+            // On the heap: every request would have room for it.
+            Err(_) => Box::pin(self.wait_for_an_endpoint(work)).await,
         }
     }
 

@@ -2,8 +2,6 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use tokio::net::TcpStream;
-
 /// Whom a connection comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Caller {
@@ -14,15 +12,11 @@ pub(crate) enum Caller {
 }
 
 impl Caller {
-    /// Whom an accepted connection comes from.
-    pub(crate) fn of(stream: &TcpStream, client: IpAddr) -> Self {
-        Self::new(client, stream.local_addr().ok().map(|local| local.ip()))
-    }
-
-    fn new(client: IpAddr, local: Option<IpAddr>) -> Self {
+    /// Whom a connection comes from that reached this machine at an address of it.
+    pub(crate) fn new(client: IpAddr, reached: IpAddr) -> Self {
         let client = client.to_canonical();
         let is_localhost = client == Ipv4Addr::LOCALHOST || client == Ipv6Addr::LOCALHOST;
-        let is_here = is_localhost || local.is_some_and(|local| local.to_canonical() == client);
+        let is_here = is_localhost || reached.to_canonical() == client;
         if is_here { Self::ThisMachine(client) } else { Self::Elsewhere(client) }
     }
 
@@ -49,9 +43,8 @@ mod tests {
             ("127.0.0.2", "127.0.0.9", false),
         ];
         for (client, local, expected) in table {
-            let caller = Caller::new(client.parse().unwrap(), Some(local.parse().unwrap()));
+            let caller = Caller::new(client.parse().unwrap(), local.parse().unwrap());
             assert_eq!(matches!(caller, Caller::ThisMachine(_)), expected, "{client} {local}");
         }
-        assert_eq!(Caller::new([10, 44, 0, 2].into(), None), Caller::Elsewhere([10, 44, 0, 2].into()));
     }
 }

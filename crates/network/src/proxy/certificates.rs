@@ -42,6 +42,8 @@ pub(crate) struct Certificates {
 #[derive(Default)]
 struct InForce {
     given: Vec<Certificate>,
+    /// What can be used, by the Secret that it comes from.
+    secrets: HashMap<String, Arc<CertifiedKey>>,
     /// By host; wildcards by what follows the star.
     hosts: HashMap<String, Arc<CertifiedKey>>,
     /// For whoever has no other.
@@ -49,17 +51,24 @@ struct InForce {
 }
 
 impl Certificates {
-    /// Puts these in force; those that can't be used are told and left out.
+    /// Puts these in force. Those that can't be used are told; their Secrets' last ones that could be go on holding.
     pub(crate) fn renew(&self, given: &[Certificate]) -> Vec<CertificateError> {
-        if self.in_force.read().unwrap_or_else(PoisonError::into_inner).given == given {
-            return Vec::new();
-        }
+        let last = {
+            let in_force = self.in_force.read().unwrap_or_else(PoisonError::into_inner);
+            if in_force.given == given {
+                return Vec::new();
+            }
+            in_force.secrets.clone()
+        };
         let mut renewed = InForce { given: given.to_vec(), ..InForce::default() };
         let mut errors = Vec::new();
         for certificate in given {
             match certified(certificate) {
                 Ok(certified) => renewed.add(certificate, &Arc::new(certified)),
-                Err(error) => errors.push(error),
+                Err(error) => {
+                    last.get(&certificate.secret).iter().for_each(|last| renewed.add(certificate, last));
+                    errors.push(error);
+                }
             }
         }
         *self.in_force.write().unwrap_or_else(PoisonError::into_inner) = renewed;
@@ -109,6 +118,7 @@ impl ResolvesServerCert for Certificates {
 
 impl InForce {
     fn add(&mut self, certificate: &Certificate, certified: &Arc<CertifiedKey>) {
+        self.secrets.insert(certificate.secret.clone(), certified.clone());
         if certificate.hosts.is_empty() {
             self.default.get_or_insert_with(|| certified.clone());
         }
@@ -117,6 +127,14 @@ impl InForce {
             self.hosts.entry(host).or_insert_with(|| certified.clone());
         }
     }
+}
+
+/// Whether a certificate can be used.
+///
+/// # Errors
+/// When it is no PEM, or its key is another's.
+pub(crate) fn check(certificate: &Certificate) -> Result<(), CertificateError> {
+    certified(certificate).map(drop)
 }
 
 fn certified(certificate: &Certificate) -> Result<CertifiedKey, CertificateError> {
@@ -179,5 +197,20 @@ mod tests {
             ]
         );
         assert!(certificates.find(Some("a.test")).is_some() && certificates.find(Some("b.test")).is_none());
+    }
+
+    #[test]
+    fn the_last_one_that_could_be_used_holds_until_its_secret_is_gone() {
+        let good = certificate(&["a.test"], "a");
+        let broken = Certificate { chain: "half a fi".to_owned(), ..good.clone() };
+        let certificates = Certificates::default();
+        assert!(certificates.renew(&[good]).is_empty());
+        for _ in 0..2 {
+            let more = certificate(&["b.test"], "b");
+            assert_eq!(certificates.renew(&[broken.clone(), more]).len(), 1);
+            assert!(certificates.find(Some("a.test")).is_some());
+        }
+        certificates.renew(&[]);
+        assert!(certificates.find(Some("a.test")).is_none());
     }
 }

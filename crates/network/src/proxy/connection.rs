@@ -119,7 +119,8 @@ async fn find_out_and_pass(
     let speaks = balancer.speaks(at);
     // A Service that has just gone: nothing takes the connection, which is how it ends.
     let series = balancer.counts_at(at).ok_or(Ended::NoService)?;
-    let caller = Caller::of(&stream, client.ip());
+    let reached = reached(&stream, at);
+    let caller = Caller::new(client.ip(), reached.ip());
     let mut leaving = leaving.subscribe();
     let still_open = leaving.clone();
     let turn = Box::pin(async {
@@ -135,7 +136,7 @@ async fn find_out_and_pass(
         () = has_come(&mut leaving, Leaving::Now) => return Err(Ended::Leaving),
     };
     let http_client = |balancer: Arc<Balancer>, by_client| {
-        let origin = Origin::new(client.ip(), at, Scheme::Http);
+        let origin = Origin::new(client.ip(), reached, Scheme::Http);
         let pods_speak = pods_speak(speaks, by_client);
         let sticky_cookie = balancer.sticky_cookie(at);
         let entry = Entry::Service(Target { at, pods_speak, series, sticky_cookie });
@@ -161,7 +162,7 @@ async fn find_out_and_pass(
             };
             in_flight.become_long(ConnectionClass::Opaque);
             if let Some(version) = balancer.proxy_protocol(at) {
-                server.write_all(&proxy_protocol::header(version, client, at)).await?;
+                server.write_all(&proxy_protocol::header(version, client, reached)).await?;
             }
             let mut stream = Metered::new(Prefixed::new(read_already, stream), in_flight.series.clone());
             let passed = tokio::select! {
@@ -173,6 +174,11 @@ async fn find_out_and_pass(
         }
     }
     Ok(())
+}
+
+/// The address that a client connected to, which is more than is known of a socket on every address.
+fn reached(stream: &TcpStream, at: SocketAddr) -> SocketAddr {
+    stream.local_addr().map_or(at, |local| SocketAddr::new(local.ip().to_canonical(), local.port()))
 }
 
 /// A client that may reach nobody gets a reset, so that it knows this is no answer.
@@ -210,9 +216,10 @@ async fn pass_to_ingress(
     let mut leaving = leaving.subscribe();
     let still_open = leaving.clone();
     let scheme = if tls == Tls::Yes { Scheme::Https } else { Scheme::Http };
-    let origin = Origin::new(client.ip(), at, scheme);
+    let reached = reached(&stream, at);
+    let origin = Origin::new(client.ip(), reached, scheme);
     let entry = Entry::Ingress(balancer.ingress_counts());
-    let caller = Caller::of(&stream, client.ip());
+    let caller = Caller::new(client.ip(), reached.ip());
     let answering = Answering::default();
     let http_client =
         |balancer| http::Client { balancer, worker, caller, origin, entry, answering, leaving: still_open };

@@ -51,7 +51,7 @@ pub(crate) async fn exchange(
     at: SocketAddr,
     first: Option<u64>,
     speaks: PodSpeaks,
-    question: Question,
+    question: &Question,
     tally: &mut Tally,
 ) -> Result<(Response<Incoming>, Connection, InFlight), NoAnswer> {
     let mut attempts = Attempts::new(&client.balancer, at, client.caller, first);
@@ -107,7 +107,8 @@ async fn borrow(
         let open = if repeats == 0 { upstream.take(worker, speaks, repeatable) } else { None };
         let connection = match open {
             Some(connection) => Ok((connection, Age::Kept)),
-            None => upstream.connect_http(worker, speaks).await.map(|connection| (connection, Age::New)),
+            // On the heap: a request that finds an open connection has no room for it.
+            None => Box::pin(upstream.connect_http(worker, speaks)).await.map(|connection| (connection, Age::New)),
         };
         match connection {
             // Connecting takes a moment: a pod that was withdrawn meanwhile gets nothing any more.

@@ -235,7 +235,8 @@ async fn ask(
     let sticky = target.sticky_cookie.as_deref();
     let asked_for = sticky.and_then(|name| sticky::asked_for(&head.headers, name));
     let question = Question { method: head.method, uri: head.uri, headers: head.headers, body };
-    let (mut response, connection, in_flight) = exchange(client, target.at, asked_for, speaks, question, tally).await?;
+    let (mut response, connection, in_flight) =
+        exchange(client, target.at, asked_for, speaks, &question, tally).await?;
     let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     if switches && !upgrades {
         return Err(Failure::UnaskedSwitch);

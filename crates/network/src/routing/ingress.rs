@@ -7,9 +7,11 @@ use decide::ingress::{PathType, Rule};
 use k8s_openapi::api::networking::v1::{HTTPIngressPath, Ingress, IngressBackend, IngressRule, IngressTLS};
 use objects::names;
 
+use super::chain;
 use super::plan::Snapshot;
 use super::writes::About;
 use crate::config::{self, Backend, Certificate, Listener};
+use crate::proxy::certificates;
 
 const HTTP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 80);
 const HTTPS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 443);
@@ -107,13 +109,71 @@ fn everything_at(host: String, backend: Backend) -> Rule<Backend> {
     Rule { host, path: "/".to_owned(), path_type: PathType::Prefix, backend }
 }
 
-/// None while there is no such Secret, or no certificate in it.
+/// None while there is no such Secret. One that can't be used is the data plane's to pass over, which knows an older one.
 fn certificate(snapshot: &Snapshot, namespace: &str, tls: &IngressTLS) -> Option<Certificate> {
-    let key = format!("{namespace}/{}", tls.secret_name.as_deref()?);
-    let data = snapshot.secrets.get(&key)?.data.as_ref()?;
-    let text = |name: &str| String::from_utf8(data.get(name)?.0.clone()).ok();
-    let (chain, private) = (text("tls.crt")?, text("tls.key")?);
-    Some(Certificate { secret: key, hosts: tls.hosts.clone().unwrap_or_default(), chain, key: private })
+    let secret = format!("{namespace}/{}", tls.secret_name.as_deref()?);
+    let data = snapshot.secrets.get(&secret)?.data.as_ref();
+    let text = |name: &str| String::from_utf8(data?.get(name)?.0.clone()).ok();
+    let (chain, key) = (text("tls.crt").unwrap_or_default(), text("tls.key").unwrap_or_default());
+    Some(Certificate { secret, hosts: tls.hosts.clone().unwrap_or_default(), chain, key })
+}
+
+/// Certificates that Ingresses name and that can't be used.
+#[derive(Debug, Default)]
+pub(super) struct CertificateFaults {
+    /// The versions of what they were found in.
+    looked_at: Vec<String>,
+    /// By the Ingress; with what is wrong.
+    known: BTreeSet<(String, String)>,
+}
+
+impl CertificateFaults {
+    /// Those that were not there when they were looked for last.
+    pub(super) fn new_ones(&mut self, snapshot: &Snapshot) -> Vec<(About, String)> {
+        let ours = ours(snapshot);
+        let versions = ours.iter().map(|one| &one.metadata).chain(snapshot.secrets.values().map(|it| &it.metadata));
+        let versions = versions.map(|metadata| {
+            format!(
+                "{}@{}",
+                metadata.uid.as_deref().unwrap_or_default(),
+                metadata.resource_version.as_deref().unwrap_or_default()
+            )
+        });
+        let versions: Vec<String> = versions.collect();
+        // Keys take a while to read.
+        if versions == self.looked_at {
+            return Vec::new();
+        }
+        self.looked_at = versions;
+        let mut new = Vec::new();
+        let mut found = BTreeSet::new();
+        for one in ours {
+            let about = about(one);
+            for fault in faults(snapshot, one) {
+                let known = (format!("{}/{}", about.namespace, about.name), fault.clone());
+                if !self.known.contains(&known) {
+                    new.push((about.clone(), fault));
+                }
+                found.insert(known);
+            }
+        }
+        self.known = found;
+        new
+    }
+}
+
+fn faults(snapshot: &Snapshot, one: &Ingress) -> Vec<String> {
+    let namespace = one.metadata.namespace.as_deref().unwrap_or_default();
+    let tls = one.spec.iter().flat_map(|spec| spec.tls.iter().flatten());
+    tls.filter_map(|tls| {
+        let secret = tls.secret_name.as_deref()?;
+        let Some(certificate) = certificate(snapshot, namespace, tls) else {
+            return Some(format!("There is no Secret {secret}: clients are shown another's certificate, or none."));
+        };
+        let error = certificates::check(&certificate).err()?;
+        Some(format!("{}. The Secret's last certificate that could be used is used on.", chain(&error)))
+    })
+    .collect()
 }
 
 /// Whether Ingresses are reached at a listener.

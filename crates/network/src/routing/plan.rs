@@ -19,6 +19,7 @@ use objects::pods::{condition, is_finished, is_ready, is_terminating};
 use objects::quantity;
 use objects::ranges::Range;
 use objects::selector::matches_map;
+use objects::validation::is_cookie_name;
 
 use super::ingress::ingress;
 use super::watch::Objects;
@@ -247,7 +248,10 @@ impl Plan {
             hosts: routes.hosts(),
             named_ports: routes.named_ports(),
             affinity: affinity(routes.service),
-            sticky_cookie: routes.annotation(names::STICKY_COOKIE).map(str::to_owned),
+            sticky_cookie: routes
+                .annotation(names::STICKY_COOKIE)
+                .filter(|name| is_cookie_name(name))
+                .map(str::to_owned),
             proxy_protocol: routes.proxy_protocol(),
             max_request_body: routes.annotation(names::MAX_REQUEST_BODY).and_then(quantity::positive),
             ports,

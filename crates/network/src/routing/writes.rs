@@ -17,7 +17,6 @@ use serde_json::{Value, json};
 use super::book::{Condition, Transition};
 use super::ingress::IngressStatus;
 use super::load_balancers::BalancerStatus;
-use crate::frames::Refused;
 
 const COMPONENT: &str = "segue-routing";
 
@@ -118,17 +117,16 @@ pub(super) struct About {
     pub(super) name: String,
 }
 
-/// Tells on a Service or an Ingress that one of its addresses could not be listened on.
-pub(super) async fn write_refused(client: Client, about: About, refused: Refused) {
+/// Tells on a Service or an Ingress what is wrong, in one word and in sentences.
+pub(super) async fn write_warning(client: Client, about: About, reason: &'static str, message: String) {
     let events: Api<Event> = Api::namespaced(client, &about.namespace);
-    let event = refused_event(&about, &refused, Timestamp::now());
+    let event = warning(&about, reason, message, Timestamp::now());
     if let Err(error) = events.create(&PostParams::default(), &event).await {
         tracing::warn!("can't write an event on {} {}/{}: {error}", about.kind, about.namespace, about.name);
     }
 }
 
-fn refused_event(about: &About, refused: &Refused, now: Timestamp) -> Event {
-    let Refused { listener, reason } = refused;
+fn warning(about: &About, reason: &'static str, message: String, now: Timestamp) -> Event {
     let name = format!("{}.{:x}", about.name, now.as_nanosecond());
     Event {
         metadata: ObjectMeta { name: Some(name), namespace: Some(about.namespace.clone()), ..ObjectMeta::default() },
@@ -140,11 +138,8 @@ fn refused_event(about: &About, refused: &Refused, now: Timestamp) -> Event {
             ..ObjectReference::default()
         },
         type_: Some("Warning".to_owned()),
-        reason: Some("ListenFailed".to_owned()),
-        message: Some(format!(
-            "No connections are taken at {listener}: {reason}. It is tried again every 10 seconds; \
-             `ss -lnp` shows what holds the port."
-        )),
+        reason: Some(reason.to_owned()),
+        message: Some(message),
         first_timestamp: Some(Time(now)),
         last_timestamp: Some(Time(now)),
         count: Some(1),

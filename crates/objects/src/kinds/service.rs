@@ -15,7 +15,7 @@ use crate::metadata::{self, dns_label_faults, dns_subdomain_faults, port_name_fa
 use crate::names;
 use crate::quantity;
 use crate::table::{self, column, labels, or_none, wide};
-use crate::validation::{At, Cause, check_one_of, check_range};
+use crate::validation::{At, Cause, check_one_of, check_range, is_cookie_name};
 
 /// How long a client stays with its pod when nothing else is said.
 const AFFINITY_SECONDS: i64 = 10_800;
@@ -167,7 +167,7 @@ fn check_traffic_annotations(object: &Value, causes: &mut Vec<Cause>) {
         let said = value.text();
         match key {
             names::PROXY_PROTOCOL => check_one_of(&value, &["v1", "v2"], causes),
-            names::STICKY_COOKIE if !is_token(said) => {
+            names::STICKY_COOKIE if !is_cookie_name(said) => {
                 causes.push(value.invalid("must be the name of a cookie: letters, digits and !#$%&'*+-.^_`|~"));
             }
             names::MAX_REQUEST_BODY if quantity::positive(said).is_none() => {
@@ -188,12 +188,6 @@ fn check_opaque_ports(list: &At<'_>, ports: &[Value], causes: &mut Vec<Cause>) {
     for listed in list.text().split(',').map(str::trim).filter(|listed| !is_there(listed)) {
         causes.push(list.invalid(&format!("must list ports of this Service, by name or number: it has no {listed:?}")));
     }
-}
-
-/// What a cookie's name may be (RFC 6265, 4.1.1; RFC 9110, 5.6.2).
-fn is_token(text: &str) -> bool {
-    let is_one = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    !text.is_empty() && text.bytes().all(is_one)
 }
 
 fn validate_update(new: &Value, old: &Value) -> Vec<Cause> {
