@@ -5,6 +5,7 @@ mod demo;
 mod document;
 mod harness;
 mod images;
+mod inside_pods;
 mod kubectl;
 mod lifecycle;
 mod pod_states;

@@ -1,6 +1,6 @@
 //! Every state that a user meets is caused for real, and shown as Kubernetes shows it.
 
-use end_to_end::images::APP;
+use end_to_end::images::{APP, SHELL};
 use end_to_end::kubectl::Kubectl;
 use end_to_end::machine::Machine;
 use serde_json::Value;
@@ -85,6 +85,44 @@ fn an_app_that_gets_sick_is_restarted_by_its_liveness_probe() {
     let events = events_of(&kubectl, "sick");
     assert!(events.contains("Liveness probe failed: HTTP probe failed with statuscode: 503"), "{events}");
     assert!(events.contains("Container app failed liveness probe, will be restarted"), "{events}");
+    machine.down();
+}
+
+#[test]
+fn a_probe_over_grpc_is_answered_by_the_health_protocol() {
+    let machine = Machine::with_engine();
+    let kubectl = machine.kubectl();
+    let late = ", env: [{name: READY_AFTER_MS, value: '3000'}], readinessProbe: {grpc: {port: 8080}, periodSeconds: 1}";
+    apply_pod(&kubectl, "late", &format!("{APP}:v1"), late, "");
+    kubectl.run("wait pod/late --for=condition=Ready --timeout=60s");
+    let events = events_of(&kubectl, "late");
+    assert!(events.contains("Readiness probe failed: service unhealthy (responded with \"NOT_SERVING\")"), "{events}");
+    let deaf = ", livenessProbe: {grpc: {port: 8081}, periodSeconds: 1, failureThreshold: 1}";
+    apply_pod(&kubectl, "deaf", &format!("{APP}:v1"), deaf, "");
+    kubectl.wait_for("pod/deaf", ".status.containerStatuses[0].restartCount", "1");
+    assert!(events_of(&kubectl, "deaf").contains("failed to connect service"), "{}", events_of(&kubectl, "deaf"));
+    machine.down();
+}
+
+#[test]
+fn hooks_run_after_the_start_and_before_the_stop_and_their_failures_are_told() {
+    let machine = Machine::with_engine();
+    let kubectl = machine.kubectl();
+    let hooks = ", command: [sleep, '1000'], lifecycle: {postStart: {exec: {command: [sh, -c, 'sleep 3; echo hook >/hooked']}}, \
+                 preStop: {exec: {command: [sh, -c, 'exit 5']}}}";
+    apply_pod(&kubectl, "hooked", SHELL, hooks, ", terminationGracePeriodSeconds: 1");
+    kubectl.wait_for("pod/hooked", WAITING, "ContainerCreating");
+    kubectl.run("wait pod/hooked --for=condition=Ready --timeout=60s");
+    assert_eq!(kubectl.run("exec hooked -- cat /hooked"), "hook\n");
+    kubectl.run("delete pod hooked");
+    let events = kubectl.run("get events --field-selector=involvedObject.name=hooked");
+    assert!(events.contains("FailedPreStopHook") && events.contains("exited with 5"), "{events}");
+
+    let failing = ", command: [sleep, '1000'], lifecycle: {postStart: {exec: {command: [sh, -c, 'echo no; exit 4']}}}";
+    apply_pod(&kubectl, "failing", SHELL, failing, ", terminationGracePeriodSeconds: 1");
+    kubectl.wait_for("pod/failing", ".status.containerStatuses[0].restartCount", "1");
+    let events = events_of(&kubectl, "failing");
+    assert!(events.contains("FailedPostStartHook") && events.contains("exited with 4: no"), "{events}");
     machine.down();
 }
 

@@ -86,7 +86,10 @@ fn layer() -> Vec<u8> {
     }
     append(&mut layer, "/app", app.path());
     append(&mut layer, "/bin/busybox", Path::new("/bin/busybox"));
-    for command in ["cat", "echo", "id", "ls", "sh", "sleep", "stat", "touch", "wget"] {
+    for command in [
+        "cat", "echo", "grep", "head", "httpd", "id", "ls", "sh", "sleep", "stat", "stty", "tar", "touch", "tty",
+        "wget",
+    ] {
         link(&mut layer, &format!("bin/{command}"), "busybox");
     }
     layer.into_inner().expect("a vector grows")

@@ -6,23 +6,29 @@ mod answer;
 mod create;
 mod delete;
 mod discovery;
+mod exec;
 mod list;
 mod logs;
 mod node_ports;
 mod objects_in;
 mod patch;
+mod pod_access;
+mod port_forward;
 mod refusals;
 mod request;
 mod scale;
+mod spdy;
 mod traffic;
 mod update;
 mod watch;
+mod websocket;
 mod write;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Method, Request, Response};
+use hyper::upgrade::OnUpgrade;
 use objects::kind::Subresource;
 use objects::ranges::Range;
 use objects::status::Failure;
@@ -35,7 +41,7 @@ use crate::store::Store;
 pub use self::addresses::dns_address;
 pub use self::answer::Body;
 pub(crate) use self::answer::failure;
-pub use self::logs::{LogOptions, LogStream, PodLogs};
+pub use self::pod_access::{Connection, ExecRequest, ExecSession, LogOptions, LogStream, PodAccess};
 pub use self::traffic::Traffic;
 
 /// The Kubernetes API over a store.
@@ -44,7 +50,7 @@ pub struct ApiServer {
     store: Store,
     addresses: Arc<ClusterAddresses>,
     node_ports: Arc<NodePorts>,
-    logs: Arc<dyn PodLogs>,
+    pods: Arc<dyn PodAccess>,
     traffic: Arc<dyn Traffic>,
 }
 
@@ -69,18 +75,20 @@ struct Asked {
     headers: http::HeaderMap,
     query: Query,
     body: Bytes,
+    /// Of a request that asks for another protocol.
+    upgrade: Option<OnUpgrade>,
 }
 
 type Answer = Result<Response<Body>, Failure>;
 
 impl ApiServer {
-    /// An API over `store`, giving Services addresses of `service_range`, reading logs through `logs` and counts of
-    /// requests through `traffic`.
+    /// An API over `store`, giving Services addresses of `service_range`, looking into pods through `pods`, and
+    /// reading counts of requests through `traffic`.
     #[must_use]
-    pub fn new(store: Store, service_range: Range, logs: Arc<dyn PodLogs>, traffic: Arc<dyn Traffic>) -> Self {
+    pub fn new(store: Store, service_range: Range, pods: Arc<dyn PodAccess>, traffic: Arc<dyn Traffic>) -> Self {
         let addresses = Arc::new(ClusterAddresses::new(service_range, &store));
         let node_ports = Arc::new(NodePorts::new(&store));
-        Self { store, addresses, node_ports, logs, traffic }
+        Self { store, addresses, node_ports, pods, traffic }
     }
 
     /// The store behind this API.
@@ -91,11 +99,12 @@ impl ApiServer {
 
     /// Answers one request, always; a failure is a `Status` object.
     pub async fn answer(&self, caller: &Caller, request: Request<Bytes>) -> Response<Body> {
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
+        let upgrade = parts.extensions.remove::<OnUpgrade>();
         let target = Target::of(parts.uri.path());
         let query = Query::parse(parts.uri.query());
         let path = parts.uri.path().to_owned();
-        let asked = Asked { method: parts.method, path, headers: parts.headers, query, body };
+        let asked = Asked { method: parts.method, path, headers: parts.headers, query, body, upgrade };
         match self.dispatch(caller, target, &asked).await {
             Ok(answer) => answer,
             Err(failure) => answer::failure(&failure),
@@ -136,6 +145,8 @@ impl ApiServer {
             (Verb::Get, _) => self.get(&place, asked).await,
             (Verb::List, _) => self.list(&place, asked).await,
             (Verb::Watch, _) => self.watch(place, asked).await,
+            (Verb::Create, Some(Subresource::Exec)) => self.exec(&place, asked),
+            (Verb::Create, Some(Subresource::PortForward)) => self.port_forward(&place, asked),
             (Verb::Create, Some(Subresource::Binding)) => self.bind(&place, asked).await,
             (Verb::Create, _) => self.create(&place, asked).await,
             (Verb::Update, Some(Subresource::Scale)) => self.put_scale(&place, asked).await,

@@ -60,7 +60,7 @@ async fn serve_connection(api: ApiServer, acceptor: TlsAcceptor, connection: Tcp
     let mut server = auto::Builder::new(TokioExecutor::new());
     server.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
     server.http2().timer(TokioTimer::new());
-    if let Err(error) = server.serve_connection(TokioIo::new(stream), service).await {
+    if let Err(error) = server.serve_connection_with_upgrades(TokioIo::new(stream), service).await {
         tracing::trace!(%error, "a connection to the API ended");
     }
 }

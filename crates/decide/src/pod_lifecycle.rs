@@ -19,7 +19,7 @@ use crate::Decision;
 pub use back_off::BackOff;
 pub use snapshot::{
     ContainerSnapshot, Exit, ExitReason, Failure, FailureReason, Files, ImageState, Instance, Kill, NetworkPolicies,
-    Object, PodSnapshot, Running, Sandbox, Stop, Stopping, Volumes, find_status,
+    Object, PodSnapshot, PostStart, Running, Sandbox, Stop, Stopping, Volumes, find_status,
 };
 pub use status::status;
 pub use steps::{PodStep, StopReason, WaitingOn};

@@ -132,9 +132,6 @@ fn refuse_unsupported(from: &Ingredients<'_>) -> Result<(), ConfigError> {
         (spec.and_then(|spec| spec.host_pid), "hostPID"),
         (spec.and_then(|spec| spec.host_ipc), "hostIPC"),
     ];
-    if from.container.lifecycle.as_ref().is_some_and(|lifecycle| lifecycle.post_start.is_some()) {
-        return Err(ConfigError::Unsupported("lifecycle.postStart"));
-    }
     match table.iter().find(|(asked, _)| *asked == Some(true)) {
         Some((_, what)) => Err(ConfigError::Unsupported(what)),
         None => Ok(()),

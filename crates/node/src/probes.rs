@@ -1,6 +1,7 @@
 //! Asks a container how it is: one task a probe, until it is dropped. What the answers mean is `decide::probes`'.
 
 mod connect;
+mod grpc;
 pub(crate) mod http;
 mod tcp;
 
@@ -118,7 +119,10 @@ async fn ask(target: &Target, probe: &Probe, timeout: Duration) -> Option<Answer
             Err(message) => failure(message),
         });
     }
-    Some(failure("this kind of probe is not supported by Segue yet; use httpGet, exec or tcpSocket".to_owned()))
+    if let Some(grpc) = &probe.grpc {
+        return Some(grpc::check(grpc, target.sandbox.ip().into(), timeout).await);
+    }
+    Some(failure("the probe names nothing to ask: it needs one of httpGet, exec, tcpSocket and grpc".to_owned()))
 }
 
 async fn exec_answer(target: &Target, command: &[String], timeout: Duration) -> Option<Answer> {

@@ -109,6 +109,10 @@ impl Below {
         match subresource {
             Subresource::Status => own("status", &["get", "patch", "update"]),
             Subresource::Log => own("log", &["get"]),
+            Subresource::Exec => Self { kind: "PodExecOptions", ..own("exec", &["create", "get"]) },
+            Subresource::PortForward => {
+                Self { kind: "PodPortForwardOptions", ..own("portforward", &["create", "get"]) }
+            }
             Subresource::Finalize => own("finalize", &["update"]),
             Subresource::Binding => Self { kind: "Binding", ..own("binding", &["create"]) },
             Subresource::Scale => {

@@ -101,6 +101,10 @@ pub enum Subresource {
     Scale,
     /// `log`, of pods.
     Log,
+    /// `exec`, of pods: runs a process in a container.
+    Exec,
+    /// `portforward`, of pods: connects to their ports.
+    PortForward,
     /// `binding`, of pods: names their node.
     Binding,
     /// `finalize`, of namespaces.
@@ -151,6 +155,8 @@ impl Subresource {
             Self::Status => "status",
             Self::Scale => "scale",
             Self::Log => "log",
+            Self::Exec => "exec",
+            Self::PortForward => "portforward",
             Self::Binding => "binding",
             Self::Finalize => "finalize",
         }

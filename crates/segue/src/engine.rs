@@ -28,7 +28,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use crate::cli::Up;
 use crate::engine_socket::{self, Order, Received, Report};
-use crate::pod_logs::NodeLogs;
+use crate::pod_access::NodePods;
 use crate::preflight;
 use crate::settings::Directories;
 use crate::traffic::DataPlaneTraffic;
@@ -119,7 +119,7 @@ impl Engine {
         let api = ApiServer::new(
             store,
             options.service_cidr,
-            Arc::new(NodeLogs { settings: settings.clone() }),
+            Arc::new(NodePods { settings: settings.clone() }),
             Arc::new(counted.clone()),
         );
         let client = serve::client(&api);

@@ -6,7 +6,7 @@ mod down;
 mod engine;
 mod engine_socket;
 mod image;
-mod pod_logs;
+mod pod_access;
 mod preflight;
 mod proxy;
 mod settings;

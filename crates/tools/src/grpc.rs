@@ -5,6 +5,8 @@ use http::{HeaderName, HeaderValue};
 
 /// The method of the bundled application that gives its message back.
 pub(crate) const ECHO: &str = "/segue.App/Echo";
+/// The method that tells whether a server is well.
+pub(crate) const HEALTH: &str = "/grpc.health.v1.Health/Check";
 pub(crate) const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/grpc");
 pub(crate) const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 pub(crate) const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");

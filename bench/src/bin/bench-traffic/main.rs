@@ -104,15 +104,22 @@ fn through_the_kernel(machine: &Machine) {
 fn with_many_services(machine: &Machine) {
     const MANY: usize = 999;
     let segue = ourselves(machine);
-    let rates = || (0..ROUNDS_OF_TWO).map(|_| saturate(machine, &segue, Connections::Kept, 64).requests_per_second);
+    let measure = || (0..ROUNDS_OF_TWO).map(|_| saturate(machine, &segue, Connections::Kept, 64));
     let many: Vec<String> = (1..=MANY).map(contestants::many).collect();
-    let before: Vec<f64> = rates().collect();
+    let before: Vec<Saturated> = measure().collect();
     many.chunks(100).for_each(|some| drop(machine.kubectl().apply(&some.join("---\n"))));
     contestants::wait_until_it_answers(machine, contestants::address_of(machine, &format!("many-{MANY}")));
-    let among = best(rates());
+    let among: Vec<Saturated> = measure().collect();
     machine.kubectl().run("delete services,endpointslices -l bench=many --wait=false");
-    let alone = best(before.into_iter().chain(rates()));
-    line(&format!("requests/s with 1,000 Services against 2: {among:.0} against {alone:.0} ({:.2})", among / alone));
+    let alone: Vec<Saturated> = before.into_iter().chain(measure()).collect();
+    let [fast, faster] = [&among, &alone].map(|of| best(of.iter().map(|it| it.requests_per_second)));
+    let [cost, costs] = [&among, &alone].map(|of| median(of.iter().map(|it| it.cpu_micros)));
+    line(&format!(
+        "requests/s with 1,000 Services against 2: {fast:.0} against {faster:.0} ({:.2}); \
+         CPU µs per request {cost:.1} against {costs:.1} ({:.2})",
+        fast / faster,
+        cost / costs
+    ));
 }
 
 fn endpoint_changes() {

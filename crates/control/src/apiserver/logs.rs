@@ -1,36 +1,10 @@
 //! A pod's `log` subresource: which container's output, and how much of it. The output itself comes from the node.
 
-use bytes::Bytes;
-use futures::stream::BoxStream;
 use objects::status::Failure;
 use serde_json::Value;
 
+use super::pod_access::LogOptions;
 use super::{Answer, ApiServer, Asked, Place, answer};
-
-/// What part of a container's output is wanted, as the query of `log` says it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct LogOptions {
-    pub follow: bool,
-    pub previous: bool,
-    pub timestamps: bool,
-    pub tail_lines: Option<u64>,
-    pub limit_bytes: Option<u64>,
-    pub since_seconds: Option<u64>,
-    /// RFC 3339.
-    pub since_time: Option<String>,
-}
-
-/// A container's output as it is read.
-pub type LogStream = BoxStream<'static, Result<Bytes, std::io::Error>>;
-
-/// The node's side: reads what a container has written.
-pub trait PodLogs: Send + Sync {
-    /// The output of a container of a pod.
-    ///
-    /// # Errors
-    /// A sentence for the user, when there is no such output.
-    fn read(&self, pod: &Value, container: &str, options: &LogOptions) -> Result<LogStream, String>;
-}
 
 impl ApiServer {
     pub(super) fn read_log(&self, place: &Place, asked: &Asked) -> Answer {
@@ -46,12 +20,12 @@ impl ApiServer {
             since_seconds: number("sinceSeconds")?,
             since_time: asked.query.get("sinceTime").map(str::to_owned),
         };
-        let output = self.logs.read(&pod.value, &container, &options).map_err(Failure::bad_request)?;
+        let output = self.pods.read_log(&pod.value, &container, &options).map_err(Failure::bad_request)?;
         Ok(answer::stream(output, "text/plain"))
     }
 }
 
-fn chosen_container(place: &Place, pod: &Value, asked: &Asked) -> Result<String, Failure> {
+pub(super) fn chosen_container(place: &Place, pod: &Value, asked: &Asked) -> Result<String, Failure> {
     let names: Vec<&str> = ["initContainers", "containers"]
         .iter()
         .filter_map(|list| pod["spec"][list].as_array())

@@ -138,7 +138,11 @@ impl Place {
         let named = self.name.is_some();
         let creates_below = self.subresource == Some(Subresource::Binding);
         let reads_only = self.subresource == Some(Subresource::Log);
+        let opens_streams = matches!(self.subresource, Some(Subresource::Exec | Subresource::PortForward));
         match *method {
+            // Whoever may only read objects may not do this with a GET either.
+            Method::GET | Method::POST if opens_streams => Some(Verb::Create),
+            _ if opens_streams => None,
             Method::POST if self.kind.is_computed => None,
             Method::POST if creates_below || (!named && (self.namespace.is_some() || !self.kind.is_namespaced())) => {
                 Some(Verb::Create)
@@ -182,6 +186,11 @@ impl Query {
     /// The first value of a parameter that is there and not empty.
     pub(super) fn get(&self, key: &str) -> Option<&str> {
         self.0.iter().find(|(found, value)| found == key && !value.is_empty()).map(|(_, value)| value.as_str())
+    }
+
+    /// All values of a parameter.
+    pub(super) fn all(&self, key: &str) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(move |(found, _)| found == key).map(|(_, value)| value.as_str())
     }
 
     pub(super) fn is_true(&self, key: &str) -> bool {

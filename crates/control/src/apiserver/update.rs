@@ -45,9 +45,13 @@ impl ApiServer {
                 replace_field(stored, sent, "spec");
                 Ok(())
             }
-            Some(other @ (Subresource::Scale | Subresource::Log | Subresource::Binding)) => {
-                Err(Failure::internal(format!("{} is not replaced through the object", other.path())))
-            }
+            Some(
+                other @ (Subresource::Scale
+                | Subresource::Log
+                | Subresource::Exec
+                | Subresource::PortForward
+                | Subresource::Binding),
+            ) => Err(Failure::internal(format!("{} is not replaced through the object", other.path()))),
         }
     }
 }

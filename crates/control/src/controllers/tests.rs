@@ -5,6 +5,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use futures::{StreamExt, pin_mut};
 use jiff::Timestamp;
 use k8s_openapi::NamespaceResourceScope;
@@ -20,18 +21,26 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::apiserver::{ApiServer, LogOptions, LogStream, PodLogs, Traffic};
+use crate::apiserver::{ApiServer, Connection, ExecRequest, ExecSession, LogOptions, LogStream, PodAccess, Traffic};
 use crate::serve;
 use crate::store::Store;
 
 /// Longer than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-struct NoLogs;
+struct NoPods;
 
-impl PodLogs for NoLogs {
-    fn read(&self, _: &Value, _: &str, _: &LogOptions) -> Result<LogStream, String> {
+impl PodAccess for NoPods {
+    fn read_log(&self, _: &Value, _: &str, _: &LogOptions) -> Result<LogStream, String> {
         Err("there are no logs here".to_owned())
+    }
+
+    fn exec<'a>(&'a self, _: &'a Value, _: &'a str, _: &'a ExecRequest) -> BoxFuture<'a, Result<ExecSession, String>> {
+        Box::pin(async { Err("nothing runs here".to_owned()) })
+    }
+
+    fn connect<'a>(&'a self, _: &'a Value, _: u16) -> BoxFuture<'a, Result<Box<dyn Connection>, String>> {
+        Box::pin(async { Err("nothing listens here".to_owned()) })
     }
 }
 
@@ -60,7 +69,7 @@ impl World {
     async fn start(cores: u32) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(&directory.path().join("store.db")).unwrap();
-        let api = ApiServer::new(store, "10.45.0.0/16".parse().unwrap(), Arc::new(NoLogs), Arc::new(NoTraffic));
+        let api = ApiServer::new(store, "10.45.0.0/16".parse().unwrap(), Arc::new(NoPods), Arc::new(NoTraffic));
         let client = serve::client(&api);
         create::<Namespace>(&Api::all(client.clone()), json!({"metadata": {"name": "n"}})).await;
         let nodes = Api::<Node>::all(client.clone());

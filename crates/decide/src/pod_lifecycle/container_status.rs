@@ -7,7 +7,9 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::containers::is_complete;
-use super::snapshot::{ContainerSnapshot, Exit, ImageState, Instance, PodSnapshot, RestartPolicy, keeps_running};
+use super::snapshot::{
+    ContainerSnapshot, Exit, ImageState, Instance, PodSnapshot, PostStart, RestartPolicy, keeps_running,
+};
 
 /// Statuses of the init containers, in the spec's order.
 pub(super) fn init_statuses(pod: &PodSnapshot) -> Vec<ContainerStatus> {
@@ -92,6 +94,9 @@ fn waiting(
     policy: RestartPolicy,
 ) -> Option<ContainerState> {
     let rests = match &snapshot.instance {
+        Instance::Running(_) if snapshot.post_start == PostStart::Running && pod.stop.is_none() => {
+            return Some(being_created(pod));
+        }
         Instance::Running(_) => return None,
         Instance::None => false,
         Instance::Exited(exit) | Instance::Earlier(exit) => !policy.restarts_after(exit),
@@ -126,8 +131,12 @@ fn not_yet_created(pod: &PodSnapshot, snapshot: &ContainerSnapshot) -> Option<Co
     if snapshot.instance != Instance::None {
         return None;
     }
+    Some(being_created(pod))
+}
+
+fn being_created(pod: &PodSnapshot) -> ContainerState {
     let reason = if pod.init_containers().next().is_some() { "PodInitializing" } else { "ContainerCreating" };
-    Some(waiting_for(reason, None))
+    waiting_for(reason, None)
 }
 
 fn waiting_for(reason: &str, message: Option<String>) -> ContainerState {

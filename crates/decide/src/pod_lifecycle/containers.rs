@@ -6,7 +6,8 @@ use k8s_openapi::api::core::v1::{Container, Probe};
 use super::PodSnapshot;
 use super::back_off::later;
 use super::snapshot::{
-    ContainerSnapshot, ImageState, Instance, Kill, NetworkPolicies, RestartPolicy, Sandbox, Volumes, keeps_running,
+    ContainerSnapshot, ImageState, Instance, Kill, NetworkPolicies, PostStart, RestartPolicy, Sandbox, Volumes,
+    keeps_running,
 };
 use super::steps::{Plan, PodStep, StopReason, WaitingOn};
 use crate::images::ImageWaiting;
@@ -27,8 +28,16 @@ pub(super) fn run(pod: &PodSnapshot, now: Timestamp, plan: &mut Plan) {
     {
         return;
     }
+    let mut hook_before = false;
     for (container, snapshot) in pod.main_containers() {
+        if hook_before && snapshot.instance == Instance::None {
+            continue;
+        }
         keep_running(pod, container, snapshot, pod.restart_policy(), now, plan);
+        if snapshot.post_start == PostStart::Running {
+            hook_before = true;
+            plan.wait(WaitingOn::PostStart { container: container.name.clone() });
+        }
     }
     if plan.steps.is_empty() && plan.waiting_on.is_empty() {
         plan.wait(WaitingOn::NothingItRuns);
@@ -146,6 +155,12 @@ fn restart_the_unhealthy(
 ) {
     if snapshot.stopping.is_some() {
         kill_when_overdue(container, snapshot, now, plan);
+    } else if snapshot.post_start == PostStart::Failed {
+        plan.step(PodStep::StopContainer {
+            container: container.name.clone(),
+            reason: StopReason::PostStartFailed,
+            grace: objects::pods::grace_period(&pod.pod),
+        });
     } else if let Some(kind) = snapshot.failed_probe() {
         plan.step(PodStep::StopContainer {
             container: container.name.clone(),

@@ -108,8 +108,19 @@ pub struct ContainerSnapshot {
     pub startup: Verdict,
     pub readiness: Verdict,
     pub liveness: Verdict,
+    pub post_start: PostStart,
     /// Set once it was told to stop.
     pub stopping: Option<Stopping>,
+}
+
+/// The hook that runs right after a container was started. Until it is over, the container counts as being created.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PostStart {
+    Running,
+    /// The container is to be restarted for it.
+    Failed,
+    /// It succeeded, or there is none, or an engine that is no more has run it.
+    Over,
 }
 
 /// The last run of a container.
@@ -288,6 +299,7 @@ impl ContainerSnapshot {
             startup: before_any_answer(ProbeKind::Startup, &container.startup_probe),
             readiness: before_any_answer(ProbeKind::Readiness, &container.readiness_probe),
             liveness: before_any_answer(ProbeKind::Liveness, &container.liveness_probe),
+            post_start: PostStart::Over,
             stopping: None,
         }
     }
@@ -297,7 +309,7 @@ impl ContainerSnapshot {
     }
 
     pub(super) fn is_started(&self) -> bool {
-        self.is_running() && self.startup == Verdict::Success
+        self.is_running() && self.post_start == PostStart::Over && self.startup == Verdict::Success
     }
 
     /// A container that was found dead or is about to be signalled for it gets no more work.

@@ -57,6 +57,7 @@ pub enum StopReason {
     DeadlineExceeded,
     PodFinished,
     ProbeFailed(ProbeKind),
+    PostStartFailed,
 }
 
 /// Why a pod is left as it is.
@@ -80,6 +81,9 @@ pub enum WaitingOn {
         container: String,
     },
     InitContainer {
+        container: String,
+    },
+    PostStart {
         container: String,
     },
     CreateRetry {
@@ -111,6 +115,7 @@ impl fmt::Display for WaitingOn {
                 write!(f, "the image of container {container} could not be pulled and is tried again")
             }
             Self::InitContainer { container } => write!(f, "init container {container} has not completed"),
+            Self::PostStart { container } => write!(f, "the postStart hook of container {container} has not ended"),
             Self::CreateRetry { container } => {
                 write!(f, "container {container} could not be created and is tried again")
             }

@@ -569,3 +569,27 @@ fn a_run_that_nobody_saw_end_is_told_as_such() {
     assert_eq!(container["state"]["terminated"]["exitCode"], 137);
     assert_eq!(shown(&lost).get("podIP"), None);
 }
+
+#[test]
+fn a_container_is_being_created_while_its_post_start_hook_runs() {
+    let spec = json!({"containers": [{"name": "c", "image": "app:1"}, {"name": "next", "image": "app:1"}]});
+    let hooked = |hook| {
+        let runs = |each: &mut ContainerSnapshot| (each.instance, each.post_start) = (running(0), hook);
+        pod(spec.clone()).with("c", runs).with("next", |each| each.image = ImageState::Present)
+    };
+    let during = hooked(PostStart::Running);
+    let shown = status(&during, at(NOW)).container_statuses.unwrap();
+    let waiting = shown[0].state.as_ref().unwrap().waiting.as_ref();
+    assert_eq!(waiting.and_then(|waiting| waiting.reason.as_deref()), Some("ContainerCreating"));
+    assert_eq!((shown[0].ready, shown[0].started), (false, Some(false)));
+    let decision = next_steps(&during, at(NOW));
+    assert_eq!((decision.steps, decision.waiting_on.len()), (vec![], 1), "the next container waits");
+
+    let after = hooked(PostStart::Over);
+    assert!(status(&after, at(NOW)).container_statuses.unwrap()[0].ready);
+    assert_eq!(steps(&after), [start("next", 0)]);
+
+    let failed = steps(&hooked(PostStart::Failed));
+    assert_eq!(failed, [stop(StopReason::PostStartFailed, 30), start("next", 0)]);
+    assert_eq!(steps(&hooked(PostStart::Running).deleted(30, 0)), [stop(StopReason::PodDeleted, 30)]);
+}

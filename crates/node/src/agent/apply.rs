@@ -14,12 +14,13 @@ use kube::api::{Api, DeleteParams, Preconditions};
 use tokio::time::Instant;
 use tracing::warn;
 
+use super::PodError;
 use super::events::EventType;
+use super::hooks::{self, Asked};
 use super::memory::ContainerMemory;
 use super::news::News;
 use super::pod_task::PodTask;
 use super::runtime::{ContainerSignal, SandboxConfig, chain};
-use super::{PodError, hooks};
 use crate::pod::{self, etc_files, limits};
 use crate::volumes;
 
@@ -183,8 +184,8 @@ impl PodTask {
             None => sandbox.signal(&id, ContainerSignal::Stop).await?,
             Some(hook) => {
                 let limit = Duration::try_from(grace).unwrap_or_default();
-                let spec = self.memory.spec_of(container).cloned().unwrap_or_default();
-                hooks::run_then_signal(sandbox, id, spec, hook, limit);
+                let container = self.memory.spec_of(container).cloned().unwrap_or_default();
+                hooks::run_then_signal(Asked { sandbox, id, container, hook }, limit, self.tell.clone());
             }
         }
         Ok(())
@@ -248,6 +249,7 @@ fn killing_message(container: &str, reason: StopReason) -> String {
         StopReason::ProbeFailed(ProbeKind::Liveness | ProbeKind::Readiness) => {
             format!("Container {container} failed liveness probe, will be restarted")
         }
+        StopReason::PostStartFailed => "FailedPostStartHook".to_owned(),
         StopReason::PodDeleted
         | StopReason::EngineGoesDown
         | StopReason::DeadlineExceeded

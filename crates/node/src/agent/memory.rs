@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use decide::images::FailedPull;
-use decide::pod_lifecycle::{BackOff, Exit, Failure, Files, ImageState, Object, Stopping, Volumes};
+use decide::pod_lifecycle::{BackOff, Exit, Failure, Files, ImageState, Object, PostStart, Stopping, Volumes};
 use decide::probes::{ProbeKind, Verdict};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, Pod};
@@ -50,6 +50,8 @@ pub(super) struct ContainerMemory {
     pub(super) probed_id: Option<String>,
     pub(super) verdicts: BTreeMap<ProbeKind, Verdict>,
     pub(super) probers: BTreeMap<ProbeKind, Prober>,
+    /// What became of the hook after the start of a run, by the run's status id.
+    pub(super) post_start: Option<(String, PostStart)>,
     /// The imageID of the run, by its status id.
     pub(super) image_id: Option<(String, String)>,
 }

@@ -2,7 +2,7 @@
 //! decides afresh.
 
 use decide::images::{FailedPull, ImageWaiting};
-use decide::pod_lifecycle::ImageState;
+use decide::pod_lifecycle::{ImageState, PostStart};
 use decide::probes::{Outcome, ProbeKind, Verdict};
 
 use super::events::EventType;
@@ -29,6 +29,16 @@ pub(crate) enum News {
         verdict: Verdict,
         message: String,
     },
+    PostStartEnded {
+        container: String,
+        /// The run of the container that it was for.
+        container_id: String,
+        result: Result<(), String>,
+    },
+    PreStopFailed {
+        container: String,
+        message: String,
+    },
 }
 
 impl PodTask {
@@ -41,6 +51,13 @@ impl PodTask {
                     let text = format!("{} probe failed: {message}", kind.word());
                     self.record(Some(&container), EventType::Warning, "Unhealthy", text);
                 }
+            }
+            News::PostStartEnded { container, container_id, result } => {
+                self.hear_of_post_start(&container, container_id, result);
+            }
+            News::PreStopFailed { container, message } => {
+                let text = format!("PreStopHook failed: {message}");
+                self.record(Some(&container), EventType::Warning, "FailedPreStopHook", text);
             }
         }
     }
@@ -65,6 +82,19 @@ impl PodTask {
                 self.record(Some(container), EventType::Warning, "Failed", message);
                 self.record(Some(container), EventType::Warning, "Failed", "Error: ErrImagePull");
             }
+        }
+    }
+
+    fn hear_of_post_start(&mut self, container: &str, container_id: String, result: Result<(), String>) {
+        let known = self.memory.container_mut(container);
+        if known.post_start.as_ref().is_none_or(|(id, _)| *id != container_id) {
+            return;
+        }
+        let became = if result.is_ok() { PostStart::Over } else { PostStart::Failed };
+        known.post_start = Some((container_id, became));
+        if let Err(message) = result {
+            let text = format!("PostStartHook failed: {message}");
+            self.record(Some(container), EventType::Warning, "FailedPostStartHook", text);
         }
     }
 

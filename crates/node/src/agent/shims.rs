@@ -225,7 +225,7 @@ impl PodSandbox for ShimSandbox {
         timeout: Duration,
     ) -> BoxFuture<'a, Result<ExecAnswer, RuntimeError>> {
         Box::pin(async move {
-            match self.client.exec(id, command.to_vec(), Some(timeout)).await {
+            match self.client.exec(id, command.to_vec(), Some(timeout), None).await {
                 Ok(result) => Ok(ExecAnswer::Exited { code: result.exit_code, output: result.output }),
                 Err(ShimError::Failed(failure)) if failure.kind == FailureKind::TimedOut => Ok(ExecAnswer::TimedOut),
                 Err(error) => Err(RuntimeError::Exec { id: id.to_owned(), source: error.into() }),

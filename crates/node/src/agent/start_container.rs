@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use decide::pod_lifecycle::{Exit, ExitReason, Failure, FailureReason, ImageState};
+use decide::pod_lifecycle::{Exit, ExitReason, Failure, FailureReason, ImageState, PostStart};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, Pod, Service};
 use kube::api::{Api, ListParams};
 
 use super::events::EventType;
+use super::hooks::{self, Asked};
 use super::pod_task::PodTask;
 use super::runtime::{Cause, Found, RuntimeError, Started, chain};
 use crate::container::ContainerConfig;
@@ -48,7 +49,12 @@ impl PodTask {
             return;
         };
         match self.try_to_start(&sandbox, &spec, attempt, &image).await {
-            Ok(started) => self.note_start(container, attempt, &image, &started),
+            Ok(started) => {
+                self.note_start(container, attempt, &image, &started);
+                if started == Started::Running {
+                    self.run_post_start(sandbox, spec, attempt);
+                }
+            }
             Err(error) => self.note_failure(container, &error),
         }
     }
@@ -146,6 +152,16 @@ impl PodTask {
                 self.record(Some(container), EventType::Warning, "Failed", format!("Error: {reason}"));
             }
         }
+    }
+
+    fn run_post_start(&mut self, sandbox: Found, container: Container, attempt: i32) {
+        let Some(hook) = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.post_start.clone()) else {
+            return;
+        };
+        let status_id = pod::status_id(&self.key.uid, &container.name, attempt);
+        self.memory.container_mut(&container.name).post_start = Some((status_id.clone(), PostStart::Running));
+        let id = pod::container_id(&container.name, attempt);
+        hooks::run_after_start(Asked { sandbox, id, container, hook }, status_id, self.tell.clone());
     }
 
     fn note_failure(&mut self, container: &str, error: &StartError) {

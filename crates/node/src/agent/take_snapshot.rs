@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use decide::pod_lifecycle::{
-    ContainerSnapshot, Exit, ExitReason, Instance, NetworkPolicies, PodSnapshot, Running, Sandbox, Stop, find_status,
+    ContainerSnapshot, Exit, ExitReason, Instance, NetworkPolicies, PodSnapshot, PostStart, Running, Sandbox, Stop,
+    find_status,
 };
 use decide::probes::{self, Answers, ProbeKind, Verdict};
 use jiff::{SignedDuration, Timestamp};
@@ -184,6 +185,9 @@ impl PodTask {
     ) {
         let goes = snapshot.stopping.is_some() || objects::pods::is_terminating(pod);
         let (Instance::Running(running), Some(report)) = (&snapshot.instance, report) else { return };
+        if snapshot.post_start == PostStart::Running {
+            return;
+        }
         let Some(sandbox) = self.memory.sandbox.clone() else { return };
         let tell = self.tell.clone();
         let known = self.memory.container_mut(&container.name);
@@ -300,6 +304,11 @@ fn copy_memory(snapshot: &mut ContainerSnapshot, known: &ContainerMemory) {
     snapshot.restarts = known.restarts;
     snapshot.backing_off_until = known.backing_off_until;
     snapshot.stopping = known.stopping;
+    if let (Instance::Running(running), Some((id, post_start))) = (&snapshot.instance, &known.post_start)
+        && *id == running.container_id
+    {
+        snapshot.post_start = *post_start;
+    }
     let verdict = |kind| known.verdicts.get(&kind).copied();
     snapshot.startup = verdict(ProbeKind::Startup).unwrap_or(snapshot.startup);
     snapshot.readiness = verdict(ProbeKind::Readiness).unwrap_or(snapshot.readiness);

@@ -238,6 +238,33 @@ async fn failed_liveness_takes_the_pod_out_of_routing_before_it_is_signalled() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_post_start_hook_that_fails_restarts_its_container() {
+    let world = World::new();
+    world.runtime.exec_answers("c", 1);
+    world.create_pod(json!({"lifecycle": {"postStart": {"exec": {"command": ["/hook"]}}}}));
+    world.container_state("/restartCount", "1").await;
+    let told = |api: &FakeApi| api.events("FailedPostStartHook").first().cloned();
+    let told = world.api.until("FailedPostStartHook", told).await;
+    assert_eq!(told, "PostStartHook failed: command [\"/hook\"] exited with 1: ");
+    world.runtime.exec_answers("c", 0);
+    world.ready().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pre_stop_hook_that_fails_is_told_and_changes_nothing() {
+    let world = World::new();
+    world.create_pod(json!({"lifecycle": {"preStop": {"exec": {"command": ["/hook"]}}}}));
+    world.ready().await;
+    world.runtime.exec_answers("c", 1);
+    world.api.delete_pod("web", 30);
+    world.api.set_condition("web", names::DRAINED, "True", names::IDLE);
+    world.gone().await;
+    let told = |api: &FakeApi| api.events("FailedPreStopHook").first().cloned();
+    assert!(world.api.until("FailedPreStopHook", told).await.contains("exited with 1"));
+    world.asked("stop c-0", 1).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_container_that_ignores_its_signal_is_killed_after_the_grace_period() {
     let world = World::new();
     world.create_pod(json!({"livenessProbe": exec_probe(json!({"failureThreshold": 1}))}));

@@ -1,9 +1,10 @@
 //! Creates, joins and removes containers through libcontainer. Only the single-threaded shim may: every function here
 //! forks, and the process becomes non-dumpable. Nothing here signals a container; `pidfd` does.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use libcontainer::container::Container;
@@ -12,6 +13,7 @@ use libcontainer::error::LibcontainerError;
 use libcontainer::syscall::syscall::SyscallType;
 use oci_spec::OciSpecError;
 use oci_spec::runtime::{Process as OciProcess, Spec};
+use rustix::fs::OFlags;
 use rustix::pipe::PipeFlags;
 
 use super::capabilities::{self, DeviceControl, UnknownCapability};
@@ -22,10 +24,12 @@ use super::spec::{self, Host, SwapLimit};
 use super::{CapabilityChange, ContainerConfig, MountSource};
 use crate::cgroups::{Cgroup, CgroupError, Hierarchies, Version};
 use crate::pidfd::{Process, ProcessError};
+use crate::shim::protocol::Streams;
 
 /// What Docker gives; the machine may allow less.
 const MAX_OPEN_FILES: u64 = 1024 * 1024;
 const SHM_BYTES: u64 = 64 * 1024 * 1024;
+const NOTHING: &str = "/dev/null";
 
 /// Why a container could not be created, started, joined or removed.
 #[derive(Debug, thiserror::Error)]
@@ -313,34 +317,37 @@ pub(crate) struct Joining {
 }
 
 impl Joining {
-    /// Runs the process, as a child of this one, as the container's user and with its limits. Its output is ours.
-    pub(crate) fn run(&self) -> Result<Process, RuntimeError> {
+    /// Runs the process, as a child of this one, as the container's user and with its limits. Where nothing else is
+    /// said, its output is ours.
+    pub(crate) fn run(&self, streams: Option<&Streams>) -> Result<Process, RuntimeError> {
         let path = self.bundle.join(format!("exec-{}.json", std::process::id()));
-        self.write_process(&path)?;
-        let joined = self.join(&path);
+        self.write_process(&path, matches!(streams, Some(Streams::Terminal { .. })))?;
+        let joined = self.join(&path, streams);
         // A file of a pod that is going away may be gone already.
         let _ = fs::remove_file(&path);
         joined
     }
 
-    fn write_process(&self, path: &Path) -> Result<(), RuntimeError> {
+    fn write_process(&self, path: &Path, has_terminal: bool) -> Result<(), RuntimeError> {
         let mut spec = Spec::load(self.bundle.join("config.json"))
             .map_err(|source| RuntimeError::ReadSpec { id: self.id.clone(), source })?;
         let process: Option<&mut OciProcess> = spec.process_mut().as_mut();
         let process = process.ok_or_else(|| RuntimeError::NoProcess(self.id.clone()))?;
-        process.set_args(Some(self.args.clone()));
+        process.set_args(Some(self.args.clone())).set_terminal(Some(has_terminal));
+        if has_terminal {
+            name_terminal(process);
+        }
         let write = || -> io::Result<()> { fs::write(path, serde_json::to_vec(process).map_err(io::Error::from)?) };
         write().map_err(|source| RuntimeError::WriteProcess { path: path.to_owned(), source })
     }
 
-    fn join(&self, process: &Path) -> Result<Process, RuntimeError> {
+    fn join(&self, process: &Path, streams: Option<&Streams>) -> Result<Process, RuntimeError> {
         let no_pipe = |source| RuntimeError::Pipe { id: self.id.clone(), source };
         let (mut report, report_end) = pipe().map_err(no_pipe)?;
-        let stdin = File::open("/dev/null").map_err(no_pipe)?;
         let workload = Workload::new(Filters::compile(self.capabilities)?, report_end);
-        let joined = ContainerBuilder::new(self.id.clone(), SyscallType::default())
-            .with_executor(workload)
-            .with_stdin(stdin)
+        let builder = ContainerBuilder::new(self.id.clone(), SyscallType::default()).with_executor(workload);
+        let joined = with_streams(builder, streams)
+            .map_err(no_pipe)?
             .with_root_path(self.state.clone())
             .and_then(|builder| builder.as_tenant().with_process(Some(process)).with_detach(true).build());
         match (joined, told(&mut report)) {
@@ -351,6 +358,36 @@ impl Joining {
             }
         }
     }
+}
+
+fn with_streams(builder: ContainerBuilder, streams: Option<&Streams>) -> io::Result<ContainerBuilder> {
+    match streams {
+        None => Ok(builder.with_stdin(File::open(NOTHING)?)),
+        Some(Streams::Terminal { socket }) => Ok(builder.with_console_socket(Some(socket))),
+        Some(Streams::Fifos { stdin, stdout, stderr }) => {
+            let outwards = File::options().write(true).clone();
+            let [stdout, stderr] = [stdout, stderr].map(|path| open_stream(path.as_deref(), &outwards));
+            let stdin = open_stream(stdin.as_deref(), File::options().read(true))?;
+            Ok(builder.with_stdin(stdin).with_stdout(stdout?).with_stderr(stderr?))
+        }
+    }
+}
+
+/// Doesn't wait for the other end: it is there, or never will be.
+fn open_stream(path: Option<&Path>, options: &OpenOptions) -> io::Result<File> {
+    let Some(path) = path else { return options.open(NOTHING) };
+    let stream = options.clone().custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path)?;
+    rustix::io::ioctl_fionbio(&stream, false)?;
+    Ok(stream)
+}
+
+/// As `kubectl exec -t` promises programs.
+fn name_terminal(process: &mut OciProcess) {
+    let mut env = process.env().clone().unwrap_or_default();
+    if !env.iter().any(|variable| variable.starts_with("TERM=")) {
+        env.push("TERM=xterm".to_owned());
+    }
+    process.set_env(Some(env));
 }
 
 /// What has been written to a report so far. Doesn't wait.

@@ -20,6 +20,7 @@ use tokio::sync::{broadcast, oneshot, watch};
 use super::options::Options;
 use super::protocol::{
     self, Answer, Call, Decoder, Event, ExecRequest, ExecResult, Failure, PodState, ProtocolError, Request, Said,
+    Streams,
 };
 use super::sandbox::READY;
 use crate::cgroups::Limits;
@@ -200,15 +201,17 @@ impl ShimClient {
         self.ask_done(Request::Remove { container: container.to_owned() }).await
     }
 
-    /// Runs a process in a running container and waits for its end; it is killed when `timeout` is over.
+    /// Runs a process in a running container and waits for its end; it is killed when `timeout` is over. Where its
+    /// standard streams lead somewhere, its output is not in the answer.
     pub async fn exec(
         &self,
         container: &str,
         args: Vec<String>,
         timeout: Option<Duration>,
+        streams: Option<Streams>,
     ) -> Result<ExecResult, ShimError> {
         let timeout_ms = timeout.map(|limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
-        let request = ExecRequest { container: container.to_owned(), args, timeout_ms };
+        let request = ExecRequest { container: container.to_owned(), args, timeout_ms, streams };
         let Answer::Exec(result) = self.ask(Request::Exec(request)).await? else {
             return Err(ShimError::WrongAnswer);
         };

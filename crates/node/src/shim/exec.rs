@@ -1,4 +1,4 @@
-//! Processes that run in containers for a while: probes and hooks. Each is started and awaited by a small process of
+//! Processes that run in containers for a while: probes, hooks, and what users run there. Each is started and awaited by a small process of
 //! its own (`exec_process`), because joining a container that is starved of CPU may take long, and must not keep the
 //! shim from its other work.
 
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::containers::failure;
 use super::options;
-use super::protocol::{Answer, ExecResult, Failure, FailureKind, MAX_EXEC_OUTPUT_BYTES};
+use super::protocol::{Answer, ExecResult, Failure, FailureKind, MAX_EXEC_OUTPUT_BYTES, Streams};
 use super::server::Caller;
 use crate::container::chain;
 use crate::container::runtime::{self, Joining};
@@ -31,6 +31,7 @@ const MAX_RUNNING: usize = 128;
 pub(super) struct Task {
     pub(super) joining: Joining,
     pub(super) timeout_ms: Option<u64>,
+    pub(super) streams: Option<Streams>,
 }
 
 /// What it answers, on the same socket.

@@ -32,7 +32,7 @@ fn answer_on_stdin() -> io::Result<()> {
 }
 
 fn perform(task: &Task) -> Outcome {
-    let process = match task.joining.run() {
+    let process = match task.joining.run(task.streams.as_ref()) {
         Ok(process) => process,
         Err(RuntimeError::CannotRun(sentence)) => return Outcome::CannotRun(sentence),
         Err(error) => return Outcome::Failed(error.sentence()),

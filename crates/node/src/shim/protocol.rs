@@ -1,6 +1,8 @@
 //! What engine and shim say to each other on the Unix socket: frames of a 4-byte big-endian length and JSON.
 //! Shims outlive engines, so fields are only added, with defaults, and their meanings never change within version 1.
 
+use std::path::PathBuf;
+
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -41,7 +43,7 @@ pub enum Request {
     KillAll,
     /// Ends what is left of a container and forgets it.
     Remove { container: String },
-    /// Runs a process in a running container. Answered with `Exec` when it has ended.
+    /// Runs a process in a running container. Answered with `Exec` when it has ended, or could not be run.
     Exec(ExecRequest),
     /// Answered with `State`.
     State,
@@ -59,6 +61,19 @@ pub struct ExecRequest {
     /// The process is killed when it has run this long.
     #[serde(default)]
     pub timeout_ms: Option<u64>,
+    /// Where its standard streams lead. Without, it has no input and its output is in the answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub streams: Option<Streams>,
+}
+
+/// Where the standard streams of a process lead. Whoever asks has opened its ends before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum Streams {
+    /// To FIFOs at these paths; those that are left out to nothing.
+    Fifos { stdin: Option<PathBuf>, stdout: Option<PathBuf>, stderr: Option<PathBuf> },
+    /// To a terminal in the container, of which the other end is sent to the Unix socket at this path.
+    Terminal { socket: PathBuf },
 }
 
 /// From the shim.

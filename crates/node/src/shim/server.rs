@@ -207,9 +207,9 @@ impl Server {
     }
 
     fn exec(&mut self, request: ExecRequest, caller: Caller) -> Result<(), Failure> {
-        let ExecRequest { container, args, timeout_ms } = request;
+        let ExecRequest { container, args, timeout_ms, streams } = request;
         let joining = self.containers.joining(&container, args)?;
-        self.execs.start(&Task { joining, timeout_ms }, caller)
+        self.execs.start(&Task { joining, timeout_ms, streams }, caller)
     }
 
     fn shut_down(&mut self, caller: Caller) -> Result<(), Failure> {

@@ -146,7 +146,7 @@ fn processes_run_in_a_container_and_their_output_is_cut() {
         pod.run_until_it_speaks(pod.container("a", &["wait"])).await;
         let exec = |words: &'static [&'static str], timeout| {
             let args = std::iter::once("/app").chain(words.iter().copied()).map(str::to_owned);
-            pod.shim.exec("a", args.collect(), timeout)
+            pod.shim.exec("a", args.collect(), timeout, None)
         };
         let said = exec(&["say", "hi"], None).await.unwrap();
         assert_eq!((said.exit_code, said.output.as_str()), (0, "hi\n"));
@@ -158,7 +158,7 @@ fn processes_run_in_a_container_and_their_output_is_cut() {
         assert_eq!(failure(late).kind, FailureKind::TimedOut);
         let (one, other) = tokio::join!(exec(&["exit", "1"], None), exec(&["exit", "2"], None));
         assert_eq!((one.unwrap().exit_code, other.unwrap().exit_code), (1, 2));
-        let missing = pod.shim.exec("a", vec!["/no-such".to_owned()], None).await.unwrap_err();
+        let missing = pod.shim.exec("a", vec!["/no-such".to_owned()], None, None).await.unwrap_err();
         let missing = failure(missing);
         let sentence = "exec: \"/no-such\": stat /no-such: no such file or directory";
         assert_eq!((missing.kind, missing.message.as_str()), (FailureKind::CannotRun, sentence));
@@ -177,12 +177,12 @@ fn removing_and_shutting_down_end_what_runs_with_everything_in_it() {
         for id in ["a", "b"] {
             pod.run_until_it_speaks(pod.container(id, &["wait"])).await;
             let wait = vec!["/app".to_owned(), "wait".to_owned()];
-            let late = pod.shim.exec(id, wait, Some(Duration::from_millis(50))).await.unwrap_err();
+            let late = pod.shim.exec(id, wait, Some(Duration::from_millis(50)), None).await.unwrap_err();
             assert_eq!(failure(late).kind, FailureKind::TimedOut);
         }
         pod.shim.create(pod.container("c", &["wait"])).await.unwrap();
         let args = ["/app", "tell-and-wait", "/proc/1/fd/1"].map(str::to_owned).to_vec();
-        let exec = pod.shim.exec("a", args, None);
+        let exec = pod.shim.exec("a", args, None, None);
         let log = pod.path("logs/a/0.log");
         let remove = async {
             wait_for_text(&log, "joined").await;

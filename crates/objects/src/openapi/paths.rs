@@ -57,7 +57,11 @@ impl Object {
         let schema = match subresource {
             Subresource::Scale => "io.k8s.api.autoscaling.v1.Scale",
             Subresource::Binding => "io.k8s.api.core.v1.Binding",
-            Subresource::Status | Subresource::Log | Subresource::Finalize => kind.type_name,
+            Subresource::Status
+            | Subresource::Log
+            | Subresource::Exec
+            | Subresource::PortForward
+            | Subresource::Finalize => kind.type_name,
         };
         let (group, version) = match below.version {
             "" => (kind.group, kind.version),

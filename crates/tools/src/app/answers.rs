@@ -25,6 +25,9 @@ const ECHO_BYTES: usize = 1 << 20;
 /// A slow answer is never slower.
 const SLOWEST: Duration = Duration::from_secs(600);
 
+const GRPC_OK: HeaderValue = HeaderValue::from_static("0");
+const GRPC_INVALID_ARGUMENT: HeaderValue = HeaderValue::from_static("3");
+
 const PATHS: &str = "try /, /echo, /slow?ms=N, /events, /ws, /healthz or /ready\n";
 
 pub(super) struct State {
@@ -86,6 +89,7 @@ pub(super) async fn answer(state: &State, request: Request<Incoming>) -> Respons
         (&Method::GET, "/ws") => websocket(state, request),
         (&Method::POST, "/echo") => echo(request).await,
         (&Method::POST, grpc::ECHO) => grpc_echo(request).await,
+        (&Method::POST, grpc::HEALTH) => grpc_health(state),
         _ => text(StatusCode::NOT_FOUND, PATHS),
     };
     state.in_flight.fetch_sub(1, Ordering::Relaxed);
@@ -149,11 +153,23 @@ async fn echo(request: Request<Incoming>) -> Response<Body> {
 
 /// Gives the message back: one of any type, since it is not looked into.
 async fn grpc_echo(request: Request<Incoming>) -> Response<Body> {
-    const OK: HeaderValue = HeaderValue::from_static("0");
-    const INVALID_ARGUMENT: HeaderValue = HeaderValue::from_static("3");
     let body = Limited::new(request.into_body(), ECHO_BYTES).collect().await;
     let body = body.map(|body| body.to_bytes()).unwrap_or_default();
-    let status = grpc::message(&body).map_or(INVALID_ARGUMENT, |_| OK);
+    let status = grpc::message(&body).map_or(GRPC_INVALID_ARGUMENT, |_| GRPC_OK);
+    grpc_answer(body, status)
+}
+
+/// Whether all of it is well and ready, whatever service is asked for.
+fn grpc_health(state: &State) -> Response<Body> {
+    const SERVING: u8 = 1;
+    const NOT_SERVING: u8 = 2;
+    let is_well = [state.health(), state.readiness()].iter().all(StatusCode::is_success);
+    let status = if is_well { SERVING } else { NOT_SERVING };
+    // `HealthCheckResponse { ServingStatus status = 1; }`
+    grpc_answer(grpc::framed(&[0x08, status]), GRPC_OK)
+}
+
+fn grpc_answer(body: Bytes, status: HeaderValue) -> Response<Body> {
     let trailers = HeaderMap::from_iter([(grpc::STATUS, status)]);
     let mut response = Response::new(Full::new(body).with_trailers(async { Some(Ok(trailers)) }).boxed_unsync());
     response.headers_mut().insert(header::CONTENT_TYPE, grpc::CONTENT_TYPE);
