@@ -10,4 +10,5 @@ mod kubectl;
 mod lifecycle;
 mod pod_states;
 mod preflight;
+mod sharing;
 mod traffic;

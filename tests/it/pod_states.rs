@@ -37,6 +37,26 @@ fn an_app_that_crashes_is_in_crash_loop_back_off_and_its_last_words_are_kept() {
 }
 
 #[test]
+fn what_a_container_said_last_is_in_its_status() {
+    let machine = Machine::with_engine();
+    let kubectl = machine.kubectl();
+    let pod = |name: &str, script: &str, more: &str| {
+        let container = format!(", args: [-c, '{script}']{more}");
+        apply_pod(&kubectl, name, SHELL, &container, ", restartPolicy: Never, securityContext: {runAsUser: 1000}");
+        kubectl.wait_for(&format!("pod/{name}"), ".status.phase", "Failed");
+        container_status(&kubectl, name)["state"]["terminated"].clone()
+    };
+    let written = pod("writes", "echo out of paint > /dev/termination-log; exit 3", "");
+    assert_eq!((&written["message"], &written["exitCode"]), (&"out of paint\n".into(), &3.into()), "{written}");
+    let elsewhere = pod("elsewhere", "echo -n gone > /last; exit 3", ", terminationMessagePath: /last");
+    assert_eq!(elsewhere["message"], "gone", "{elsewhere}");
+    let falls_back = ", terminationMessagePolicy: FallbackToLogsOnError";
+    let logged = pod("logs", "echo one; echo two; exit 3", falls_back);
+    assert_eq!(logged["message"], "one\ntwo\n", "{logged}");
+    machine.down();
+}
+
+#[test]
 fn an_image_without_its_tag_or_its_host_is_in_image_pull_back_off() {
     let machine = Machine::with_engine();
     let kubectl = machine.kubectl();

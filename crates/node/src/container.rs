@@ -4,9 +4,10 @@
 pub mod capabilities;
 pub(crate) mod runtime;
 
+mod devices;
 mod executor;
 mod rootfs;
-mod seccomp;
+pub(crate) mod seccomp;
 mod spec;
 mod syscalls;
 
@@ -50,6 +51,8 @@ pub struct ContainerConfig {
     pub root: RootAccess,
     #[serde(default)]
     pub capabilities: CapabilityChange,
+    #[serde(default)]
+    pub confinement: Confinement,
     /// What a `Signal` without a name sends, from the image's configuration. SIGTERM when absent.
     #[serde(default)]
     pub stop_signal: Option<String>,
@@ -125,4 +128,59 @@ pub enum MountAccess {
 pub struct CapabilityChange {
     pub add: Vec<String>,
     pub drop: Vec<String>,
+}
+
+/// How a container is kept apart from the machine and from the pod's other containers. By default as far as possible.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Confinement {
+    pub privilege: Privilege,
+    pub escalation: Escalation,
+    pub seccomp: Seccomp,
+    pub processes: Processes,
+}
+
+/// Whether a container is kept from the machine at all.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Privilege {
+    #[default]
+    Confined,
+    /// Every capability and device, nothing hidden, no filter of system calls: root of the machine.
+    Full,
+}
+
+/// Whether a program can get more privileges than its parent, as set-user-ID programs do.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Escalation {
+    #[default]
+    Refused,
+    Allowed,
+}
+
+/// Which system calls a container may make.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum Seccomp {
+    #[default]
+    RuntimeDefault,
+    Unconfined,
+    /// A profile in the OCI runtime specification's JSON.
+    Profile {
+        json: String,
+    },
+}
+
+/// Which processes a container's processes see and may signal.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Processes {
+    /// Its own.
+    #[default]
+    Own,
+    /// The pod's.
+    Pod,
+    /// The machine's.
+    Machine,
 }

@@ -1,6 +1,7 @@
 //! How does a pod become processes? Its object, its image and what it refers to become one [`ContainerConfig`] for
 //! each container. Pure but for reading the image's accounts; starting it is the runtime's business.
 
+mod confinement;
 pub(crate) mod downward;
 pub(crate) mod environment;
 pub(crate) mod etc_files;
@@ -9,6 +10,8 @@ pub(crate) mod limits;
 mod mounts;
 pub(crate) mod references;
 pub(crate) mod service_links;
+pub(crate) mod sharing;
+pub(crate) mod termination_message;
 pub(crate) mod user;
 
 use std::collections::BTreeMap;
@@ -65,6 +68,8 @@ pub(crate) enum ConfigError {
     NoCommand,
     #[error("{0} is not supported by Segue yet; take it out of the pod's spec")]
     Unsupported(&'static str),
+    #[error("cannot follow seccomp profile {path:?}: {sentence}")]
+    Seccomp { path: PathBuf, sentence: String },
     #[error("volume mount {0:?} names no volume of the pod")]
     UnknownVolume(String),
     #[error("subPath {0:?} must be a relative path without '..'")]
@@ -112,11 +117,12 @@ pub(crate) fn container_config(from: &Ingredients<'_>) -> Result<ContainerConfig
         env: env(&image_config, &environment),
         cwd: cwd(container, &image_config),
         user: user::resolve(pod, container, &image_user, &accounts)?,
-        mounts: mounts::mounts(settings, pod, container)?,
+        mounts: mounts::mounts(settings, pod, container, &id)?,
         limits: limits::of_container(container),
         oom_score_adj: Some(limits::oom_score_adj(pod, container, from.facts.capacity)),
         root: root_access(container.security_context.as_ref()),
         capabilities: capabilities(container.security_context.as_ref()),
+        confinement: confinement::of_container(settings, pod, container)?,
         stop_signal: stop_signal(container, &image_config),
         log_path: settings.log_path(uid, &container.name, attempt),
         id,
@@ -125,14 +131,16 @@ pub(crate) fn container_config(from: &Ingredients<'_>) -> Result<ContainerConfig
 
 fn refuse_unsupported(from: &Ingredients<'_>) -> Result<(), ConfigError> {
     let security = from.container.security_context.as_ref();
-    let spec = from.pod.spec.as_ref();
+    let of_pod = from.pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
+    let is_unmasked = security.and_then(|it| it.proc_mount.as_deref()) == Some("Unmasked");
+    let app_armor = security.and_then(|it| it.app_armor_profile.as_ref());
+    let app_armor = app_armor.or(of_pod.and_then(|it| it.app_armor_profile.as_ref()));
     let table = [
-        (security.and_then(|security| security.privileged), "a privileged container"),
-        (spec.and_then(|spec| spec.host_network), "hostNetwork"),
-        (spec.and_then(|spec| spec.host_pid), "hostPID"),
-        (spec.and_then(|spec| spec.host_ipc), "hostIPC"),
+        (from.pod.spec.as_ref().and_then(|spec| spec.host_users) == Some(false), "hostUsers: false"),
+        (is_unmasked, "procMount: Unmasked"),
+        (app_armor.is_some_and(|profile| profile.type_ == "Localhost"), "an AppArmor profile of type Localhost"),
     ];
-    match table.iter().find(|(asked, _)| *asked == Some(true)) {
+    match table.iter().find(|(is_asked, _)| *is_asked) {
         Some((_, what)) => Err(ConfigError::Unsupported(what)),
         None => Ok(()),
     }

@@ -12,6 +12,7 @@ mod exec_process;
 mod journal;
 mod options;
 mod output;
+pub(crate) mod pause;
 mod sandbox;
 mod server;
 
@@ -20,6 +21,7 @@ use std::process::ExitCode;
 
 use self::journal::log;
 use self::options::{Command, Options};
+pub use self::options::{Sharing, Whose};
 
 /// The exit code of sysexits for a command line that makes no sense.
 const USAGE: u8 = 64;
@@ -31,6 +33,7 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
     journal::keep_errors();
     match options::parse(&args) {
         Ok(Command::Serve(options)) => serve(&options, leading_args(args.len())),
+        Ok(Command::Pause) => pause::run(),
         Ok(Command::Exec) => exec_process::run(),
         Err(error) => {
             log(&error.to_string());
@@ -40,7 +43,7 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
 }
 
 fn serve(options: &Options, leading_args: Vec<OsString>) -> ExitCode {
-    let opened = sandbox::open(options);
+    let opened = sandbox::open(options, &leading_args);
     sandbox::tell_ready(&opened);
     let (pod, listener) = match opened {
         Ok(opened) => opened,

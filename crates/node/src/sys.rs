@@ -7,12 +7,23 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
 
 use rustix::thread::UnshareFlags;
+use seccompiler::BpfProgramRef;
 
-/// Gives this process mount, network, IPC and UTS namespaces of its own.
-pub(crate) fn unshare_pod_namespaces() -> io::Result<()> {
-    let flags = UnshareFlags::NEWNS | UnshareFlags::NEWNET | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS;
+/// Gives this process namespaces of its own. With `NEWPID` the next children get them, not it.
+pub(crate) fn unshare(namespaces: UnshareFlags) -> io::Result<()> {
+    let namespaces = namespaces - UnshareFlags::FILES;
     // SAFETY: the call is unsound only with `FILES`, which takes descriptors from other threads; it isn't given.
-    unsafe { rustix::thread::unshare_unsafe(flags) }.map_err(io::Error::from)
+    unsafe { rustix::thread::unshare_unsafe(namespaces) }.map_err(io::Error::from)
+}
+
+/// Puts a filter before every system call of this thread and of what comes of it. `seccompiler` would forbid gaining
+/// privileges too, which is somebody else's decision.
+pub(crate) fn install_seccomp(program: BpfProgramRef<'_>) -> io::Result<()> {
+    let len = u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let filter = libc::sock_fprog { len, filter: program.as_ptr().cast_mut().cast() };
+    // SAFETY: the kernel copies the program, which it only reads, and both it and the struct live until it has.
+    let result = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const filter) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Sends a signal by number, real-time signals included, to the process a pidfd stands for.

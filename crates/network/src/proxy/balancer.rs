@@ -303,6 +303,14 @@ impl Balancer {
         self.counts.read()
     }
 
+    /// What was counted since this was last asked; or everything.
+    pub(crate) fn counts_since_told(&self, everything: bool) -> Vec<traffic::Series> {
+        if everything {
+            self.counts.forget_what_was_told();
+        }
+        self.counts.changes()
+    }
+
     pub(crate) fn access_log(&self) -> &AccessLog {
         &self.access_log
     }

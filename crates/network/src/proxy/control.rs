@@ -20,7 +20,6 @@ use super::ProxyError;
 use super::balancer::Balancer;
 use super::clients::Present;
 use super::connection::{self, Leaving, Serving};
-use super::counts::Told;
 use super::metrics;
 use super::workers::{Open, WorkerNumber, Workers};
 use crate::channel::{AsyncChannel, Channel, ChannelError, DESCRIPTORS_PER_FRAME};
@@ -61,7 +60,8 @@ pub(super) struct Control {
     /// This process among all proxies there were.
     number: u64,
     started: Timestamp,
-    told: Told,
+    /// Whether the keeper knows what was counted, up to the changes since.
+    has_told_traffic: bool,
 }
 
 /// A socket that clients reach.
@@ -95,7 +95,7 @@ impl Control {
             reported: (0, Vec::new()),
             number: RandomState::new().hash_one(0),
             started: Timestamp::now(),
-            told: Told::default(),
+            has_told_traffic: false,
         }
     }
 
@@ -246,15 +246,15 @@ impl Control {
         self.reported = self.balancer.drains();
         self.report_all_drains().await;
         // Whoever configures may be new, and know nothing yet.
-        self.told = Told::default();
+        self.has_told_traffic = false;
     }
 
     async fn tell_traffic(&mut self) {
         if self.keeper.is_none() {
             return;
         }
-        let complete = self.told.is_empty();
-        let series = self.told.changes(self.balancer.counts());
+        let complete = !std::mem::replace(&mut self.has_told_traffic, true);
+        let series = self.balancer.counts_since_told(complete);
         self.report(&Report::Traffic { proxy: self.number, started: self.started, complete, series }).await;
     }
 

@@ -4,7 +4,7 @@
 use std::cell::Cell as ThreadCell;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use http::{HeaderMap, Method, StatusCode};
@@ -31,7 +31,8 @@ pub(crate) fn count_as(worker: WorkerNumber) {
 pub(crate) struct Series {
     pub(crate) key: SeriesKey,
     pod: Option<Arc<Pod>>,
-    threads: Box<[Numbers]>,
+    /// Each thread's, once it has counted something: most Services are idle on most threads.
+    threads: Box<[OnceLock<Box<Numbers>>]>,
 }
 
 /// One thread's numbers, on cache lines of their own.
@@ -39,16 +40,21 @@ pub(crate) struct Series {
 #[repr(align(128))]
 struct Numbers([AtomicU64; Cell::COUNT]);
 
+impl Numbers {
+    fn zeros() -> Box<Self> {
+        Box::new(Self([const { AtomicU64::new(0) }; Cell::COUNT]))
+    }
+}
+
 impl Series {
     pub(crate) fn new(key: SeriesKey, pod: Option<Arc<Pod>>, threads: usize) -> Self {
-        let zeros = |_| Numbers([const { AtomicU64::new(0) }; Cell::COUNT]);
-        Self { key, pod, threads: (0..threads.max(1)).map(zeros).collect() }
+        Self { key, pod, threads: (0..threads.max(1)).map(|_| OnceLock::new()).collect() }
     }
 
     pub(crate) fn add(&self, cell: Cell, number: u64) {
         // Of another process's or a test's thread there is no number of its own.
         let thread = THREAD.get().min(self.threads.len() - 1);
-        self.threads[thread].0[cell.index()].fetch_add(number, Ordering::Relaxed);
+        self.threads[thread].get_or_init(Numbers::zeros).0[cell.index()].fetch_add(number, Ordering::Relaxed);
     }
 
     /// Counts a request that is over.
@@ -67,18 +73,30 @@ impl Series {
     }
 
     pub(crate) fn read(&self) -> traffic::Series {
+        self.tell(self.state())
+    }
+
+    fn tell(&self, state: State) -> traffic::Series {
+        traffic::Series { key: self.key.clone(), counts: state.counts, drain: state.drain }
+    }
+
+    fn state(&self) -> State {
         let mut numbers = [0; Cell::COUNT];
-        for thread in &self.threads {
+        let counted = self.threads.iter().filter_map(OnceLock::get);
+        for thread in counted {
             for (sum, number) in numbers.iter_mut().zip(&thread.0) {
                 *sum += number.load(Ordering::Relaxed);
             }
         }
-        traffic::Series {
-            key: self.key.clone(),
-            counts: Counts::from_places(&numbers),
-            drain: self.pod.as_ref().and_then(|pod| pod.drained()),
-        }
+        State { counts: Counts::from_places(&numbers), drain: self.pod.as_ref().and_then(|pod| pod.drained()) }
     }
+}
+
+/// What a series says at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct State {
+    counts: Counts,
+    drain: Option<traffic::Drain>,
 }
 
 /// A connection that is open.
@@ -198,6 +216,7 @@ pub(crate) struct Registry {
 #[derive(Debug)]
 struct Known {
     series: Arc<Series>,
+    told: State,
     left: Option<Instant>,
 }
 
@@ -211,6 +230,7 @@ impl Registry {
         let mut all = self.series.lock().unwrap_or_else(PoisonError::into_inner);
         let new = |key: &SeriesKey| Known {
             series: Arc::new(Series::new(key.clone(), pod.cloned(), self.threads)),
+            told: State::default(),
             left: None,
         };
         let known = all.entry(key).or_insert_with_key(new);
@@ -224,6 +244,25 @@ impl Registry {
         all.values().map(|known| known.series.read()).collect()
     }
 
+    /// Those that say something else than when this was last asked.
+    pub(crate) fn changes(&self) -> Vec<traffic::Series> {
+        let mut all = self.series.lock().unwrap_or_else(PoisonError::into_inner);
+        let changes = all.values_mut().filter_map(|known| {
+            let state = known.series.state();
+            (state != known.told).then(|| {
+                known.told = state.clone();
+                known.series.tell(state)
+            })
+        });
+        changes.collect()
+    }
+
+    /// Whoever asks for changes is told everything again.
+    pub(crate) fn forget_what_was_told(&self) {
+        let mut all = self.series.lock().unwrap_or_else(PoisonError::into_inner);
+        all.values_mut().for_each(|known| known.told = State::default());
+    }
+
     /// Forgets what nobody counts on any more and was shown for long enough.
     pub(crate) fn forget(&self) {
         let mut all = self.series.lock().unwrap_or_else(PoisonError::into_inner);
@@ -233,32 +272,6 @@ impl Registry {
             }
             known.left.get_or_insert_with(Instant::now).elapsed() < SHOWN_AFTER_THE_END
         });
-    }
-}
-
-/// What was told of the series, so that only changes are told again.
-#[derive(Debug, Default)]
-pub(crate) struct Told(HashMap<SeriesKey, traffic::Series>);
-
-impl Told {
-    /// Whether nothing was told yet.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// Those that differ from what was told before; from now on they are told.
-    pub(crate) fn changes(&mut self, all: Vec<traffic::Series>) -> Vec<traffic::Series> {
-        let mut before = std::mem::take(&mut self.0);
-        let mut changes = Vec::new();
-        for series in all {
-            let is_told = before.remove(&series.key).is_some_and(|told| told == series);
-            let tells_something = !series.counts.is_empty() || series.drain.is_some();
-            if tells_something && !is_told {
-                changes.push(series.clone());
-            }
-            self.0.insert(series.key.clone(), series);
-        }
-        changes
     }
 }
 
@@ -308,12 +321,12 @@ mod tests {
     fn only_changes_are_told() {
         let registry = Registry::new(1);
         let (one, _other) = (registry.series(key("one"), None), registry.series(key("other"), None));
-        let mut told = Told::default();
-        assert!(told.changes(registry.read()).is_empty());
+        assert!(registry.changes().is_empty());
         one.add(Cell::Retries, 1);
-        assert_eq!(told.changes(registry.read()).len(), 1);
-        assert!(told.changes(registry.read()).is_empty());
-        assert_eq!(Told::default().changes(registry.read()).len(), 1);
+        assert_eq!(registry.changes().len(), 1);
+        assert!(registry.changes().is_empty());
+        registry.forget_what_was_told();
+        assert_eq!(registry.changes().len(), 1);
     }
 
     #[test]

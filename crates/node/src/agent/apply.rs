@@ -21,7 +21,7 @@ use super::memory::ContainerMemory;
 use super::news::News;
 use super::pod_task::PodTask;
 use super::runtime::{ContainerSignal, SandboxConfig, chain};
-use crate::pod::{self, etc_files, limits};
+use crate::pod::{self, etc_files, limits, sharing};
 use crate::volumes;
 
 impl PodTask {
@@ -67,6 +67,7 @@ impl PodTask {
             uid: self.key.uid.clone(),
             hostname: etc_files::hostname(pod),
             limits: limits::of_pod(pod),
+            sharing: sharing::of_pod(pod),
         };
         let containers = machine.settings.pod_data_dir(&self.key.uid).join("containers");
         remove_directory(containers).await?;

@@ -44,8 +44,7 @@ pub(super) struct ContainerMemory {
     pub(super) restarts: BackOff,
     pub(super) backing_off_until: Option<Timestamp>,
     pub(super) stopping: Option<Stopping>,
-    /// The status id of the run that was seen to end, and when.
-    pub(super) ended: Option<(String, Timestamp)>,
+    pub(super) ended: Option<Ended>,
     /// The status id of the run that is probed, and what its probes have shown.
     pub(super) probed_id: Option<String>,
     pub(super) verdicts: BTreeMap<ProbeKind, Verdict>,
@@ -54,6 +53,13 @@ pub(super) struct ContainerMemory {
     pub(super) post_start: Option<(String, PostStart)>,
     /// The imageID of the run, by its status id.
     pub(super) image_id: Option<(String, String)>,
+}
+
+/// A run that was seen to end.
+pub(super) struct Ended {
+    pub(super) status_id: String,
+    pub(super) at: Timestamp,
+    pub(super) last_words: Option<String>,
 }
 
 /// Whether the API still has the pod's object.

@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 
 use crate::cgroups::Limits;
 use crate::container::ContainerConfig;
+use crate::shim::Sharing;
 use crate::shim::protocol::ContainerState;
 
 /// Runs pods.
@@ -66,6 +67,7 @@ pub struct SandboxConfig {
     pub hostname: String,
     /// What all containers together may use.
     pub limits: Limits,
+    pub sharing: Sharing,
 }
 
 /// What became of a container that was to start.

@@ -29,6 +29,28 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Those of a test that keeps everything below a directory of its own.
+    #[cfg(test)]
+    pub(crate) fn below(directory: &Path) -> Self {
+        Self {
+            node_name: "box".to_owned(),
+            host_ip: Ipv4Addr::new(192, 0, 2, 1),
+            data_dir: directory.join("data"),
+            run_dir: directory.join("run"),
+            instance: "default".to_owned(),
+            pod_range: "10.44.0.0/16".parse().expect("a range"),
+            dns: Ipv4Addr::new(10, 45, 0, 10),
+            cluster_domain: "cluster.local".to_owned(),
+            executable: PathBuf::from("/proc/self/exe"),
+        }
+    }
+
+    /// Where the machine's owner puts seccomp profiles for pods to name.
+    #[must_use]
+    pub fn seccomp_dir(&self) -> PathBuf {
+        self.data_dir.join("seccomp")
+    }
+
     /// What outlives a reboot of one pod: logs, volumes, what its containers write.
     #[must_use]
     pub fn pod_data_dir(&self, uid: &str) -> PathBuf {

@@ -16,6 +16,7 @@ use super::runtime::{
 use crate::cgroups::{Cgroup, Hierarchies};
 use crate::container::ContainerConfig;
 use crate::pod_network::PodNetwork;
+use crate::shim::Whose;
 use crate::shim::client::{ShimClient, ShimConfig, ShimError};
 use crate::shim::protocol::{ContainerState, FailureKind};
 
@@ -64,6 +65,7 @@ impl Shims {
             log_file: self.settings.pod_data_dir(&config.uid).join("shim.log"),
             cgroup: self.cgroup(&config.uid),
             limits: config.limits.clone(),
+            sharing: config.sharing.clone(),
         }
     }
 
@@ -104,14 +106,28 @@ impl Shims {
         }
         remove_directory(&self.settings.pod_run_dir(&config.uid).join("bundles"))?;
         let client = ShimClient::spawn(&self.shim_config(config)).await?;
-        let ip = self.network.attach(&config.uid, &client.network_namespace()).await?;
+        let ip = match config.sharing.network {
+            Whose::Pod => self.network.attach(&config.uid, &client.network_namespace()).await?,
+            Whose::Machine => {
+                std::fs::write(self.machines_network(&config.uid), "")?;
+                self.settings.host_ip
+            }
+        };
         Ok(found(config.uid.clone(), ip, client, wake))
+    }
+
+    /// There once a pod in the machine's network is complete.
+    fn machines_network(&self, uid: &str) -> PathBuf {
+        self.settings.pod_run_dir(uid).join("host-network")
     }
 
     async fn find(&self, uid: &str, wake: Arc<Notify>) -> Result<Option<Found>, Cause> {
         let Some(client) = self.connect(uid).await? else { return Ok(None) };
         // Without an address its making was not finished.
-        let ip = self.network.address(uid)?;
+        let ip = match self.machines_network(uid).exists() {
+            true => Some(self.settings.host_ip),
+            false => self.network.address(uid)?,
+        };
         Ok(ip.map(|ip| found(uid.to_owned(), ip, client, wake)))
     }
 

@@ -15,7 +15,7 @@ use crate::container::ContainerConfig;
 use crate::images::Image;
 use crate::pod::downward::Facts;
 use crate::pod::references::{Names, References};
-use crate::pod::{self, ConfigError, Ingredients, service_links};
+use crate::pod::{self, ConfigError, Ingredients, service_links, termination_message};
 
 /// How long a container that could not be created waits; Kubernetes' number.
 const CREATE_RETRY: SignedDuration = SignedDuration::from_secs(10);
@@ -35,6 +35,8 @@ enum StartError {
     Runtime(#[from] RuntimeError),
     #[error("cannot write the pod's /etc files")]
     EtcFiles(#[source] std::io::Error),
+    #[error("cannot make the file for the container's termination message")]
+    TerminationMessage(#[source] std::io::Error),
     #[error("cannot clear the container's last run away")]
     Clear(#[source] Cause),
 }
@@ -70,6 +72,8 @@ impl PodTask {
         self.clear_last_runs(sandbox, container, attempt).await?;
         // The sandbox may be older than this engine, and its maker may have been killed before it came to them.
         self.machine.write_etc_files(self.memory.pod(), sandbox.ip()).map_err(StartError::EtcFiles)?;
+        termination_message::prepare(&self.machine.settings, &self.key.uid, &config.id)
+            .map_err(StartError::TerminationMessage)?;
         let _turn = self.machine.starts.acquire().await;
         Ok(sandbox.start(config).await?)
     }
@@ -168,9 +172,10 @@ impl PodTask {
         let retry_at = self.machine.clock.now().checked_add(CREATE_RETRY).unwrap_or(Timestamp::MAX);
         let reason = match error {
             StartError::Config(_) | StartError::Fetch(_) => FailureReason::CreateContainerConfigError,
-            StartError::Runtime(_) | StartError::EtcFiles(_) | StartError::Clear(_) => {
-                FailureReason::CreateContainerError
-            }
+            StartError::Runtime(_)
+            | StartError::EtcFiles(_)
+            | StartError::TerminationMessage(_)
+            | StartError::Clear(_) => FailureReason::CreateContainerError,
         };
         let message = chain(error);
         self.memory.container_mut(container).failure = Some(Failure { reason, message: message.clone(), retry_at });

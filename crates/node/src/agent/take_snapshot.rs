@@ -15,11 +15,11 @@ use kube::api::{Api, ListParams};
 use objects::names;
 use tracing::{info, warn};
 
-use super::memory::{ContainerMemory, Looked, Seen, all_containers};
+use super::memory::{ContainerMemory, Ended, Looked, Seen, all_containers};
 use super::pod_task::PodTask;
 use super::runtime::{Found, chain};
 use super::{Order, PodError};
-use crate::pod::status_id;
+use crate::pod::{status_id, termination_message};
 use crate::probes::{Prober, Target};
 use crate::shim::protocol::{self, ContainerState, Status};
 
@@ -157,15 +157,20 @@ impl PodTask {
         let report = of_container.max_by_key(|report| report.attempt);
         let uid = self.key.uid.clone();
         let known = self.memory.container_mut(&container.name);
-        let instance = report
+        let mut instance = report
             .and_then(|report| reported(report, &uid, last_status, known))
             .filter(|instance| !is_before(instance, known.never_ran.as_ref()))
             .or_else(|| known.never_ran.clone().map(Instance::Exited))
             .or_else(|| last_status.map(Instance::from_status))
             .unwrap_or(Instance::None);
-        match &instance {
+        match &mut instance {
             Instance::Running(running) => seed_verdicts(known, &running.container_id, last_status),
-            Instance::Exited(exit) => note_end(known, &exit.container_id, now),
+            Instance::Exited(exit) => {
+                let settings = &self.machine.settings;
+                let last_words =
+                    |exit: &Exit| termination_message::read(settings, pod, container, exit.attempt, exit.code);
+                note_end(known, exit, now, last_words);
+            }
             Instance::None | Instance::Earlier(_) => {}
         }
         let mut snapshot = ContainerSnapshot::new(container, instance);
@@ -284,17 +289,28 @@ fn seed_verdicts(known: &mut ContainerMemory, container_id: &str, last_status: O
     }
 }
 
-fn note_end(known: &mut ContainerMemory, container_id: &str, now: Timestamp) {
-    if known.ended.as_ref().is_none_or(|(id, _)| id != container_id) {
-        known.ended = Some((container_id.to_owned(), now));
-    }
+/// What a run said last is read once: the file is a container's, and may be large.
+fn note_end(
+    known: &mut ContainerMemory,
+    exit: &mut Exit,
+    now: Timestamp,
+    last_words: impl Fn(&Exit) -> Option<String>,
+) {
+    let noted = known.ended.take().filter(|ended| ended.status_id == exit.container_id);
+    let ended = noted.unwrap_or_else(|| Ended {
+        status_id: exit.container_id.clone(),
+        at: now,
+        last_words: exit.started_at.and_then(|_| last_words(exit)),
+    });
+    exit.message = exit.message.take().or_else(|| ended.last_words.clone());
+    known.ended = Some(ended);
     known.forget_run();
 }
 
 fn copy_memory(snapshot: &mut ContainerSnapshot, known: &ContainerMemory) {
     snapshot.ended_at = match &snapshot.instance {
         Instance::Exited(exit) => {
-            known.ended.as_ref().filter(|(id, _)| *id == exit.container_id).map(|(_, ended_at)| *ended_at)
+            known.ended.as_ref().filter(|ended| ended.status_id == exit.container_id).map(|ended| ended.at)
         }
         Instance::None | Instance::Running(_) | Instance::Earlier(_) => None,
     };

@@ -52,6 +52,9 @@ const ALL: [Capability; 41] = [
     Capability::CheckpointRestore,
 ];
 
+/// The name that stands for every capability.
+pub(super) const ALL_OF_THEM: &str = "ALL";
+
 const DEFAULT: [Capability; 14] = [
     Capability::AuditWrite,
     Capability::Chown,
@@ -111,7 +114,8 @@ pub(super) fn sets(bits: u64) -> LinuxCapabilities {
     sets
 }
 
-fn bit(capability: Capability) -> u64 {
+/// The bit of a capability.
+pub(super) fn bit(capability: Capability) -> u64 {
     ALL.iter().position(|one| *one == capability).map_or(0, |number| 1 << number)
 }
 
@@ -123,7 +127,7 @@ fn bits_of(names: &[String]) -> Result<u64, UnknownCapability> {
 fn bits_of_name(name: &str) -> Result<u64, UnknownCapability> {
     let upper = name.to_ascii_uppercase();
     let short = upper.strip_prefix("CAP_").unwrap_or(&upper);
-    if short == "ALL" {
+    if short == ALL_OF_THEM {
         return Ok((1 << ALL.len()) - 1);
     }
     short.parse().map(bit).map_err(|_| UnknownCapability(name.to_owned()))

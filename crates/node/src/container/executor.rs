@@ -14,9 +14,12 @@ use std::rc::Rc;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
 use oci_spec::runtime::Spec;
 use rustix::fs::Access;
+use rustix::io::Errno;
 use rustix::process::Signal;
+use rustix::thread::{CapabilitySet, CapabilitySets};
 
-use super::seccomp::Filters;
+use super::Confinement;
+use super::seccomp::{self, Filters, SeccompError};
 use crate::sys;
 
 /// Offset and size of the machine in an ELF header.
@@ -26,15 +29,18 @@ const ELF_MACHINE: std::ops::Range<usize> = 18..20;
 #[derive(Clone)]
 pub(super) struct Workload {
     filters: Rc<Filters>,
+    /// What the program may have, where installing the filters needs more.
+    keep: Option<u64>,
     report: Rc<File>,
     env: Rc<RefCell<HashMap<String, String>>>,
 }
 
 impl Workload {
     /// `report` is written to when the program can't be run, and closed by the kernel when it does.
-    pub(super) fn new(filters: Filters, report: OwnedFd) -> Self {
-        let (filters, report) = (Rc::new(filters), Rc::new(File::from(report)));
-        Self { filters, report, env: Rc::default() }
+    pub(super) fn new(confinement: &Confinement, capabilities: u64, report: OwnedFd) -> Result<Self, SeccompError> {
+        let filters = Rc::new(Filters::compile(confinement, capabilities)?);
+        let keep = (seccomp::needed(confinement) != 0).then_some(capabilities);
+        Ok(Self { filters, keep, report: Rc::new(File::from(report)), env: Rc::default() })
     }
 
     fn failed(&self, sentence: String) -> String {
@@ -52,6 +58,9 @@ impl Workload {
         };
         if let Err(error) = self.filters.install() {
             return chain(&error);
+        }
+        if let Some(Err(error)) = self.keep.map(keep_only) {
+            return format!("cannot give up capabilities under the seccomp profile: {error}");
         }
         sys::reset_signals();
         let mut command = Command::new(&program);
@@ -83,6 +92,20 @@ impl Executor for Workload {
     fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
         Err(ExecutorError::Other(self.failed(self.run(args_of(spec)))))
     }
+}
+
+fn keep_only(capabilities: u64) -> io::Result<()> {
+    let kept = CapabilitySet::from_bits_retain(capabilities);
+    let bounding = CapabilitySet::all().iter().filter(|one| !kept.contains(*one));
+    for capability in bounding {
+        match rustix::thread::remove_capability_from_bounding_set(capability) {
+            // This kernel is older than the capability.
+            Ok(()) | Err(Errno::INVAL) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
+    Ok(rustix::thread::set_capabilities(None, sets)?)
 }
 
 fn args_of(spec: &Spec) -> &[String] {

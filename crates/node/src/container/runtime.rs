@@ -19,11 +19,12 @@ use rustix::pipe::PipeFlags;
 use super::capabilities::{self, DeviceControl, UnknownCapability};
 use super::executor::{Workload, chain};
 use super::rootfs::{self, RootfsError};
-use super::seccomp::{Filters, SeccompError};
+use super::seccomp::SeccompError;
 use super::spec::{self, Host, SwapLimit};
-use super::{CapabilityChange, ContainerConfig, MountSource};
+use super::{CapabilityChange, Confinement, ContainerConfig, MountSource, Privilege, devices};
 use crate::cgroups::{Cgroup, CgroupError, Hierarchies, Version};
 use crate::pidfd::{Process, ProcessError};
+use crate::shim::pause::Pause;
 use crate::shim::protocol::Streams;
 
 /// What Docker gives; the machine may allow less.
@@ -125,6 +126,17 @@ pub(crate) struct Pod {
     directory: PathBuf,
     cgroup: Cgroup,
     hierarchies: Hierarchies,
+    shm: PathBuf,
+    /// The process that holds the namespace in which the containers share their processes.
+    pause: Option<Pause>,
+}
+
+/// What a pod's containers share beyond the usual.
+#[derive(Debug, Default)]
+pub(crate) struct Shared {
+    /// The machine's `/dev/shm`, for a pod that has no IPC namespace of its own.
+    pub(crate) shm: Option<PathBuf>,
+    pub(crate) pause: Option<Pause>,
 }
 
 /// A container's standard output and error.
@@ -152,14 +164,17 @@ impl Pod {
         directory: PathBuf,
         cgroup: Cgroup,
         hierarchies: Hierarchies,
+        shared: Shared,
     ) -> Result<Self, RuntimeError> {
-        let pod = Self { hostname, directory, cgroup, hierarchies };
-        rootfs::mount_tmpfs(&pod.shm(), Some(SHM_BYTES))?;
-        Ok(pod)
-    }
-
-    fn shm(&self) -> PathBuf {
-        self.directory.join("shm")
+        let shm = match shared.shm {
+            Some(machines) => machines,
+            None => {
+                let own = directory.join("shm");
+                rootfs::mount_tmpfs(&own, Some(SHM_BYTES))?;
+                own
+            }
+        };
+        Ok(Self { hostname, directory, cgroup, hierarchies, shm, pause: shared.pause })
     }
 
     fn volumes(&self) -> PathBuf {
@@ -193,12 +208,11 @@ impl Pod {
         rootfs::mount(&config.rootfs, &root)?;
         rootfs::create_working_directory(&root, &spec::working_directory(config))?;
         self.prepare_mounts(config)?;
-        let capabilities = self.capabilities(&config.capabilities)?;
-        let spec = spec::build(config, &self.host(&root, &cgroup, capabilities));
+        let capabilities = self.capabilities(config)?;
+        let spec = spec::build(config, &self.host(&root, &cgroup, config, capabilities));
         let path = bundle.join("config.json");
         spec.save(&path).map_err(|source| RuntimeError::WriteSpec { path, source })?;
-        let filters = Filters::compile(capabilities)?;
-        let (created, outputs) = self.run_init(id, &bundle, filters)?;
+        let (created, outputs) = self.run_init(config, &bundle, capabilities)?;
         if let Some(score) = config.oom_score_adj {
             set_oom_score(created.init.pid(), score);
         }
@@ -223,13 +237,19 @@ impl Pod {
         Ok(())
     }
 
-    fn run_init(&self, id: &str, bundle: &Path, filters: Filters) -> Result<(Created, Outputs), RuntimeError> {
-        let no_pipe = |source| RuntimeError::Pipe { id: id.to_owned(), source };
+    fn run_init(
+        &self,
+        config: &ContainerConfig,
+        bundle: &Path,
+        capabilities: u64,
+    ) -> Result<(Created, Outputs), RuntimeError> {
+        let id = &config.id;
+        let no_pipe = |source| RuntimeError::Pipe { id: id.clone(), source };
         let (stdout, stdout_end) = pipe().map_err(no_pipe)?;
         let (stderr, stderr_end) = pipe().map_err(no_pipe)?;
         let (mut report, report_end) = pipe().map_err(no_pipe)?;
-        let built = ContainerBuilder::new(id.to_owned(), SyscallType::default())
-            .with_executor(Workload::new(filters, report_end))
+        let built = ContainerBuilder::new(id.clone(), SyscallType::default())
+            .with_executor(Workload::new(&config.confinement, capabilities, report_end)?)
             .with_stdout(stdout_end)
             .with_stderr(stderr_end)
             .with_root_path(self.state())
@@ -237,14 +257,14 @@ impl Pod {
             .and_then(|builder| builder.as_init(bundle).with_systemd(false).with_detach(true).build());
         let oci = built.map_err(|source| match told(&mut report) {
             Some(sentence) => RuntimeError::CannotRun(sentence),
-            None => RuntimeError::Create { id: id.to_owned(), source },
+            None => RuntimeError::Create { id: id.clone(), source },
         })?;
-        let pid = oci.pid().ok_or_else(|| RuntimeError::NoInit(id.to_owned()))?;
-        let init = Process::open(pid.as_raw()).map_err(|source| RuntimeError::Hold { id: id.to_owned(), source })?;
+        let pid = oci.pid().ok_or_else(|| RuntimeError::NoInit(id.clone()))?;
+        let init = Process::open(pid.as_raw()).map_err(|source| RuntimeError::Hold { id: id.clone(), source })?;
         Ok((Created { init, report, oci }, [stdout, stderr]))
     }
 
-    fn host<'a>(&'a self, root: &'a Path, cgroup: &'a Cgroup, capabilities: u64) -> Host<'a> {
+    fn host<'a>(&'a self, root: &'a Path, cgroup: &'a Cgroup, config: &ContainerConfig, capabilities: u64) -> Host<'a> {
         let memory = self.hierarchies.directory("memory", &self.cgroup);
         let swap_file = memory.map(|directory| directory.join("memory.memsw.limit_in_bytes"));
         let has_swap_file = swap_file.is_some_and(|file| file.exists());
@@ -252,7 +272,7 @@ impl Pod {
         Host {
             hostname: &self.hostname,
             rootfs: root,
-            shm: self.shm(),
+            shm: self.shm.clone(),
             volumes: self.volumes(),
             cgroup: cgroup.as_str(),
             cgroup_version: self.hierarchies.version(),
@@ -260,16 +280,32 @@ impl Pod {
             swap_limit: if has_swap_file || is_v2 { SwapLimit::Supported } else { SwapLimit::Missing },
             open_files: open_files(),
             capabilities,
+            pod_processes: self.pause.as_ref().map(|pause| format!("/proc/{}/ns/pid", pause.pid()).into()),
+            devices: match config.confinement.privilege {
+                Privilege::Confined => Vec::new(),
+                Privilege::Full => devices::of_machine(),
+            },
         }
     }
 
     /// libcontainer restricts devices on version 1 only; on version 2 it would need its eBPF feature.
-    fn capabilities(&self, change: &CapabilityChange) -> Result<u64, UnknownCapability> {
+    fn capabilities(&self, config: &ContainerConfig) -> Result<u64, UnknownCapability> {
         let devices = match self.hierarchies.version() {
             Version::V1 => DeviceControl::Enforced,
             Version::V2 => DeviceControl::Missing,
         };
+        let everything = CapabilityChange { add: vec![capabilities::ALL_OF_THEM.to_owned()], drop: Vec::new() };
+        let change = match config.confinement.privilege {
+            Privilege::Confined => &config.capabilities,
+            Privilege::Full => &everything,
+        };
         capabilities::resolve(change, available_capabilities(), devices)
+    }
+
+    /// Ends what a container's first process has left behind where the kernel doesn't, since it was not the first in
+    /// its namespace.
+    pub(crate) fn end_others(&self, id: &str) -> Result<(), RuntimeError> {
+        Ok(self.cgroup.child(id)?.kill(&self.hierarchies)?)
     }
 
     /// How many processes of a container the kernel has killed for want of memory. Zero when nobody knows.
@@ -279,14 +315,11 @@ impl Pod {
     }
 
     /// What a process that joins a container needs to know.
-    pub(crate) fn joining(
-        &self,
-        id: &str,
-        args: Vec<String>,
-        change: &CapabilityChange,
-    ) -> Result<Joining, RuntimeError> {
-        let capabilities = self.capabilities(change)?;
-        Ok(Joining { id: id.to_owned(), args, state: self.state(), bundle: self.bundle(id), capabilities })
+    pub(crate) fn joining(&self, config: &ContainerConfig, args: Vec<String>) -> Result<Joining, RuntimeError> {
+        let id = config.id.clone();
+        let (capabilities, confinement) = (self.capabilities(config)?, config.confinement.clone());
+        let (state, bundle) = (self.state(), self.bundle(&id));
+        Ok(Joining { id, args, state, bundle, capabilities, confinement })
     }
 
     /// Ends what is left of a container and removes its cgroup, its mounts and its directories. May be repeated.
@@ -314,6 +347,7 @@ pub(crate) struct Joining {
     state: PathBuf,
     bundle: PathBuf,
     capabilities: u64,
+    confinement: Confinement,
 }
 
 impl Joining {
@@ -344,7 +378,7 @@ impl Joining {
     fn join(&self, process: &Path, streams: Option<&Streams>) -> Result<Process, RuntimeError> {
         let no_pipe = |source| RuntimeError::Pipe { id: self.id.clone(), source };
         let (mut report, report_end) = pipe().map_err(no_pipe)?;
-        let workload = Workload::new(Filters::compile(self.capabilities)?, report_end);
+        let workload = Workload::new(&self.confinement, self.capabilities, report_end)?;
         let builder = ContainerBuilder::new(self.id.clone(), SyscallType::default()).with_executor(workload);
         let joined = with_streams(builder, streams)
             .map_err(no_pipe)?

@@ -1,10 +1,13 @@
-//! The seccomp filters of a container: what Kubernetes calls RuntimeDefault.
+//! The seccomp filters of a container: what Kubernetes calls RuntimeDefault, or a profile of the machine's.
 //!
-//! Two filters, because one has one answer. The first allows a list and says ENOSYS to everything else, so that a
+//! The default is two filters, because one has one answer. The first allows a list and says ENOSYS to everything else, so that a
 //! program meeting a call newer than this list falls back as on an old kernel, and no numbering (x32) slips around
 //! it. The second says EPERM to what is known and refused. Calls of another architecture end the process.
 
+mod profile;
+
 use std::collections::BTreeMap;
+use std::io;
 
 use oci_spec::runtime::Capability;
 use seccompiler::{
@@ -14,6 +17,10 @@ use seccompiler::{
 
 use super::capabilities;
 use super::syscalls::{ALLOWED, ALLOWED_HERE, REFUSED, REFUSED_ALWAYS, REFUSED_ALWAYS_HERE};
+use super::{Confinement, Escalation, Privilege, Seccomp};
+use crate::sys;
+use profile::ProfileError;
+pub(crate) use profile::check;
 
 /// The flags with which `clone` makes namespaces, all of them (CLONE_NEWTIME can't be given to it).
 const NAMESPACE_FLAGS: [libc::c_int; 7] = [
@@ -33,28 +40,51 @@ const PERSONALITIES: [u64; 5] = [0x0, 0x0008, 0x2_0000, 0x2_0008, 0xffff_ffff];
 pub(crate) enum SeccompError {
     #[error("cannot compile the seccomp filter")]
     Compile(#[source] BackendError),
+    #[error("cannot follow the seccomp profile")]
+    Profile(#[from] ProfileError),
     #[error("cannot install the seccomp filter")]
-    Install(#[source] seccompiler::Error),
+    Install(#[source] io::Error),
 }
 
 /// Compiled filters, in the order in which they must be installed.
 #[derive(Debug, Clone)]
-pub(crate) struct Filters([BpfProgram; 2]);
+pub(crate) struct Filters(Vec<BpfProgram>);
 
 impl Filters {
-    /// The filters for a container with these capabilities.
-    pub(crate) fn compile(capabilities: u64) -> Result<Self, SeccompError> {
+    /// The filters for a container that is confined like this and has these capabilities.
+    pub(crate) fn compile(confinement: &Confinement, capabilities: u64) -> Result<Self, SeccompError> {
+        if !is_filtered(confinement) {
+            return Ok(Self(Vec::new()));
+        }
+        if let Seccomp::Profile { json } = &confinement.seccomp {
+            return Ok(Self(profile::compile(json)?));
+        }
         let known = program(known(), libc::ENOSYS, Listed::Pass).map_err(SeccompError::Compile)?;
         let refused = refused(capabilities)
             .and_then(|rules| program(rules, libc::EPERM, Listed::Fail))
             .map_err(SeccompError::Compile)?;
-        Ok(Self([known, refused]))
+        Ok(Self(vec![known, refused]))
     }
 
-    /// Confines this process and all that come of it, for ever.
+    /// Confines this process and all that come of it, for ever. Needs either [`needed`] or that no program can gain
+    /// privileges.
     pub(crate) fn install(&self) -> Result<(), SeccompError> {
-        self.0.iter().try_for_each(|program| seccompiler::apply_filter(program)).map_err(SeccompError::Install)
+        self.0.iter().try_for_each(|program| sys::install_seccomp(program)).map_err(SeccompError::Install)
     }
+}
+
+/// The capabilities, by the kernel's numbers, without which a container that is confined like this can't be.
+pub(super) fn needed(confinement: &Confinement) -> u64 {
+    match confinement.escalation {
+        Escalation::Allowed if is_filtered(confinement) => {
+            capabilities::bit(Capability::SysAdmin) | capabilities::bit(Capability::Setpcap)
+        }
+        Escalation::Allowed | Escalation::Refused => 0,
+    }
+}
+
+fn is_filtered(confinement: &Confinement) -> bool {
+    confinement.privilege == Privilege::Confined && confinement.seccomp != Seccomp::Unconfined
 }
 
 /// What becomes of the calls that are listed; the others get the opposite.
@@ -143,7 +173,7 @@ mod tests {
 
     #[test]
     fn the_filters_fit_the_kernels_limit() {
-        for program in Filters::compile(0).unwrap().0 {
+        for program in Filters::compile(&Confinement::default(), 0).unwrap().0 {
             assert!(program.len() <= 4096, "{} instructions", program.len());
         }
     }

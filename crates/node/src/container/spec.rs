@@ -5,12 +5,14 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{
-    Linux, LinuxCpu, LinuxDeviceCgroup, LinuxDeviceType, LinuxMemory, LinuxNamespace, LinuxNamespaceType, LinuxPids,
-    LinuxResources, Mount, PosixRlimitBuilder, PosixRlimitType, Process, Root, Spec, User,
+    Linux, LinuxCpu, LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType, LinuxMemory, LinuxNamespace, LinuxNamespaceType,
+    LinuxPids, LinuxResources, Mount, PosixRlimitBuilder, PosixRlimitType, Process, Root, Spec, User,
 };
 
-use super::{ContainerConfig, MountAccess, MountSource, RootAccess, capabilities};
-use crate::cgroups::{Limits, Version};
+use super::{
+    ContainerConfig, Escalation, MountAccess, MountSource, Privilege, Processes, RootAccess, capabilities, seccomp,
+};
+use crate::cgroups::Version;
 
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 const CONTAINER_UMASK: u32 = 0o022;
@@ -53,6 +55,10 @@ pub(super) struct Host<'a> {
     pub(super) open_files: u64,
     /// Already resolved, by the kernel's numbers.
     pub(super) capabilities: u64,
+    /// The namespace that the pod's containers share their processes in, if they do.
+    pub(super) pod_processes: Option<PathBuf>,
+    /// What a container that isn't confined finds in `/dev`.
+    pub(super) devices: Vec<LinuxDevice>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,9 +99,9 @@ fn process(config: &ContainerConfig, host: &Host<'_>) -> Process {
         .set_args(Some(config.args.clone()))
         .set_env(Some(env(config, host.hostname)))
         .set_cwd(working_directory(config))
-        .set_capabilities(Some(capabilities::sets(host.capabilities)))
+        .set_capabilities(Some(capabilities::sets(seccomp::needed(&config.confinement) | host.capabilities)))
         .set_rlimits(open_files.ok().map(|limit| vec![limit]))
-        .set_no_new_privileges(Some(true));
+        .set_no_new_privileges(Some(config.confinement.escalation == Escalation::Refused));
     process
 }
 
@@ -117,20 +123,41 @@ pub(super) fn working_directory(config: &ContainerConfig) -> PathBuf {
 }
 
 fn linux(config: &ContainerConfig, host: &Host<'_>) -> Linux {
-    let mut kinds = vec![LinuxNamespaceType::Pid, LinuxNamespaceType::Mount];
-    let mut read_only: Vec<String> = READ_ONLY_PATHS.map(str::to_owned).to_vec();
-    match host.cgroup_version {
-        Version::V1 => read_only.push(READ_ONLY_CGROUPS.to_owned()),
-        Version::V2 => kinds.push(LinuxNamespaceType::Cgroup),
-    }
     let mut linux = Linux::default();
     linux
-        .set_namespaces(Some(kinds.into_iter().map(namespace).collect()))
+        .set_namespaces(Some(namespaces(config, host)))
         .set_cgroups_path(Some(host.cgroup.into()))
-        .set_resources(Some(resources(&config.limits, host)))
-        .set_masked_paths(Some(MASKED_PATHS.map(str::to_owned).to_vec()))
-        .set_readonly_paths(Some(read_only));
+        .set_resources(Some(resources(config, host)));
+    match config.confinement.privilege {
+        Privilege::Confined => {
+            let cgroups = (host.cgroup_version == Version::V1).then_some(READ_ONLY_CGROUPS);
+            let read_only = READ_ONLY_PATHS.into_iter().chain(cgroups).map(str::to_owned);
+            linux
+                .set_masked_paths(Some(MASKED_PATHS.map(str::to_owned).to_vec()))
+                .set_readonly_paths(Some(read_only.collect()));
+        }
+        Privilege::Full => {
+            linux.set_devices(Some(host.devices.clone())).set_masked_paths(None).set_readonly_paths(None);
+        }
+    }
     linux
+}
+
+fn namespaces(config: &ContainerConfig, host: &Host<'_>) -> Vec<LinuxNamespace> {
+    let mut namespaces = vec![namespace(LinuxNamespaceType::Mount)];
+    match config.confinement.processes {
+        Processes::Own => namespaces.push(namespace(LinuxNamespaceType::Pid)),
+        Processes::Pod => {
+            let mut shared = namespace(LinuxNamespaceType::Pid);
+            shared.set_path(host.pod_processes.clone());
+            namespaces.push(shared);
+        }
+        Processes::Machine => {}
+    }
+    if host.cgroup_version == Version::V2 && config.confinement.privilege == Privilege::Confined {
+        namespaces.push(namespace(LinuxNamespaceType::Cgroup));
+    }
+    namespaces
 }
 
 fn namespace(kind: LinuxNamespaceType) -> LinuxNamespace {
@@ -139,14 +166,15 @@ fn namespace(kind: LinuxNamespaceType) -> LinuxNamespace {
     namespace
 }
 
-fn resources(limits: &Limits, host: &Host<'_>) -> LinuxResources {
+fn resources(config: &ContainerConfig, host: &Host<'_>) -> LinuxResources {
+    let limits = &config.limits;
     let mut cpu = LinuxCpu::default();
     cpu.set_shares(limits.cpu_shares)
         .set_quota(limits.cpu_quota_us)
         .set_period(limits.cpu_quota_us.map(|_| limits.cpu_period_us.unwrap_or(100_000)));
     let mut resources = LinuxResources::default();
     resources
-        .set_devices(Some(vec![no_devices()]))
+        .set_devices(Some(vec![devices(config.confinement.privilege)]))
         .set_cpu(Some(cpu))
         .set_memory(limits.memory_bytes.map(|bytes| memory(bytes, host.swap_limit)))
         .set_pids(limits.pids.map(pids));
@@ -160,9 +188,9 @@ fn resources(limits: &Limits, host: &Host<'_>) -> LinuxResources {
 
 /// libcontainer adds the default devices after this: null, zero, full, random, urandom, tty, console, ptmx, pts, tun.
 /// On version 2 it can't restrict devices; there, MKNOD isn't granted unasked, and no root filesystem has devices.
-fn no_devices() -> LinuxDeviceCgroup {
+fn devices(privilege: Privilege) -> LinuxDeviceCgroup {
     let mut device = LinuxDeviceCgroup::default();
-    device.set_allow(false).set_typ(Some(LinuxDeviceType::A)).set_access(Some("rwm".to_owned()));
+    device.set_allow(privilege == Privilege::Full).set_typ(Some(LinuxDeviceType::A)).set_access(Some("rwm".to_owned()));
     device
 }
 
@@ -195,23 +223,31 @@ fn mounts(config: &ContainerConfig, host: &Host<'_>) -> Vec<Mount> {
         ),
         mount("/dev/shm", "bind", &shm, &["rbind", "nosuid", "noexec", "nodev"]),
         mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
-        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
+        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", access_to_kernel(config)]),
     ];
-    mounts.extend(cgroup_mounts(host));
+    mounts.extend(cgroup_mounts(config, host));
     mounts.extend(config.mounts.iter().map(|wanted| configured(wanted, host)));
     mounts
 }
 
+fn access_to_kernel(config: &ContainerConfig) -> &'static str {
+    match config.confinement.privilege {
+        Privilege::Confined => "ro",
+        Privilege::Full => "rw",
+    }
+}
+
 /// Version 1 directories are bound one by one: libcontainer would mount them writable, limits and all.
-fn cgroup_mounts(host: &Host<'_>) -> Vec<Mount> {
+fn cgroup_mounts(config: &ContainerConfig, host: &Host<'_>) -> Vec<Mount> {
+    let access = access_to_kernel(config);
     if host.cgroup_version == Version::V2 {
-        return vec![mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "ro"])];
+        return vec![mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", access])];
     }
     let options = ["nosuid", "noexec", "nodev", "mode=755", "size=64k"];
     let mut mounts = vec![mount("/sys/fs/cgroup", "tmpfs", "tmpfs", &options)];
     for (target, source) in &host.cgroup_views {
         let (target, source) = (target.to_string_lossy(), source.to_string_lossy());
-        mounts.push(mount(&target, "bind", &source, &["bind", "nosuid", "noexec", "nodev", "ro"]));
+        mounts.push(mount(&target, "bind", &source, &["bind", "nosuid", "noexec", "nodev", access]));
     }
     mounts
 }
@@ -249,7 +285,8 @@ fn mount(target: &str, kind: &str, source: &str, options: &[&str]) -> Mount {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::container::{CapabilityChange, Overlay};
+    use crate::cgroups::Limits;
+    use crate::container::{CapabilityChange, Confinement, Overlay};
 
     fn config() -> ContainerConfig {
         ContainerConfig {
@@ -266,12 +303,17 @@ mod tests {
             oom_score_adj: None,
             root: RootAccess::ReadWrite,
             capabilities: CapabilityChange::default(),
+            confinement: Confinement::default(),
             stop_signal: None,
             log_path: "/log".into(),
         }
     }
 
     fn spec_on(cgroup_version: Version) -> Spec {
+        spec_of(&config(), cgroup_version)
+    }
+
+    fn spec_of(config: &ContainerConfig, cgroup_version: Version) -> Spec {
         let host = Host {
             hostname: "pod",
             rootfs: Path::new("/r"),
@@ -283,8 +325,10 @@ mod tests {
             swap_limit: SwapLimit::Supported,
             open_files: 100,
             capabilities: 0,
+            pod_processes: Some("/proc/1/ns/pid".into()),
+            devices: Vec::new(),
         };
-        build(&config(), &host)
+        build(config, &host)
     }
 
     fn namespaces(spec: &Spec) -> Vec<LinuxNamespaceType> {
@@ -300,7 +344,7 @@ mod tests {
     #[test]
     fn network_ipc_and_hostname_are_the_shims() {
         let spec = spec_on(Version::V1);
-        assert_eq!(namespaces(&spec), [LinuxNamespaceType::Pid, LinuxNamespaceType::Mount]);
+        assert_eq!(namespaces(&spec), [LinuxNamespaceType::Mount, LinuxNamespaceType::Pid]);
         assert_eq!(spec.hostname(), &None);
     }
 
@@ -335,5 +379,31 @@ mod tests {
         assert_eq!(process.env().as_ref().unwrap().last().map(String::as_str), Some("PATH=/bin"));
         assert_eq!(process.no_new_privileges(), Some(true));
         assert_eq!(process.cwd(), Path::new("/"));
+    }
+
+    #[test]
+    fn processes_are_shared_as_far_as_asked() {
+        let with = |processes| {
+            let confinement = Confinement { processes, ..Confinement::default() };
+            let spec = spec_of(&ContainerConfig { confinement, ..config() }, Version::V1);
+            let namespaces = spec.linux().as_ref().unwrap().namespaces().clone().unwrap();
+            let found = namespaces.into_iter().find(|one| one.typ() == LinuxNamespaceType::Pid);
+            found.map(|one| one.path().clone())
+        };
+        assert_eq!(with(Processes::Own), Some(None));
+        assert_eq!(with(Processes::Pod), Some(Some("/proc/1/ns/pid".into())));
+        assert_eq!(with(Processes::Machine), None);
+    }
+
+    #[test]
+    fn nothing_is_kept_from_a_container_with_full_privileges() {
+        let confinement = Confinement { privilege: Privilege::Full, ..Confinement::default() };
+        let spec = spec_of(&ContainerConfig { confinement, ..config() }, Version::V2);
+        let linux = spec.linux().as_ref().unwrap();
+        assert_eq!((linux.masked_paths(), linux.readonly_paths()), (&None, &None));
+        assert!(linux.resources().as_ref().unwrap().devices().as_ref().unwrap()[0].allow());
+        for path in ["/sys", "/sys/fs/cgroup"] {
+            assert!(mount_at(&spec, path).options().as_ref().unwrap().contains(&"rw".to_owned()), "{path}");
+        }
     }
 }

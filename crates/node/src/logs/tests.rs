@@ -1,24 +1,9 @@
 use std::io::Write;
-use std::net::Ipv4Addr;
 
 use serde_json::{Value, json};
 
 use super::*;
 use crate::cri_log::rotated;
-
-fn settings(directory: &Path) -> Settings {
-    Settings {
-        node_name: "box".to_owned(),
-        host_ip: Ipv4Addr::new(192, 0, 2, 1),
-        data_dir: directory.join("data"),
-        run_dir: directory.join("run"),
-        instance: "default".to_owned(),
-        pod_range: "10.44.0.0/16".parse().unwrap(),
-        dns: Ipv4Addr::new(10, 45, 0, 10),
-        cluster_domain: "cluster.local".to_owned(),
-        executable: PathBuf::from("/proc/self/exe"),
-    }
-}
 
 fn pod(status: Value) -> Pod {
     serde_json::from_value(json!({
@@ -56,7 +41,7 @@ async fn all(settings: &Settings, pod: &Pod, options: &LogOptions) -> String {
 #[tokio::test]
 async fn a_log_is_read_across_its_rotation() {
     let directory = tempfile::tempdir().unwrap();
-    let settings = settings(directory.path());
+    let settings = Settings::below(directory.path());
     let path = settings.log_path("u", "c", 0);
     write(&rotated(&path, 2), &record(1, "F", "one"));
     write(&rotated(&path, 1), &format!("{}{}", record(2, "F", "two"), record(3, "P", "thr")));
@@ -78,7 +63,7 @@ async fn a_log_is_read_across_its_rotation() {
 #[tokio::test]
 async fn the_previous_run_has_a_log_of_its_own() {
     let directory = tempfile::tempdir().unwrap();
-    let settings = settings(directory.path());
+    let settings = Settings::below(directory.path());
     write(&settings.log_path("u", "c", 1), &record(1, "F", "before"));
     write(&settings.log_path("u", "c", 2), &record(2, "F", "now"));
     let previous = LogOptions { run: Run::Previous, ..LogOptions::default() };
@@ -93,7 +78,7 @@ async fn the_previous_run_has_a_log_of_its_own() {
 #[tokio::test]
 async fn what_cannot_be_read_is_told_in_kubernetes_words() {
     let directory = tempfile::tempdir().unwrap();
-    let settings = settings(directory.path());
+    let settings = Settings::below(directory.path());
     let error = |pod: &Pod, container: &str, run: Run| {
         read(&settings, pod, container, &LogOptions { run, ..LogOptions::default() }).err().unwrap().to_string()
     };

@@ -4,13 +4,18 @@ use std::path::{Component, Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{Container, Pod, VolumeMount};
 
-use super::{ConfigError, etc_files};
+use super::{ConfigError, etc_files, termination_message};
 use crate::agent::Settings;
 use crate::container::{Mount, MountAccess, MountSource};
 use crate::volumes::{self, Content};
 
 /// All mounts of a container, outer before inner.
-pub(super) fn mounts(settings: &Settings, pod: &Pod, container: &Container) -> Result<Vec<Mount>, ConfigError> {
+pub(super) fn mounts(
+    settings: &Settings,
+    pod: &Pod,
+    container: &Container,
+    id: &str,
+) -> Result<Vec<Mount>, ConfigError> {
     let stated = container.volume_mounts.iter().flatten();
     let mut mounts: Vec<Mount> =
         stated.map(|mount| volume_mount(settings, pod, container, mount)).collect::<Result<_, _>>()?;
@@ -21,6 +26,7 @@ pub(super) fn mounts(settings: &Settings, pod: &Pod, container: &Container) -> R
             mounts.push(Mount { target: target.into(), source, access: MountAccess::ReadWrite });
         }
     }
+    mounts.extend(termination_message::mount(settings, uid, container, id));
     mounts.sort_by_key(|mount| mount.target.components().count());
     Ok(mounts)
 }

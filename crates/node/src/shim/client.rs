@@ -17,7 +17,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf, pipe};
 use tokio::process::Command;
 use tokio::sync::{broadcast, oneshot, watch};
 
-use super::options::Options;
+use super::options::{Options, Sharing};
 use super::protocol::{
     self, Answer, Call, Decoder, Event, ExecRequest, ExecResult, Failure, PodState, ProtocolError, Request, Said,
     Streams,
@@ -50,6 +50,7 @@ pub struct ShimConfig {
     pub cgroup: String,
     /// Limits of the pod as a whole: sums, when every container has one.
     pub limits: Limits,
+    pub sharing: Sharing,
 }
 
 /// Why a shim could not be started, reached or asked.
@@ -326,6 +327,7 @@ fn options(config: &ShimConfig) -> Options {
         bundle_dir: config.bundle_dir.clone(),
         cgroup: config.cgroup.clone(),
         limits: config.limits.clone(),
+        sharing: config.sharing.clone(),
     }
 }
 

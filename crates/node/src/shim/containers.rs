@@ -12,7 +12,7 @@ use super::output::Output;
 use super::protocol::{Answer, ContainerState, Event, Exit, Failure, FailureKind, PodState, Status};
 use super::server::{Caller, Outgoing};
 use crate::container::runtime::{self, Created, Joining, Pod, RuntimeError};
-use crate::container::{ContainerConfig, chain};
+use crate::container::{ContainerConfig, Processes, chain};
 use crate::cri_log::LogFile;
 use crate::pidfd::{Ended, Signal};
 
@@ -149,8 +149,8 @@ impl Containers {
         let Status::Running { .. } = container.state.status else {
             return Err(failure(FailureKind::WrongState, format!("container {id} isn't running")));
         };
-        let change = container.config.capabilities.clone();
-        self.pod.joining(id, args, &change).map_err(|error| internal(&error))
+        let config = container.config.clone();
+        self.pod.joining(&config, args).map_err(|error| internal(&error))
     }
 
     pub(super) fn reopen_logs(&mut self) -> Result<Answer, Failure> {
@@ -210,6 +210,11 @@ impl Containers {
         };
         self.read_report(key);
         let Some(container) = self.all.get_mut(&key) else { return };
+        if container.config.confinement.processes != Processes::Own
+            && let Err(error) = self.pod.end_others(&container.config.id)
+        {
+            log(&error.sentence());
+        }
         container.output.finish();
         let oom_kills = self.pod.oom_kills(&container.config.id);
         container.state.status = Status::Exited(container.exit(ended, oom_kills));

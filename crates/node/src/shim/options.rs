@@ -1,9 +1,14 @@
 //! The shim's command line, as the engine writes it and the shim reads it. Not for people.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
 use crate::cgroups::Limits;
+use crate::container::Processes;
 
 /// What a shim is started with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,11 +21,36 @@ pub(crate) struct Options {
     pub(crate) bundle_dir: PathBuf,
     pub(crate) cgroup: String,
     pub(crate) limits: Limits,
+    pub(crate) sharing: Sharing,
+}
+
+/// What a pod has in common with its machine, and its containers with each other.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Sharing {
+    /// Interfaces, ports and the hostname.
+    pub network: Whose,
+    /// Shared memory, semaphores and message queues.
+    pub ipc: Whose,
+    pub processes: Processes,
+    /// Settings of the kernel, by names such as `net.ipv4.tcp_syncookies`, in the pod's namespaces.
+    pub sysctls: BTreeMap<String, String>,
+}
+
+/// Whose namespace a pod's containers are in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Whose {
+    #[default]
+    Pod,
+    Machine,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Command {
     Serve(Box<Options>),
+    /// Hold the namespace of the pod's processes, and reap them.
+    Pause,
     /// Run one process in a container, told by the shim on standard input.
     Exec,
 }
@@ -34,17 +64,19 @@ pub(super) enum OptionsError {
     NotText(&'static str),
     #[error("the shim needs {0}")]
     Missing(&'static str),
-    #[error("the value of --limits is not what the engine writes")]
-    Limits,
+    #[error("the value of {0} is not what the engine writes")]
+    Unreadable(&'static str),
 }
 
 const EXEC: &str = "exec";
-const NAMES: [&str; 7] = ["--pod-uid", "--hostname", "--socket", "--pid-file", "--bundle-dir", "--cgroup", "--limits"];
+const PAUSE: &str = "pause";
+const NAMES: [&str; 8] =
+    ["--pod-uid", "--hostname", "--socket", "--pid-file", "--bundle-dir", "--cgroup", "--limits", "--sharing"];
 
 impl Options {
     /// The arguments that `parse` reads these options from.
     pub(crate) fn to_args(&self) -> Vec<OsString> {
-        let limits = serde_json::json!(self.limits).to_string();
+        let (limits, sharing) = (serde_json::json!(self.limits), serde_json::json!(self.sharing));
         let values: [OsString; NAMES.len()] = [
             self.pod_uid.clone().into(),
             self.hostname.clone().into(),
@@ -52,7 +84,8 @@ impl Options {
             self.pid_file.clone().into(),
             self.bundle_dir.clone().into(),
             self.cgroup.clone().into(),
-            limits.into(),
+            limits.to_string().into(),
+            sharing.to_string().into(),
         ];
         NAMES.iter().map(OsString::from).zip(values).flat_map(|(name, value)| [name, value]).collect()
     }
@@ -63,11 +96,16 @@ pub(super) fn exec_args() -> [OsString; 1] {
     [EXEC.into()]
 }
 
+/// The arguments that make it hold a namespace.
+pub(super) fn pause_args() -> [OsString; 1] {
+    [PAUSE.into()]
+}
+
 pub(super) fn parse(args: &[OsString]) -> Result<Command, OptionsError> {
-    if let [only] = args
-        && only == EXEC
-    {
-        return Ok(Command::Exec);
+    match args {
+        [only] if only == EXEC => return Ok(Command::Exec),
+        [only] if only == PAUSE => return Ok(Command::Pause),
+        _ => {}
     }
     let mut values: [Option<OsString>; NAMES.len()] = Default::default();
     for pair in args.chunks(2) {
@@ -77,7 +115,7 @@ pub(super) fn parse(args: &[OsString]) -> Result<Command, OptionsError> {
             _ => return Err(OptionsError::Unknown(pair.first().cloned().unwrap_or_default())),
         }
     }
-    let [uid, hostname, socket, pid_file, bundle_dir, cgroup, limits] = values;
+    let [uid, hostname, socket, pid_file, bundle_dir, cgroup, limits, sharing] = values;
     Ok(Command::Serve(Box::new(Options {
         pod_uid: text(uid, "--pod-uid")?,
         hostname: text(hostname, "--hostname")?,
@@ -85,7 +123,8 @@ pub(super) fn parse(args: &[OsString]) -> Result<Command, OptionsError> {
         pid_file: path(pid_file, "--pid-file")?,
         bundle_dir: path(bundle_dir, "--bundle-dir")?,
         cgroup: text(cgroup, "--cgroup")?,
-        limits: read_limits(limits)?,
+        limits: read(limits, "--limits")?,
+        sharing: read(sharing, "--sharing")?,
     })))
 }
 
@@ -98,10 +137,9 @@ fn text(value: Option<OsString>, name: &'static str) -> Result<String, OptionsEr
     value.into_string().map_err(|_| OptionsError::NotText(name))
 }
 
-fn read_limits(value: Option<OsString>) -> Result<Limits, OptionsError> {
-    let Some(value) = value else { return Ok(Limits::default()) };
-    let text = value.into_string().map_err(|_| OptionsError::NotText("--limits"))?;
-    serde_json::from_str(&text).map_err(|_| OptionsError::Limits)
+fn read<T: DeserializeOwned + Default>(value: Option<OsString>, name: &'static str) -> Result<T, OptionsError> {
+    let Some(value) = value else { return Ok(T::default()) };
+    serde_json::from_str(&text(Some(value), name)?).map_err(|_| OptionsError::Unreadable(name))
 }
 
 #[cfg(test)]
@@ -118,9 +156,11 @@ mod tests {
             bundle_dir: "/run/bundles".into(),
             cgroup: "/segue-default/pod1".into(),
             limits: Limits { memory_bytes: Some(1), ..Limits::default() },
+            sharing: Sharing { network: Whose::Machine, ..Sharing::default() },
         };
         assert_eq!(parse(&options.to_args()), Ok(Command::Serve(Box::new(options))));
         assert_eq!(parse(&exec_args()), Ok(Command::Exec));
+        assert_eq!(parse(&pause_args()), Ok(Command::Pause));
     }
 
     #[test]

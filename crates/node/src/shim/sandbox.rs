@@ -1,40 +1,47 @@
 //! What a shim makes for its pod before the first container: its own session and namespaces, the loopback device, the
 //! pod's cgroup and shared memory, the socket. In this order, because the engine only ever sees the last.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::mount::MountPropagationFlags;
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use rustix::thread::UnshareFlags;
 
-use super::options::Options;
+use super::options::{Options, Sharing, Whose};
+use super::pause::Pause;
 use crate::cgroups::{Cgroup, Hierarchies};
-use crate::container::chain;
-use crate::container::runtime::Pod;
+use crate::container::runtime::{Pod, Shared};
+use crate::container::{Processes, chain};
 use crate::sys;
 
 /// What a shim says on its standard input when its socket listens.
 pub(super) const READY: &str = "ready";
 /// As little a victim for the kernel's out-of-memory killer as a process may be. Containers get scores of their own.
 const OOM_SCORE: &str = "-998";
+const SHARED_MEMORY: &str = "/dev/shm";
 /// Lets containers that aren't root listen on port 80 and send pings, as container runtimes do. Of this namespace only.
 const SYSCTLS: [(&str, &str); 2] =
     [("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0"), ("/proc/sys/net/ipv4/ping_group_range", "0 2147483647")];
 
 /// Everything up to the listening socket. The error is a sentence with its causes.
-pub(super) fn open(options: &Options) -> Result<(Pod, UnixListener), String> {
+pub(super) fn open(options: &Options, leading_args: &[OsString]) -> Result<(Pod, UnixListener), String> {
     let step = |what: &'static str| move |error: io::Error| format!("cannot {what}: {error}");
     leave_engine().map_err(step("leave the engine's session"))?;
-    isolate().map_err(step("make the pod's namespaces"))?;
-    rustix::system::sethostname(options.hostname.as_bytes())
-        .map_err(|errno| step("set the pod's hostname")(errno.into()))?;
-    bring_loopback_up().map_err(step("bring the pod's loopback device up"))?;
-    allow_unprivileged();
-    let pod = prepare_pod(options)?;
+    isolate(&options.sharing).map_err(step("make the pod's namespaces"))?;
+    if options.sharing.network == Whose::Pod {
+        rustix::system::sethostname(options.hostname.as_bytes())
+            .map_err(|errno| step("set the pod's hostname")(errno.into()))?;
+        bring_loopback_up().map_err(step("bring the pod's loopback device up"))?;
+        allow_unprivileged();
+    }
+    set_kernel(&options.sharing)?;
+    let pod = prepare_pod(options, leading_args)?;
     let listener = listen(&options.socket).map_err(step("listen on the shim's socket"))?;
     fs::write(&options.pid_file, std::process::id().to_string()).map_err(step("write the shim's pid file"))?;
     Ok((pod, listener))
@@ -70,19 +77,29 @@ fn leave_engine() -> io::Result<()> {
 }
 
 /// Mounts that the host makes later still arrive here; none made here leaves.
-fn isolate() -> io::Result<()> {
-    sys::unshare_pod_namespaces()?;
+fn isolate(sharing: &Sharing) -> io::Result<()> {
+    let mut namespaces = UnshareFlags::NEWNS;
+    namespaces.set(UnshareFlags::NEWNET | UnshareFlags::NEWUTS, sharing.network == Whose::Pod);
+    namespaces.set(UnshareFlags::NEWIPC, sharing.ipc == Whose::Pod);
+    sys::unshare(namespaces)?;
     let flags = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
     Ok(rustix::mount::mount_change("/", flags)?)
 }
 
-fn prepare_pod(options: &Options) -> Result<Pod, String> {
+fn prepare_pod(options: &Options, leading_args: &[OsString]) -> Result<Pod, String> {
     let prepared = || -> Result<Pod, Box<dyn std::error::Error>> {
+        let shared = Shared {
+            shm: (options.sharing.ipc == Whose::Machine).then(|| PathBuf::from(SHARED_MEMORY)),
+            pause: match options.sharing.processes {
+                Processes::Own | Processes::Machine => None,
+                Processes::Pod => Some(Pause::start(leading_args)?),
+            },
+        };
         let hierarchies = Hierarchies::find()?;
         let cgroup = Cgroup::parse(&options.cgroup)?;
         cgroup.create(&hierarchies, &options.limits)?;
         let directory = options.bundle_dir.clone();
-        Ok(Pod::prepare(options.hostname.clone(), directory, cgroup, hierarchies)?)
+        Ok(Pod::prepare(options.hostname.clone(), directory, cgroup, hierarchies, shared)?)
     };
     prepared().map_err(|error| chain(&*error))
 }
@@ -96,6 +113,20 @@ fn listen(socket: &Path) -> io::Result<UnixListener> {
     fs::set_permissions(socket, fs::Permissions::from_mode(0o600))?;
     listener.set_nonblocking(true)?;
     Ok(listener)
+}
+
+/// What the pod's manifest asks for. Names are written with dots, or with slashes where a part has a dot.
+fn set_kernel(sharing: &Sharing) -> Result<(), String> {
+    for (name, value) in &sharing.sysctls {
+        let path = if name.find('/') < name.find('.') && name.contains('/') {
+            name.clone()
+        } else {
+            name.chars().map(|letter| if letter == '.' { '/' } else { letter }).collect()
+        };
+        fs::write(Path::new("/proc/sys").join(path), value)
+            .map_err(|error| format!("cannot set sysctl {name} to {value:?}: {error}"))?;
+    }
+    Ok(())
 }
 
 fn allow_unprivileged() {

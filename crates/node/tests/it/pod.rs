@@ -8,7 +8,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use node::cgroups::{Cgroup, Hierarchies, Limits, remove_instance};
-use node::container::{CapabilityChange, ContainerConfig, Overlay, RootAccess, User};
+use node::container::{CapabilityChange, Confinement, ContainerConfig, Overlay, RootAccess, User};
+use node::shim::Sharing;
 use node::shim::client::{ShimClient, ShimConfig};
 use node::shim::protocol::{ContainerState, Event, Exit, Status};
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -98,6 +99,7 @@ impl TestPod {
             oom_score_adj: None,
             root: RootAccess::ReadWrite,
             capabilities: CapabilityChange::default(),
+            confinement: Confinement::default(),
             stop_signal: None,
             log_path: self.path(&format!("logs/{id}/0.log")),
         }
@@ -207,6 +209,7 @@ fn config(directory: &Path, name: &str, cgroup: &Cgroup) -> ShimConfig {
         log_file: directory.join("shim.log"),
         cgroup: cgroup.as_str().to_owned(),
         limits: Limits::default(),
+        sharing: Sharing::default(),
     }
 }
 
