@@ -1,8 +1,8 @@
-//! Images from archives, without a registry.
+//! Where images come from: archives, and registries that let only some in.
 
-use end_to_end::images::write_archive;
+use end_to_end::images::{APP, write_archive};
 use end_to_end::machine::Machine;
-use end_to_end::registry::storage;
+use end_to_end::registry::{PASSWORD, PRIVATE, USER, storage};
 use end_to_end::run::{output_of, run};
 
 #[test]
@@ -33,5 +33,62 @@ fn an_archive_that_is_none_is_refused() {
     let said = run(machine.segue("image load").arg(&file), "");
     assert!(!said.success && said.stderr.contains("cannot read the archive"), "{}{}", said.stdout, said.stderr);
     assert_eq!(output_of(&mut machine.segue("image list")), before);
+    machine.down();
+}
+
+/// Of an image that only the private registry has.
+fn image() -> String {
+    format!("private.example.com{}:v1", APP.trim_start_matches("registry.example.com"))
+}
+
+#[test]
+fn a_private_registry_lets_in_whom_a_secret_or_docker_login_names() {
+    let machine = Machine::without_engine();
+    let private = machine.directory().join("private");
+    let certificates = private.join(PRIVATE);
+    std::fs::create_dir_all(&certificates).expect("a directory of ours");
+    storage().serve_in_private(machine.namespace(), &certificates);
+    let up = || {
+        let mut up = machine.segue("up");
+        up.args([
+            "--detach",
+            "--listen",
+            "127.0.0.1:6443",
+            "--mirror",
+            &format!("private.example.com=https://{PRIVATE}"),
+        ]);
+        up.arg("--registry-certs").arg(&private).env("DOCKER_CONFIG", &private);
+        output_of(&mut up);
+    };
+    up();
+    let kubectl = machine.kubectl();
+    let pod = |name: &str, more: &str| {
+        kubectl.apply(&format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec: {{containers: [{{name: app, image: '{}', imagePullPolicy: Always}}]{more}}}\n",
+            image()
+        ));
+    };
+    let waiting = ".status.containerStatuses[0].state.waiting.reason";
+    pod("nobody", ", imagePullSecrets: [{name: none}]");
+    kubectl.wait_for("pod/nobody", waiting, "ImagePullBackOff");
+    let events = kubectl.run("events --for pod/nobody");
+    for sentence in ["does not allow pulling", "Unable to retrieve some image pull secrets (none)"] {
+        assert!(events.contains(sentence), "{sentence:?} is missing in\n{events}");
+    }
+    let secret = |name: &str, password: &str| {
+        kubectl.run(&format!(
+            "create secret docker-registry {name} --docker-server={PRIVATE} --docker-username={USER} --docker-password={password}"
+        ));
+    };
+    secret("wrong", "guessed");
+    secret("right", PASSWORD);
+    pod("guesses", ", imagePullSecrets: [{name: wrong}]");
+    kubectl.wait_for("pod/guesses", waiting, "ImagePullBackOff");
+    pod("knows", ", imagePullSecrets: [{name: wrong}, {name: right}]");
+    kubectl.run("wait pod/knows --for=condition=Ready --timeout=60s");
+    let login = format!("{{\"auths\": {{\"{PRIVATE}\": {{\"username\": \"{USER}\", \"password\": \"{PASSWORD}\"}}}}}}");
+    std::fs::write(private.join("config.json"), login).expect("a directory of ours");
+    pod("machine", "");
+    kubectl.run("wait pod/machine --for=condition=Ready --timeout=60s");
     machine.down();
 }

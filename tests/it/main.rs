@@ -12,3 +12,4 @@ mod pod_states;
 mod preflight;
 mod sharing;
 mod traffic;
+mod volumes;

@@ -57,6 +57,43 @@ fn what_a_container_said_last_is_in_its_status() {
 }
 
 #[test]
+fn a_pod_that_takes_too_much_of_the_disk_is_evicted_after_it_was_drained() {
+    let machine = Machine::with_engine();
+    let kubectl = machine.kubectl();
+    let volume = ", volumes: [{name: scratch, emptyDir: {sizeLimit: 1Mi}}], terminationGracePeriodSeconds: 1";
+    let writes = ", args: [-c, 'sleep 2; dd if=/dev/zero of=/scratch/big bs=1M count=3; sleep 600'], volumeMounts: [{name: scratch, mountPath: /scratch}]";
+    apply_pod(&kubectl, "greedy", SHELL, writes, volume);
+    kubectl.wait_for("pod/greedy", ".status.phase", "Failed");
+    let status = kubectl.json("get pod greedy")["status"].clone();
+    let message = "Usage of EmptyDir volume \"scratch\" exceeds the limit \"1Mi\". ";
+    assert_eq!((&status["reason"], &status["message"]), (&"Evicted".into(), &message.into()), "{status}");
+    let conditions = status["conditions"].as_array().expect("conditions");
+    let reason_of = |type_: &str| conditions.iter().find(|it| it["type"] == type_).map(|it| it["reason"].clone());
+    assert_eq!(reason_of("DisruptionTarget"), Some("TerminationByKubelet".into()), "{status}");
+    assert_eq!(reason_of("segue.dev/Drained"), Some("NotRouted".into()), "{status}");
+    assert!(events_of(&kubectl, "greedy").contains("Evicted"), "{}", events_of(&kubectl, "greedy"));
+    machine.down();
+}
+
+#[test]
+fn a_pod_sets_the_kernel_for_itself_and_for_nobody_else() {
+    let machine = Machine::with_engine();
+    let kubectl = machine.kubectl();
+    let sysctl =
+        |name: &str| format!(", restartPolicy: Never, securityContext: {{sysctls: [{{name: {name}, value: '1'}}]}}");
+    let prints = ", args: [-c, 'cat /proc/sys/net/ipv4/tcp_fin_timeout']";
+    apply_pod(&kubectl, "safe", SHELL, prints, &sysctl("net.ipv4.tcp_fin_timeout"));
+    kubectl.wait_for("pod/safe", ".status.phase", "Succeeded");
+    assert_eq!(kubectl.run("logs safe"), "1\n");
+    apply_pod(&kubectl, "unsafe", SHELL, prints, &sysctl("kernel.msgmax"));
+    kubectl.wait_for("pod/unsafe", ".status.phase", "Failed");
+    let status = kubectl.json("get pod unsafe")["status"].clone();
+    assert_eq!(status["reason"], "SysctlForbidden", "{status}");
+    assert_eq!(status["message"], "forbidden sysctl: \"kernel.msgmax\" not allowlisted", "{status}");
+    machine.down();
+}
+
+#[test]
 fn an_image_without_its_tag_or_its_host_is_in_image_pull_back_off() {
     let machine = Machine::with_engine();
     let kubectl = machine.kubectl();

@@ -119,3 +119,42 @@ fn a_pod_may_be_in_the_machines_own_network() {
     assert_eq!(kubectl.json("get pod host")["status"]["containerStatuses"][0]["restartCount"], 0);
     machine.down();
 }
+
+#[test]
+fn a_port_of_the_machine_may_lead_to_a_pod() {
+    let machine = Machine::with_engine();
+    let kubectl = machine.kubectl();
+    let pod = |name: &str| {
+        kubectl.apply(&format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec: {{containers: [{{name: app, image: '{APP}:v1', \
+             ports: [{{containerPort: 8080, hostPort: 8088}}], readinessProbe: {{httpGet: {{path: /healthz, port: 8080}}, periodSeconds: 1}}}}]}}\n"
+        ));
+    };
+    pod("first");
+    kubectl.wait_for("pod/first", ".status.conditions[?(@.type==\"Ready\")].status", "True");
+    let host = kubectl.json("get pod first")["status"]["hostIP"].as_str().expect("an address").to_owned();
+    let ask = |address: &str| {
+        let mut curl = machine.namespace().command("curl");
+        output_of(curl.args([
+            "--silent",
+            "--fail",
+            "--retry",
+            "20",
+            "--retry-connrefused",
+            "--retry-delay",
+            "1",
+            &format!("http://{address}:8088/"),
+        ]))
+    };
+    for address in [host.as_str(), "127.0.0.1"] {
+        assert!(ask(address).contains("v1"), "{address}");
+    }
+    pod("second");
+    kubectl.wait_for("pod/second", ".status.conditions[?(@.type==\"PodScheduled\")].reason", "Unschedulable");
+    let message = "0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports";
+    assert!(kubectl.run("events --for pod/second").contains(message), "{}", kubectl.run("events --for pod/second"));
+    kubectl.run("delete pod first");
+    kubectl.wait_for("pod/second", ".status.conditions[?(@.type==\"Ready\")].status", "True");
+    assert!(ask(&host).contains("v1"));
+    machine.down();
+}

@@ -5,6 +5,7 @@ pub mod availability;
 pub mod balancing;
 pub mod draining;
 pub mod endpoints;
+pub mod eviction;
 pub mod garbage;
 pub mod images;
 pub mod ingress;
@@ -20,6 +21,7 @@ pub mod replicas;
 pub mod retries;
 pub mod rollout;
 pub mod safe_to_stop;
+pub mod sysctls;
 pub mod target;
 
 use jiff::Timestamp;

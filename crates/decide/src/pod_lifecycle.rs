@@ -18,16 +18,13 @@ use crate::Decision;
 
 pub use back_off::BackOff;
 pub use snapshot::{
-    ContainerSnapshot, Exit, ExitReason, Failure, FailureReason, Files, ImageState, Instance, Kill, NetworkPolicies,
-    Object, PodSnapshot, PostStart, Running, Sandbox, Stop, Stopping, Volumes, find_status,
+    ContainerSnapshot, EndReason, Exit, ExitReason, Failure, FailureReason, Files, ImageState, Instance, Kill,
+    NetworkPolicies, NodesEnd, Object, PodSnapshot, PostStart, Running, Sandbox, Stop, Stopping, Volumes, find_status,
 };
 pub use status::status;
 pub use steps::{PodStep, StopReason, WaitingOn};
 
 use steps::Plan;
-
-/// The reason of a pod that ran longer than its activeDeadlineSeconds.
-const DEADLINE_EXCEEDED: &str = "DeadlineExceeded";
 
 /// What to do for the pod now.
 #[must_use]
@@ -48,12 +45,26 @@ pub fn next_steps(pod: &PodSnapshot, now: Timestamp) -> Decision<PodStep, Waitin
 
 /// Whether none of its containers is to run any more, whoever asks.
 fn is_over(pod: &PodSnapshot) -> bool {
-    objects::pods::is_finished(&pod.pod) || is_deadline_exceeded(pod) || containers::all_ended_for_good(pod)
+    objects::pods::is_finished(&pod.pod) || nodes_end(pod).is_some() || containers::all_ended_for_good(pod)
 }
 
-fn is_deadline_exceeded(pod: &PodSnapshot) -> bool {
-    let recorded = pod.pod.status.as_ref().and_then(|status| status.reason.as_deref());
-    recorded == Some(DEADLINE_EXCEEDED) || time_left(pod).is_some_and(|left| left <= SignedDuration::ZERO)
+/// Why the node ends the pod, if it does. What is on record holds, whatever is seen later.
+fn nodes_end(pod: &PodSnapshot) -> Option<NodesEnd> {
+    let status = pod.pod.status.as_ref();
+    let recorded = status.and_then(|status| EndReason::of_word(status.reason.as_deref()?)).map(|reason| NodesEnd {
+        reason,
+        message: status.and_then(|status| status.message.clone()).unwrap_or_default(),
+    });
+    let deadline = || {
+        let message = "Pod was active on the node longer than the specified deadline".to_owned();
+        let is_over = time_left(pod).is_some_and(|left| left <= SignedDuration::ZERO);
+        is_over.then_some(NodesEnd { reason: EndReason::DeadlineExceeded, message })
+    };
+    let forbidden = || {
+        let message = crate::sysctls::forbidden(&pod.pod)?;
+        Some(NodesEnd { reason: EndReason::SysctlForbidden, message })
+    };
+    recorded.or_else(deadline).or_else(forbidden).or_else(|| pod.nodes_end.clone())
 }
 
 fn time_left(pod: &PodSnapshot) -> Option<SignedDuration> {

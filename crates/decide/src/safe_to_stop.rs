@@ -20,6 +20,8 @@ pub enum StopCause {
     },
     /// Its deletion was asked for, and the node wants to signal its containers.
     Deletion,
+    /// Its node ends it, and has shown so.
+    Eviction,
     /// The engine goes down and takes all pods with it.
     Down,
 }
@@ -39,7 +41,7 @@ pub struct Floor {
 pub enum NotSafe {
     /// Without it, fewer pods than promised would be available.
     BelowFloor(Floor),
-    /// Nobody has asked for its deletion.
+    /// It was told nobody yet that it goes.
     NotDeleted,
     /// It may still be given work: the data plane has not acknowledged its withdrawal.
     NotWithdrawn { drain_deadline: Timestamp },
@@ -55,7 +57,7 @@ pub fn safe_to_stop(pod: &Pod, cause: StopCause, now: Timestamp) -> Result<(), N
     match cause {
         StopCause::Down => Ok(()),
         StopCause::ScaleDown { standing, floor } => leaves_enough(standing, floor),
-        StopCause::Deletion => is_drained(pod, now),
+        StopCause::Deletion | StopCause::Eviction => is_drained(pod, now),
     }
 }
 
@@ -80,11 +82,11 @@ pub fn drain_budgets(pod: &Pod) -> DrainBudgets {
     }
 }
 
-/// When a terminating pod is signalled even though it is not idle. None while its deletion was not asked for.
+/// When a pod that goes is signalled even though it is not idle. None while it doesn't.
 #[must_use]
 pub fn drain_deadline(pod: &Pod) -> Option<Timestamp> {
     let DrainBudgets { requests, long_connections } = drain_budgets(pod);
-    pods::deleted_at(pod)?.checked_add(requests.max(long_connections)).ok()
+    pods::leaves_since(pod)?.checked_add(requests.max(long_connections)).ok()
 }
 
 fn leaves_enough(standing: Standing, floor: Floor) -> Result<(), NotSafe> {
@@ -132,7 +134,7 @@ impl fmt::Display for NotSafe {
             Self::BelowFloor(Floor { available, at_least }) => {
                 write!(f, "it is one of {available} available pods and {at_least} must stay available")
             }
-            Self::NotDeleted => write!(f, "nobody has asked for its deletion"),
+            Self::NotDeleted => write!(f, "nothing says that it is to go"),
             Self::NotWithdrawn { drain_deadline } => {
                 write!(f, "it may still be given requests (it is waited for until {drain_deadline})")
             }

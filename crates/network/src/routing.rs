@@ -405,8 +405,12 @@ impl Routing {
     /// Whoever is reached at a listener.
     fn about(&self, listener: &Listener) -> Vec<About> {
         if let Some(service) = self.book.service_at(listener) {
-            let (namespace, name) = (service.namespace.clone(), service.name.clone());
-            return vec![About { api_version: "v1", kind: "Service", namespace, name }];
+            let namespace = service.namespace.clone();
+            let (kind, name) = match plan::host_ports::pod_of(service) {
+                Some(pod) => ("Pod", pod.to_owned()),
+                None => ("Service", service.name.clone()),
+            };
+            return vec![About { api_version: "v1", kind, namespace, name }];
         }
         let snapshot = self.caches.snapshot(&self.settings).filter(|_| ingress::is_at(listener));
         snapshot.iter().flat_map(ingress::ours).map(ingress::about).collect()

@@ -3,13 +3,16 @@
 
 mod apply;
 mod clock;
+mod disk;
 pub(crate) mod events;
 mod hooks;
 mod images;
 mod memory;
+mod mounted;
 mod news;
 mod pod_task;
 mod pods;
+mod pull_secrets;
 pub mod runtime;
 mod settings;
 mod shims;
@@ -37,6 +40,7 @@ use crate::pod_network::PodNetwork;
 use crate::{node_status, pod};
 use clock::Clock;
 use events::Recorder;
+use mounted::Mounted;
 use runtime::{Runtime, RuntimeError};
 
 pub use images::{Images, StoredImages};
@@ -114,6 +118,7 @@ pub(crate) struct Machine {
     capacity: Resources,
     starts: Semaphore,
     pulls: Semaphore,
+    mounted: Mounted,
 }
 
 /// Runs the agent until it is ordered to leave, or until an order to go down is done.
@@ -166,6 +171,7 @@ async fn run_with(
         capacity: node_status::capacity(),
         starts: Semaphore::new(STARTS_AT_ONCE),
         pulls: Semaphore::new(PULLS_AT_ONCE),
+        mounted: Mounted::follow(&client),
         settings,
         client,
         runtime,

@@ -98,6 +98,10 @@ pub struct Mount {
     /// Absolute, in the container.
     pub target: PathBuf,
     pub source: MountSource,
+    /// What of the source is mounted, below it: made as a directory when it is missing, and never outside, whatever links
+    /// there are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sub_path: Option<PathBuf>,
     #[serde(default)]
     pub access: MountAccess,
 }

@@ -4,6 +4,7 @@
 mod archive;
 mod blobs;
 pub mod build;
+mod credentials;
 mod digest;
 mod disk;
 #[cfg(test)]
@@ -28,6 +29,7 @@ use oci_spec::image::ImageConfiguration;
 use tokio::task::JoinError;
 
 pub use archive::{LoadError, Loaded};
+pub use credentials::{InvalidCredentials, Keyring};
 pub use digest::{Digest, InvalidDigest};
 pub use disk::StoreError;
 pub use layers::LayerError;
@@ -105,8 +107,13 @@ impl ImageStore {
 
     /// Pulls an image from its registry's mirrors or the registry itself, whatever the store has under that name.
     /// Layers that are here already are not fetched again; pulls of one image at a time do the work once.
-    pub async fn pull(&self, reference: &ImageReference, mirrors: &Mirrors) -> Result<Image, PullError> {
-        registry::pull(self, reference, mirrors).await
+    pub async fn pull(
+        &self,
+        reference: &ImageReference,
+        mirrors: &Mirrors,
+        keyring: &Keyring,
+    ) -> Result<Image, PullError> {
+        registry::pull(self, reference, mirrors, keyring).await
     }
 
     /// Loads all images of an archive of `docker save` or of an OCI archive, compressed or not, under the names that

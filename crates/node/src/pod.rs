@@ -72,6 +72,8 @@ pub(crate) enum ConfigError {
     Seccomp { path: PathBuf, sentence: String },
     #[error("volume mount {0:?} names no volume of the pod")]
     UnknownVolume(String),
+    #[error("failed to expand subPath for volumeMount {volume:?}: the container has no variable {variable:?}")]
+    SubPathVariable { volume: String, variable: String },
     #[error("subPath {0:?} must be a relative path without '..'")]
     SubPath(String),
     #[error(
@@ -117,7 +119,7 @@ pub(crate) fn container_config(from: &Ingredients<'_>) -> Result<ContainerConfig
         env: env(&image_config, &environment),
         cwd: cwd(container, &image_config),
         user: user::resolve(pod, container, &image_user, &accounts)?,
-        mounts: mounts::mounts(settings, pod, container, &id)?,
+        mounts: mounts::mounts(settings, pod, container, &id, &environment)?,
         limits: limits::of_container(container),
         oom_score_adj: Some(limits::oom_score_adj(pod, container, from.facts.capacity)),
         root: root_access(container.security_context.as_ref()),

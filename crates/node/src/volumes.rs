@@ -68,6 +68,21 @@ pub(crate) enum SetUpError {
     Field(#[from] crate::pod::ConfigError),
 }
 
+/// What a volume can show.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Shown {
+    ConfigMap(String),
+    Secret(String),
+}
+
+/// Whether a volume of the pod shows this object of its namespace.
+pub(crate) fn show(pod: &Pod, shown: &Shown) -> bool {
+    volumes(pod).map(names).any(|names| match shown {
+        Shown::ConfigMap(name) => names.config_maps.contains(name),
+        Shown::Secret(name) => names.secrets.contains(name),
+    })
+}
+
 /// Finds a volume of the pod by name.
 pub(crate) fn place(settings: &Settings, pod: &Pod, name: &str) -> Option<Place> {
     let volume = volumes(pod).find(|volume| volume.name == name)?;
@@ -112,7 +127,7 @@ async fn set_up(settings: &Settings, client: &kube::Client, pod: &Pod, volume: &
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     let references = References::fetch(client, namespace, &names).await.map_err(SetUpError::Fetch)?;
     let payload = Payload::of(pod, volume, &references, &settings.node_name)?;
-    payload.write(&directory).map_err(|source| SetUpError::Write { path: directory, source })
+    payload.write(&directory, fs_group(pod)).map_err(|source| SetUpError::Write { path: directory, source })
 }
 
 fn names(volume: &Volume) -> Names {
@@ -139,12 +154,16 @@ fn is_memory(empty_dir: &EmptyDirVolumeSource) -> bool {
     empty_dir.medium.as_deref() == Some("Memory")
 }
 
+fn fs_group(pod: &Pod) -> Option<u32> {
+    let security = pod.spec.as_ref()?.security_context.as_ref()?;
+    u32::try_from(security.fs_group?).ok()
+}
+
 /// Everybody may write to it, as Kubernetes has it; with an fsGroup it belongs to that group.
 fn make_empty_dir(pod: &Pod, directory: &Path) -> Result<(), SetUpError> {
     let failed = |source| SetUpError::Write { path: directory.to_owned(), source };
     std::fs::create_dir_all(directory).map_err(failed)?;
-    let security = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
-    let group = security.and_then(|security| security.fs_group).and_then(|group| u32::try_from(group).ok());
+    let group = fs_group(pod);
     std::os::unix::fs::chown(directory, None, group).map_err(failed)?;
     let mode = if group.is_some() { 0o2777 } else { 0o777 };
     std::fs::set_permissions(directory, std::fs::Permissions::from_mode(mode)).map_err(failed)

@@ -1,4 +1,4 @@
-//! Names that Segue itself gives a meaning: conditions and annotations of objects.
+//! Names of conditions and annotations to which Segue gives a meaning.
 
 /// Pod condition: True once the data plane acknowledged a configuration in which this pod is ready.
 pub const ROUTED: &str = "segue.dev/Routed";
@@ -58,3 +58,8 @@ pub const MAX_REQUEST_BODY: &str = "segue.dev/max-request-body";
 
 /// Service annotation: ports, by number or name and separated by commas, whose bytes are to pass untouched.
 pub const OPAQUE_PORTS: &str = "segue.dev/opaque-ports";
+
+/// Kubernetes' condition of a pod that is about to be taken down by somebody other than its owner.
+pub const DISRUPTION_TARGET: &str = "DisruptionTarget";
+/// The reason of [`DISRUPTION_TARGET`] when that is the pod's node.
+pub const TERMINATION_BY_KUBELET: &str = "TerminationByKubelet";

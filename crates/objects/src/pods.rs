@@ -108,6 +108,20 @@ pub fn deleted_at(pod: &Pod) -> Option<Timestamp> {
     ends.checked_sub(SignedDuration::from_secs(grace)).ok()
 }
 
+/// When it was shown that its node evicts the pod, which drains it as a deletion does.
+#[must_use]
+pub fn evicted_at(pod: &Pod) -> Option<Timestamp> {
+    let disrupted = condition(pod, names::DISRUPTION_TARGET)?;
+    let is_nodes = disrupted.status == "True" && disrupted.reason.as_deref() == Some(names::TERMINATION_BY_KUBELET);
+    disrupted.last_transition_time.as_ref().filter(|_| is_nodes && !is_finished(pod)).map(|time| time.0)
+}
+
+/// Since when the pod is to go, for whatever reason.
+#[must_use]
+pub fn leaves_since(pod: &Pod) -> Option<Timestamp> {
+    deleted_at(pod).or_else(|| evicted_at(pod))
+}
+
 /// The grace period that somebody chose when deleting the pod.
 #[must_use]
 pub fn explicit_grace(pod: &Pod) -> Option<SignedDuration> {

@@ -89,6 +89,9 @@ pub(crate) struct Up {
     /// Pull images of a registry from elsewhere, e.g. registry.example.com=http://127.0.0.1:5000 (may be repeated)
     #[arg(long, value_name = "REGISTRY=URL")]
     pub(crate) mirror: Vec<String>,
+    /// Where, below HOST[:PORT], *.crt files have the authorities of registries whose certificates nobody else knows
+    #[arg(long, default_value = "/etc/docker/certs.d", value_name = "DIRECTORY")]
+    pub(crate) registry_certs: PathBuf,
     /// The node's name; the machine's host name if not given
     #[arg(long, value_name = "NAME")]
     pub(crate) node_name: Option<String>,

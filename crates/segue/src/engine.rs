@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -113,7 +114,11 @@ impl Engine {
             fs::remove_file(directories.going_down())?;
         }
         let settings = agent_settings(options, &directories);
-        let images = Arc::new(StoredImages { store: ImageStore::open(&directories.images())?, mirrors });
+        let images = Arc::new(StoredImages {
+            store: ImageStore::open(&directories.images())?,
+            mirrors: mirrors.with_certificates(options.registry_certs.clone()),
+            docker_config: docker_config(),
+        });
         let store = Store::open(&directories.store())?;
         let (counted, replacement) = (DataPlaneTraffic::default(), routing::Replacement::default());
         let api = ApiServer::new(
@@ -361,6 +366,13 @@ fn host_address() -> Ipv4Addr {
         Ok(SocketAddr::V4(address)) => *address.ip(),
         Ok(SocketAddr::V6(_)) | Err(_) => Ipv4Addr::LOCALHOST,
     }
+}
+
+/// Where `docker login` keeps what it was told.
+fn docker_config() -> PathBuf {
+    let directory = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from);
+    let of_home = || Path::new(&std::env::var_os("HOME").unwrap_or_else(|| "/root".into())).join(".docker");
+    directory.unwrap_or_else(of_home).join("config.json")
 }
 
 async fn ensure_namespaces(client: &Client) -> anyhow::Result<()> {

@@ -5,7 +5,8 @@ use k8s_openapi::api::core::v1::{ContainerStatus, PodCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use objects::names;
 
-use super::snapshot::{NetworkPolicies, PodSnapshot, Sandbox, keeps_running};
+use super::nodes_end;
+use super::snapshot::{EndReason, NetworkPolicies, NodesEnd, PodSnapshot, Sandbox, keeps_running};
 
 /// What a condition is to be.
 struct Wanted {
@@ -41,7 +42,16 @@ pub(super) fn conditions(
     if pod.network_policies == NetworkPolicies::Awaited {
         write(&mut conditions, policies_awaited(), pod.pod.metadata.generation, now);
     }
+    if let Some(end) = nodes_end(pod).filter(|end| end.reason == EndReason::Evicted) {
+        write(&mut conditions, disrupted(end), pod.pod.metadata.generation, now);
+    }
     conditions
+}
+
+/// Tells the data plane that the pod goes, before anything of it is signalled.
+fn disrupted(end: NodesEnd) -> Wanted {
+    let reason = Some(names::TERMINATION_BY_KUBELET);
+    Wanted { reason, message: Some(end.message), ..Wanted::plain(names::DISRUPTION_TARGET, "True") }
 }
 
 fn ready_to_start(pod: &PodSnapshot) -> Wanted {

@@ -63,6 +63,15 @@ fn init_failed_for_good(pod: &PodSnapshot) -> bool {
 fn has_volumes(pod: &PodSnapshot, now: Timestamp, plan: &mut Plan) -> bool {
     match &pod.volumes {
         Volumes::Ready => return true,
+        // Containers run on with what there was.
+        Volumes::Stale { refresh_at } if now < *refresh_at => {
+            plan.look_again(*refresh_at);
+            return true;
+        }
+        Volumes::Stale { .. } => {
+            plan.step(PodStep::PrepareVolumes);
+            return true;
+        }
         Volumes::Failed { retry_at } if now < *retry_at => plan.wait_until(*retry_at, WaitingOn::Volumes),
         Volumes::Failed { .. } | Volumes::Unprepared => plan.step(PodStep::PrepareVolumes),
     }

@@ -23,6 +23,10 @@ pub struct PodSnapshot {
     pub host_ip: String,
     /// How long ago the pod's status.startTime was; None before it is set.
     pub active_for: Option<SignedDuration>,
+    /// Why the node has found that it must end the pod, if it has.
+    pub nodes_end: Option<NodesEnd>,
+    /// How long ago it was shown that the node evicts the pod, measured without the wall clock since it was seen.
+    pub evicted_for: Option<SignedDuration>,
     pub volumes: Volumes,
     pub files: Files,
     pub object: Object,
@@ -49,12 +53,36 @@ pub enum Stop {
     },
 }
 
+/// Why a node ends a pod whose containers would run on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodesEnd {
+    pub reason: EndReason,
+    pub message: String,
+}
+
+/// The reason in the status of such a pod, in Kubernetes' words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndReason {
+    /// It ran longer than its activeDeadlineSeconds.
+    DeadlineExceeded,
+    /// It uses more of the machine than it may, or the machine has too little left.
+    Evicted,
+    /// It asks for a setting of the kernel that is not its own.
+    SysctlForbidden,
+}
+
 /// The pod's volumes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Volumes {
     Unprepared,
     Ready,
-    Failed { retry_at: Timestamp },
+    /// What they show is older than what the API holds.
+    Stale {
+        refresh_at: Timestamp,
+    },
+    Failed {
+        retry_at: Timestamp,
+    },
 }
 
 /// What the pod has on disk.
@@ -378,6 +406,24 @@ impl FailureReason {
             Self::CreateContainerConfigError => "CreateContainerConfigError",
             Self::CreateContainerError => "CreateContainerError",
         }
+    }
+}
+
+impl EndReason {
+    /// As it stands in a status.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::DeadlineExceeded => "DeadlineExceeded",
+            Self::Evicted => "Evicted",
+            Self::SysctlForbidden => "SysctlForbidden",
+        }
+    }
+
+    /// The reason that stands in a status as this.
+    #[must_use]
+    pub fn of_word(word: &str) -> Option<Self> {
+        [Self::DeadlineExceeded, Self::Evicted, Self::SysctlForbidden].into_iter().find(|reason| reason.word() == word)
     }
 }
 

@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::conditions::conditions;
 use super::container_status::{init_statuses, main_statuses};
 use super::snapshot::{PodSnapshot, Sandbox, Stop, keeps_running};
-use super::{DEADLINE_EXCEEDED, is_deadline_exceeded, is_over};
+use super::{is_over, nodes_end};
 
 /// The status that the pod is to have. `now` is the time that users are shown.
 #[must_use]
@@ -40,11 +40,10 @@ pub fn status(pod: &PodSnapshot, now: Timestamp) -> PodStatus {
 }
 
 fn reason(pod: &PodSnapshot, old: &PodStatus) -> (Option<String>, Option<String>) {
-    if is_deadline_exceeded(pod) {
-        let message = "Pod was active on the node longer than the specified deadline";
-        return (Some(DEADLINE_EXCEEDED.to_owned()), Some(message.to_owned()));
+    match nodes_end(pod) {
+        Some(end) => (Some(end.reason.word().to_owned()), Some(end.message)),
+        None => (old.reason.clone(), old.message.clone()),
     }
-    (old.reason.clone(), old.message.clone())
 }
 
 /// The address of a pod that comes to its end stays as what it was.
@@ -69,7 +68,7 @@ fn phase_of_containers(pod: &PodSnapshot, init: &[ContainerStatus], main: &[Cont
     let count = |state: fn(&ContainerStatus) -> bool| main.iter().filter(|status| state(status)).count();
     let (running, stopped) = (count(is_running), count(has_ended));
     let ends = matches!(pod.stop, Some(Stop::Deleted { .. })) && pod.sandbox == Sandbox::Absent;
-    if is_deadline_exceeded(pod) {
+    if nodes_end(pod).is_some() {
         return "Failed";
     }
     if running == 0 && !is_initialised(pod, init) && !is_over(pod) && !ends {

@@ -55,6 +55,7 @@ pub enum StopReason {
     PodDeleted,
     EngineGoesDown,
     DeadlineExceeded,
+    Evicted,
     PodFinished,
     ProbeFailed(ProbeKind),
     PostStartFailed,

@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::back_off::later;
 use super::containers::kill_when_overdue;
-use super::snapshot::{ContainerSnapshot, Files, Object, PodSnapshot, Sandbox, keeps_running};
+use super::snapshot::{ContainerSnapshot, EndReason, Files, Object, PodSnapshot, Sandbox, keeps_running};
 use super::steps::{Plan, PodStep, StopReason, WaitingOn};
 use crate::safe_to_stop::{StopCause, safe_to_stop};
 
@@ -27,7 +27,7 @@ pub(super) fn clear(pod: &PodSnapshot, plan: &mut Plan) {
 /// The pod's deletion was asked for `since` ago.
 pub(super) fn delete(pod: &PodSnapshot, since: SignedDuration, now: Timestamp, plan: &mut Plan) {
     if runs_anything(pod) {
-        if may_be_signalled(pod, since, now, plan) {
+        if may_be_signalled(pod, StopCause::Deletion, since, now, plan) {
             stop_containers(pod, StopReason::PodDeleted, grace_left(pod, since), now, plan);
         }
     } else if pod.sandbox != Sandbox::Absent {
@@ -64,9 +64,15 @@ pub(super) fn go_down(pod: &PodSnapshot, now: Timestamp, plan: &mut Plan) {
 /// None of its containers is to run any more; the object stays until somebody deletes it.
 pub(super) fn finish(pod: &PodSnapshot, now: Timestamp, plan: &mut Plan) {
     if runs_anything(pod) {
-        let reason =
-            if super::is_deadline_exceeded(pod) { StopReason::DeadlineExceeded } else { StopReason::PodFinished };
-        stop_containers(pod, reason, objects::pods::grace_period(&pod.pod), now, plan);
+        let reason = match super::nodes_end(pod).map(|end| end.reason) {
+            Some(EndReason::DeadlineExceeded) => StopReason::DeadlineExceeded,
+            Some(EndReason::Evicted) => StopReason::Evicted,
+            Some(EndReason::SysctlForbidden) | None => StopReason::PodFinished,
+        };
+        let evicted_for = pod.evicted_for.unwrap_or_default();
+        if reason != StopReason::Evicted || may_be_signalled(pod, StopCause::Eviction, evicted_for, now, plan) {
+            stop_containers(pod, reason, objects::pods::grace_period(&pod.pod), now, plan);
+        }
     } else if pod.sandbox != Sandbox::Absent {
         plan.step(PodStep::RemoveSandbox);
     } else {
@@ -78,11 +84,16 @@ fn runs_anything(pod: &PodSnapshot) -> bool {
     pod.all_containers().any(|(_, snapshot)| snapshot.is_running())
 }
 
-/// Asks with the time at which the deletion would be `since` old, so that a jump of the wall clock ends no drain.
-fn may_be_signalled(pod: &PodSnapshot, since: SignedDuration, now: Timestamp, plan: &mut Plan) -> bool {
-    let deleted_at = objects::pods::deleted_at(&pod.pod).unwrap_or(now);
-    let asked_at = later(deleted_at, since);
-    let Err(reason) = safe_to_stop(&pod.pod, StopCause::Deletion, asked_at) else { return true };
+/// Asks with the time at which its going would be `since` old, so that a jump of the wall clock ends no drain.
+fn may_be_signalled(
+    pod: &PodSnapshot,
+    cause: StopCause,
+    since: SignedDuration,
+    now: Timestamp,
+    plan: &mut Plan,
+) -> bool {
+    let asked_at = later(objects::pods::leaves_since(&pod.pod).unwrap_or(now), since);
+    let Err(reason) = safe_to_stop(&pod.pod, cause, asked_at) else { return true };
     if let Some(time) = reason.look_again_at() {
         plan.look_again(later(now, time.duration_since(asked_at)));
     }

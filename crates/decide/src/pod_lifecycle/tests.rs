@@ -37,6 +37,8 @@ fn pod(spec: Value) -> PodSnapshot {
         stop: None,
         host_ip: "192.0.2.1".to_owned(),
         active_for: Some(seconds(100)),
+        nodes_end: None,
+        evicted_for: None,
         volumes: Volumes::Ready,
         files: Files::Kept,
         object: Object::Kept,

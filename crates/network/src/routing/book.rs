@@ -9,7 +9,7 @@ use decide::safe_to_stop::drain_budgets;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use objects::names;
-use objects::pods::{condition, deleted_at, is_ready, is_terminating, is_true};
+use objects::pods::{condition, is_ready, is_true, leaves_since};
 
 use super::plan::{Plan, Snapshot, asks_for_policies, plan, selecting, uid_of};
 use crate::config::{Base, DataPlaneConfig, Listener, PodUid, Service};
@@ -214,7 +214,7 @@ impl Book {
         for pod in snapshot.pods.values() {
             match self.goal {
                 Goal::DrainAll => drop(self.steps.insert(uid_of(pod), DrainStep::Withdraw)),
-                Goal::Route if is_terminating(pod) => self.drain(pod, now, &mut round),
+                Goal::Route if leaves_since(pod).is_some() => self.drain(pod, now, &mut round),
                 Goal::Route => {
                     round.write.extend(self.routed(snapshot, pod));
                     round.write.extend(self.guarded(pod));
@@ -286,7 +286,7 @@ impl Book {
             self.steps.insert(uid, DrainStep::Withdraw);
             return;
         }
-        let Some(deleted_at) = deleted_at(pod) else { return };
+        let Some(deleted_at) = leaves_since(pod) else { return };
         let budgets = drain_budgets(pod);
         let snapshot = DrainSnapshot {
             deleted_at,

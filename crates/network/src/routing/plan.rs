@@ -1,6 +1,7 @@
 //! What the data plane is to do, from what the API holds. Pure.
 
 mod balanced;
+pub(super) mod host_ports;
 mod naming;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,7 +16,7 @@ use k8s_openapi::api::core::v1::{Namespace, Pod, Secret, Service, ServicePort};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass, NetworkPolicy};
 use objects::names;
-use objects::pods::{condition, is_finished, is_ready, is_terminating};
+use objects::pods::{condition, is_finished, is_ready, leaves_since};
 use objects::quantity;
 use objects::ranges::Range;
 use objects::selector::matches_map;
@@ -147,6 +148,7 @@ pub(super) fn plan(snapshot: &Snapshot, leaving: &BTreeMap<PodUid, DrainStep>) -
     settle_conflicts(&mut plan.services, &snapshot.services);
     settle_conflicts(&mut plan.datagrams, &snapshot.services);
     plan.ingress = ingress(snapshot, &plan.services);
+    plan.add_host_ports(snapshot, &|uid| leaving.get(uid).copied());
     plan.policies = policies(snapshot);
     plan.policy_versions = snapshot.policies.values().map(|policy| policy.metadata.resource_version.clone()).collect();
     let asking = |pod: &Arc<Pod>| Some((uid_of(pod), asks_for_policies(pod)?.to_owned()));
@@ -391,7 +393,7 @@ impl Routes<'_> {
     /// None for an endpoint that may have no work now and may have again. The slice may know before the pod does that
     /// the pod is going away.
     fn state(&self, endpoint: &Endpoint, pod: &Pod, uid: &PodUid) -> Option<EndpointState> {
-        if is_terminating(pod) || is_terminating_endpoint(endpoint) || self.leaving.contains_key(uid) {
+        if leaves_since(pod).is_some() || is_terminating_endpoint(endpoint) || self.leaving.contains_key(uid) {
             return match self.leaving.get(uid) {
                 Some(DrainStep::Deprioritise) => Some(EndpointState::Deprioritised),
                 Some(DrainStep::Withdraw | DrainStep::EndLong | DrainStep::Drained(_)) => {

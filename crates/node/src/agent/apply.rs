@@ -20,6 +20,7 @@ use super::hooks::{self, Asked};
 use super::memory::ContainerMemory;
 use super::news::News;
 use super::pod_task::PodTask;
+use super::pull_secrets;
 use super::runtime::{ContainerSignal, SandboxConfig, chain};
 use crate::pod::{self, etc_files, limits, sharing};
 use crate::volumes;
@@ -54,7 +55,10 @@ impl PodTask {
             }
             Err(error) => {
                 let retry_at = self.memory.next_retry(machine.clock.now());
-                self.memory.volumes = Volumes::Failed { retry_at };
+                self.memory.volumes = match self.memory.volumes {
+                    Volumes::Stale { .. } => Volumes::Stale { refresh_at: retry_at },
+                    Volumes::Unprepared | Volumes::Ready | Volumes::Failed { .. } => Volumes::Failed { retry_at },
+                };
                 self.record(None, EventType::Warning, "FailedMount", chain(&error));
             }
         }
@@ -121,11 +125,15 @@ impl PodTask {
     }
 
     fn pull_in_background(&self, container: String, reference: ImageReference) {
-        let (machine, tell) = (Arc::clone(&self.machine), self.tell.clone());
+        let (machine, tell, pod) = (Arc::clone(&self.machine), self.tell.clone(), self.memory.pod().clone());
         tokio::spawn(async move {
             let started = Instant::now();
             let turn = machine.pulls.acquire().await;
-            let result = machine.images.pull(&reference).await;
+            let (keyring, missing) = pull_secrets::keyring(&machine.client, &pod).await;
+            if !missing.is_empty() {
+                let _ = tell.send(News::PullSecretsMissing { names: missing }).await;
+            }
+            let result = machine.images.pull(&reference, keyring).await;
             drop(turn);
             let result = result.map(Box::new).map_err(|error| chain(&*error));
             // A pod that is gone meanwhile wants no news.
@@ -254,6 +262,7 @@ fn killing_message(container: &str, reason: StopReason) -> String {
         StopReason::PodDeleted
         | StopReason::EngineGoesDown
         | StopReason::DeadlineExceeded
+        | StopReason::Evicted
         | StopReason::PodFinished => format!("Stopping container {container}"),
     }
 }

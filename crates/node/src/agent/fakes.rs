@@ -17,7 +17,7 @@ use super::runtime::{
     Cause, ContainerSignal, ExecAnswer, Found, PodSandbox, Runtime, RuntimeError, SandboxConfig, Started,
 };
 use crate::container::ContainerConfig;
-use crate::images::{Digest, Image};
+use crate::images::{Digest, Image, Keyring};
 use crate::shim::protocol::{ContainerState, Exit, Status};
 
 /// Pods in memory. Clones share them.
@@ -356,7 +356,7 @@ impl Images for FakeImages {
         })
     }
 
-    fn pull<'a>(&'a self, image: &'a ImageReference) -> BoxFuture<'a, Result<Image, Cause>> {
+    fn pull<'a>(&'a self, image: &'a ImageReference, _: Keyring) -> BoxFuture<'a, Result<Image, Cause>> {
         Box::pin(async move {
             let mut shelves = self.lock();
             shelves.pulls += 1;

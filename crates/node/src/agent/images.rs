@@ -1,18 +1,20 @@
 //! What the agent needs of the image store: is an image here, and fetch it if not.
 
+use std::path::PathBuf;
+
 use decide::images::ImageReference;
 use futures::future::BoxFuture;
 
-use super::runtime::Cause;
-use crate::images::{Image, ImageStore, Mirrors};
+use super::runtime::{Cause, chain};
+use crate::images::{Image, ImageStore, Keyring, Mirrors};
 
 /// Has images, or gets them.
 pub trait Images: Send + Sync + 'static {
     /// The image if it is in the store.
     fn find<'a>(&'a self, image: &'a ImageReference) -> BoxFuture<'a, Result<Option<Image>, Cause>>;
 
-    /// Asks the registry for the image and fetches what is missing.
-    fn pull<'a>(&'a self, image: &'a ImageReference) -> BoxFuture<'a, Result<Image, Cause>>;
+    /// Asks the registry for the image, as somebody of the keyring or of the machine's own, and fetches what is missing.
+    fn pull<'a>(&'a self, image: &'a ImageReference, keyring: Keyring) -> BoxFuture<'a, Result<Image, Cause>>;
 }
 
 /// The machine's image store and where it pulls from.
@@ -20,6 +22,20 @@ pub trait Images: Send + Sync + 'static {
 pub struct StoredImages {
     pub store: ImageStore,
     pub mirrors: Mirrors,
+    /// The file that `docker login` writes on this machine. It need not be there.
+    pub docker_config: PathBuf,
+}
+
+impl StoredImages {
+    /// Read anew for each pull: somebody may have logged in just now.
+    fn own_keyring(&self) -> Keyring {
+        let Ok(json) = std::fs::read(&self.docker_config) else { return Keyring::default() };
+        Keyring::of_config(&json).unwrap_or_else(|error| {
+            let (path, error) = (self.docker_config.display(), chain(&error));
+            tracing::warn!("the credentials in {path} are not used: {error}");
+            Keyring::default()
+        })
+    }
 }
 
 impl Images for StoredImages {
@@ -27,7 +43,8 @@ impl Images for StoredImages {
         Box::pin(async move { Ok(self.store.resolve(image).await?) })
     }
 
-    fn pull<'a>(&'a self, image: &'a ImageReference) -> BoxFuture<'a, Result<Image, Cause>> {
-        Box::pin(async move { Ok(self.store.pull(image, &self.mirrors).await?) })
+    fn pull<'a>(&'a self, image: &'a ImageReference, mut keyring: Keyring) -> BoxFuture<'a, Result<Image, Cause>> {
+        keyring.add(self.own_keyring());
+        Box::pin(async move { Ok(self.store.pull(image, &self.mirrors, &keyring).await?) })
     }
 }

@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 
 use decide::images::FailedPull;
-use decide::pod_lifecycle::{BackOff, Exit, Failure, Files, ImageState, Object, PostStart, Stopping, Volumes};
+use decide::pod_lifecycle::{
+    BackOff, Exit, Failure, Files, ImageState, NodesEnd, Object, PostStart, Stopping, Volumes,
+};
 use decide::probes::{ProbeKind, Verdict};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, Pod};
 
+use super::disk::Measuring;
 use super::runtime::Found;
 use crate::images::Image;
 use crate::probes::Prober;
@@ -28,6 +31,10 @@ pub(super) struct Memory {
     /// When the deletion, the order to go down or the pod's start was seen, and how old it was then.
     pub(super) deletion: Option<Seen>,
     pub(super) order_down: Option<Seen>,
+    pub(super) eviction: Option<Seen>,
+    pub(super) nodes_end: Option<NodesEnd>,
+    /// For as long as there is a sandbox.
+    pub(super) measuring: Option<Measuring>,
     pub(super) start: Option<Seen>,
     containers: BTreeMap<String, ContainerMemory>,
 }
@@ -101,6 +108,9 @@ impl Memory {
             object: Object::Kept,
             deletion: None,
             order_down: None,
+            eviction: None,
+            nodes_end: None,
+            measuring: None,
             start: None,
             containers: BTreeMap::new(),
         }
@@ -116,10 +126,22 @@ impl Memory {
     }
 
     /// Takes what the API answered; another pod of the same name is not this one.
-    pub(super) fn take_object(&mut self, read: Option<Pod>) {
-        match read.filter(|read| read.metadata.uid == self.pod.metadata.uid) {
-            Some(pod) => self.pod = pod,
-            None => self.object_is = Existence::Gone,
+    pub(super) fn take_object(&mut self, read: Option<Pod>, now: Timestamp) {
+        let Some(pod) = read.filter(|read| read.metadata.uid == self.pod.metadata.uid) else {
+            self.object_is = Existence::Gone;
+            return;
+        };
+        let before = std::mem::replace(&mut self.pod, pod).metadata;
+        let after = &self.pod.metadata;
+        if (&before.labels, &before.annotations) != (&after.labels, &after.annotations) {
+            self.volumes_are_stale(now);
+        }
+    }
+
+    /// What they show may have changed.
+    pub(super) fn volumes_are_stale(&mut self, now: Timestamp) {
+        if self.volumes == Volumes::Ready {
+            self.volumes = Volumes::Stale { refresh_at: now };
         }
     }
 
@@ -150,6 +172,7 @@ impl Memory {
     /// The sandbox is no more, and what was seen in it says nothing about the next one.
     pub(super) fn forget_sandbox(&mut self) {
         self.sandbox = None;
+        self.measuring = None;
         self.sandbox_retry_at = None;
         for container in self.containers.values_mut() {
             container.forget_run();

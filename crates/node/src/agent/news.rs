@@ -2,7 +2,7 @@
 //! decides afresh.
 
 use decide::images::{FailedPull, ImageWaiting};
-use decide::pod_lifecycle::{ImageState, PostStart};
+use decide::pod_lifecycle::{EndReason, ImageState, NodesEnd, PostStart};
 use decide::probes::{Outcome, ProbeKind, Verdict};
 
 use super::events::EventType;
@@ -39,6 +39,12 @@ pub(crate) enum News {
         container: String,
         message: String,
     },
+    OverDiskLimit {
+        message: String,
+    },
+    PullSecretsMissing {
+        names: Vec<String>,
+    },
 }
 
 impl PodTask {
@@ -58,6 +64,16 @@ impl PodTask {
             News::PreStopFailed { container, message } => {
                 let text = format!("PreStopHook failed: {message}");
                 self.record(Some(&container), EventType::Warning, "FailedPreStopHook", text);
+            }
+            News::PullSecretsMissing { names } => {
+                let text = format!(
+                    "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
+                    names.join(", ")
+                );
+                self.record(None, EventType::Warning, "FailedToRetrieveImagePullSecret", text);
+            }
+            News::OverDiskLimit { message } => {
+                self.memory.nodes_end = Some(NodesEnd { reason: EndReason::Evicted, message });
             }
         }
     }

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use decide::pod_lifecycle::{self, PodSnapshot, PodStep, WaitingOn};
+use decide::pod_lifecycle::{self, EndReason, PodSnapshot, PodStep, WaitingOn};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::{Notify, mpsc, watch};
 use tracing::{debug, warn};
 
+use super::events::EventType;
 use super::memory::Memory;
+use super::mounted::Changes;
 use super::news::News;
 use super::runtime::chain;
 use super::status_writer::{self, Written};
@@ -39,6 +41,7 @@ pub(super) struct PodTask {
     pub(super) memory: Memory,
     pub(super) news: mpsc::Receiver<News>,
     pub(super) tell: mpsc::Sender<News>,
+    mounted: Changes,
     last_waiting: Vec<WaitingOn>,
 }
 
@@ -70,7 +73,8 @@ impl PodTask {
         orders: watch::Receiver<Order>,
     ) -> Self {
         let (tell, news) = mpsc::channel(NEWS_KEPT);
-        Self { machine, key, wake, orders, memory: Memory::of(pod), news, tell, last_waiting: Vec::new() }
+        let mounted = machine.mounted.changes();
+        Self { machine, key, wake, orders, memory: Memory::of(pod), news, tell, mounted, last_waiting: Vec::new() }
     }
 
     /// Runs until the pod is over.
@@ -126,7 +130,22 @@ impl PodTask {
             return Ok(Written::Same);
         }
         let status = pod_lifecycle::status(snapshot, Timestamp::now());
-        status_writer::write(&self.machine.client, &snapshot.pod, status).await
+        let before = snapshot.pod.status.as_ref().and_then(|status| status.reason.clone());
+        let (reason, message) = (status.reason.clone(), status.message.clone().unwrap_or_default());
+        let written = status_writer::write(&self.machine.client, &snapshot.pod, status).await?;
+        if written == Written::Changed && reason != before {
+            self.tell_end(reason.as_deref().and_then(EndReason::of_word), message);
+        }
+        Ok(written)
+    }
+
+    fn tell_end(&self, reason: Option<EndReason>, message: String) {
+        let Some(reason) = reason else { return };
+        let event_type = match reason {
+            EndReason::DeadlineExceeded => EventType::Normal,
+            EndReason::Evicted | EndReason::SysctlForbidden => EventType::Warning,
+        };
+        self.record(None, event_type, reason.word(), message);
     }
 
     async fn rest(&mut self, until: Option<Timestamp>) {
@@ -140,6 +159,7 @@ impl PodTask {
         tokio::select! {
             () = self.wake.notified() => {}
             Some(news) = self.news.recv() => self.hear(news),
+            () = self.mounted.changed_for(self.memory.pod()) => self.memory.volumes_are_stale(clock.now()),
             Ok(()) = self.orders.changed() => {}
             () = due => {}
         }

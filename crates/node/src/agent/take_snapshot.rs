@@ -15,6 +15,7 @@ use kube::api::{Api, ListParams};
 use objects::names;
 use tracing::{info, warn};
 
+use super::disk::Measuring;
 use super::memory::{ContainerMemory, Ended, Looked, Seen, all_containers};
 use super::pod_task::PodTask;
 use super::runtime::{Found, chain};
@@ -39,6 +40,8 @@ impl PodTask {
             stop: self.stop(&pod, now),
             host_ip: self.machine.settings.host_ip.to_string(),
             active_for: self.active_for(&pod, now),
+            nodes_end: self.memory.nodes_end.clone(),
+            evicted_for: self.evicted_for(&pod, now),
             volumes: self.memory.volumes.clone(),
             files: self.memory.files,
             object: self.memory.object,
@@ -52,7 +55,7 @@ impl PodTask {
         if !self.memory.is_gone() {
             let api: Api<Pod> = Api::namespaced(self.machine.client.clone(), &self.key.namespace);
             let read = api.get_opt(&self.key.name).await.map_err(PodError::Read)?;
-            self.memory.take_object(read);
+            self.memory.take_object(read, self.machine.clock.now());
         }
         Ok(())
     }
@@ -64,6 +67,8 @@ impl PodTask {
             if let Some(sandbox) = found {
                 info!(pod = %self.key.name, "found running; taken over");
                 self.take_sandbox(sandbox);
+                // Nobody has followed what its volumes show.
+                self.memory.volumes_are_stale(self.machine.clock.now());
             }
             self.memory.looked_for_sandbox = Looked::Done;
         }
@@ -72,6 +77,7 @@ impl PodTask {
 
     pub(super) fn take_sandbox(&mut self, sandbox: Found) {
         self.memory.sandbox = Some(sandbox);
+        self.memory.measuring = Measuring::start(&self.machine.settings, self.memory.pod(), self.tell.clone());
         self.memory.sandbox_retry_at = None;
         self.memory.volumes = decide::pod_lifecycle::Volumes::Ready;
         self.memory.tried_with_success();
@@ -142,6 +148,12 @@ impl PodTask {
     fn active_for(&mut self, pod: &Pod, now: Timestamp) -> Option<SignedDuration> {
         let started = pod.status.as_ref()?.start_time.as_ref()?.0;
         let seen = self.memory.start.get_or_insert_with(|| Seen::now(started, Timestamp::now(), now));
+        Some(seen.age(now))
+    }
+
+    fn evicted_for(&mut self, pod: &Pod, now: Timestamp) -> Option<SignedDuration> {
+        let evicted_at = objects::pods::evicted_at(pod)?;
+        let seen = self.memory.eviction.get_or_insert_with(|| Seen::now(evicted_at, Timestamp::now(), now));
         Some(seen.age(now))
     }
 

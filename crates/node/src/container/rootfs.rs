@@ -7,9 +7,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, UnmountFlags};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+};
 
 use super::Overlay;
 
@@ -39,6 +41,13 @@ pub(crate) enum RootfsError {
     },
     #[error("cannot create working directory {path:?} in the container")]
     WorkingDirectory {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot mount {path:?} of volume {volume:?}")]
+    SubPath {
+        volume: PathBuf,
         path: PathBuf,
         #[source]
         source: io::Error,
@@ -127,26 +136,53 @@ pub(crate) fn unmount(target: &Path) -> Result<(), RootfsError> {
 
 /// Makes the working directory in the container, as every runtime does. Links are followed within `rootfs` only.
 pub(crate) fn create_working_directory(rootfs: &Path, cwd: &Path) -> Result<(), RootfsError> {
-    create_within(rootfs, cwd).map_err(|source| RootfsError::WorkingDirectory { path: cwd.to_owned(), source })
+    let opened = open_within(rootfs, cwd, Mode::from_raw_mode(0o755));
+    let is_directory = opened.and_then(|opened| Ok(rustix::fs::fstat(opened)?.st_mode));
+    match is_directory.map(FileType::from_raw_mode) {
+        Ok(FileType::Directory) => Ok(()),
+        Ok(_) => Err(Errno::NOTDIR.into()),
+        Err(error) => Err(error),
+    }
+    .map_err(|source| RootfsError::WorkingDirectory { path: cwd.to_owned(), source })
 }
 
-fn create_within(rootfs: &Path, cwd: &Path) -> io::Result<()> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = rustix::fs::open(rootfs, flags, Mode::empty())?;
+/// Mounts what is at `path` in a volume at `target`, which is made. Links are followed within the volume only.
+pub(crate) fn mount_sub_path(volume: &Path, path: &Path, target: &Path) -> Result<(), RootfsError> {
+    let mount = || -> io::Result<()> {
+        let opened = open_within(volume, path, rustix::fs::stat(volume)?.st_mode.into())?;
+        make_place_for(&opened, target)?;
+        let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::AT_RECURSIVE;
+        let flags = clone | OpenTreeFlags::AT_EMPTY_PATH | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        let tree = rustix::mount::open_tree(&opened, "", flags)?;
+        Ok(rustix::mount::move_mount(&tree, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
+    };
+    mount().map_err(|source| RootfsError::SubPath { volume: volume.to_owned(), path: path.to_owned(), source })
+}
+
+fn make_place_for(opened: &OwnedFd, target: &Path) -> io::Result<()> {
+    target.parent().map_or(Ok(()), fs::create_dir_all)?;
+    let is_directory = FileType::from_raw_mode(rustix::fs::fstat(opened)?.st_mode) == FileType::Directory;
+    if is_directory { fs::create_dir_all(target) } else { fs::File::create(target).map(drop) }
+}
+
+/// Opens what is at `path` as it is seen from `root`; directories that are missing on the way are made.
+fn open_within(root: &Path, path: &Path, mode: Mode) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let root = rustix::fs::open(root, flags | OFlags::DIRECTORY, Mode::empty())?;
     let open = |path: &Path| rustix::fs::openat2(root.as_fd(), path, flags, Mode::empty(), ResolveFlags::IN_ROOT);
     let mut reached = PathBuf::from("/");
-    let mut directory = open(&reached)?;
-    for name in cwd.components().filter(|part| *part != Component::RootDir) {
+    let mut opened = open(&reached)?;
+    for name in path.components().filter(|part| *part != Component::RootDir) {
         reached.push(name);
-        directory = match open(&reached) {
+        opened = match open(&reached) {
             Err(Errno::NOENT) => {
-                rustix::fs::mkdirat(&directory, name.as_os_str(), Mode::from_raw_mode(0o755))?;
+                rustix::fs::mkdirat(&opened, name.as_os_str(), mode)?;
                 open(&reached)?
             }
             opened => opened?,
         };
     }
-    Ok(())
+    Ok(opened)
 }
 
 fn create_directory(path: &Path) -> Result<(), RootfsError> {

@@ -220,19 +220,32 @@ impl Pod {
     }
 
     fn prepare_mounts(&self, config: &ContainerConfig) -> Result<(), RuntimeError> {
-        for mount in &config.mounts {
-            match &mount.source {
+        for (number, mount) in config.mounts.iter().enumerate() {
+            let volume = match &mount.source {
                 MountSource::Bind { path } => {
                     fs::metadata(path).map_err(|source| RuntimeError::MountSource { path: path.clone(), source })?;
+                    path.clone()
                 }
                 MountSource::PodTmpfs { name, size_bytes } => {
                     let target = self.volumes().join(name);
                     if !target.exists() {
                         rootfs::mount_tmpfs(&target, *size_bytes)?;
                     }
+                    target
                 }
-                MountSource::Tmpfs { .. } => {}
+                MountSource::Tmpfs { .. } => continue,
+            };
+            if let Some(path) = &mount.sub_path {
+                rootfs::mount_sub_path(&volume, path, &spec::sub_path(&self.bundle(&config.id), number))?;
             }
+        }
+        Ok(())
+    }
+
+    fn unmount_sub_paths(&self, id: &str) -> Result<(), RuntimeError> {
+        let entries = fs::read_dir(spec::sub_paths(&self.bundle(id))).into_iter().flatten().flatten();
+        for entry in entries {
+            rootfs::unmount(&entry.path())?;
         }
         Ok(())
     }
@@ -329,6 +342,7 @@ impl Pod {
         cgroup.remove(&self.hierarchies)?;
         let bundle = self.bundle(id);
         rootfs::unmount(&bundle.join("rootfs"))?;
+        self.unmount_sub_paths(id)?;
         [bundle, self.state().join(id)].iter().try_for_each(|path| remove_directory(path))
     }
 

@@ -226,7 +226,7 @@ fn mounts(config: &ContainerConfig, host: &Host<'_>) -> Vec<Mount> {
         mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", access_to_kernel(config)]),
     ];
     mounts.extend(cgroup_mounts(config, host));
-    mounts.extend(config.mounts.iter().map(|wanted| configured(wanted, host)));
+    mounts.extend(config.mounts.iter().enumerate().map(|(number, wanted)| configured(number, wanted, host)));
     mounts
 }
 
@@ -252,12 +252,27 @@ fn cgroup_mounts(config: &ContainerConfig, host: &Host<'_>) -> Vec<Mount> {
     mounts
 }
 
-fn configured(wanted: &super::Mount, host: &Host<'_>) -> Mount {
+/// Where what is mounted of volumes in part is mounted first.
+pub(super) fn sub_paths(bundle: &Path) -> PathBuf {
+    bundle.join("sub-paths")
+}
+
+/// The same for one mount, by its place among the container's.
+pub(super) fn sub_path(bundle: &Path, number: usize) -> PathBuf {
+    sub_paths(bundle).join(number.to_string())
+}
+
+fn configured(number: usize, wanted: &super::Mount, host: &Host<'_>) -> Mount {
     let target = wanted.target.to_string_lossy();
     let access = match wanted.access {
         MountAccess::ReadWrite => "rw",
         MountAccess::ReadOnly => "ro",
     };
+    if wanted.sub_path.is_some() {
+        // The root filesystem is in the bundle too.
+        let part = sub_path(host.rootfs.parent().unwrap_or(host.rootfs), number);
+        return mount(&target, "bind", &part.to_string_lossy(), &["rbind", "rprivate", access]);
+    }
     match &wanted.source {
         MountSource::Bind { path } => mount(&target, "bind", &path.to_string_lossy(), &["rbind", "rprivate", access]),
         MountSource::PodTmpfs { name, .. } => {

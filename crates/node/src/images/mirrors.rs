@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 
 use decide::images::ImageReference;
 use oci_client::Reference;
@@ -10,6 +11,7 @@ use oci_client::Reference;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Mirrors {
     by_registry: BTreeMap<String, Vec<Endpoint>>,
+    certificates: PathBuf,
 }
 
 /// A server that speaks the registry protocol.
@@ -57,6 +59,17 @@ impl Mirrors {
         let endpoint = Endpoint::parse(url)?;
         self.by_registry.entry(registry.to_owned()).or_default().push(endpoint);
         Ok(())
+    }
+
+    /// With a directory that has, below `HOST[:PORT]`, the certificates of authorities that this server is believed for.
+    #[must_use]
+    pub fn with_certificates(self, certificates: PathBuf) -> Self {
+        Self { certificates, ..self }
+    }
+
+    /// Where certificates for a server may be.
+    pub(crate) fn certificates_of(&self, endpoint: &Endpoint) -> PathBuf {
+        self.certificates.join(&endpoint.host)
     }
 
     /// Where to ask for an image, in this order.

@@ -23,7 +23,9 @@ pub enum PullError {
     Unreachable { endpoint: String, source: Box<OciDistributionError> },
     #[error("{image} not found at {endpoint}; check the repository and the tag")]
     NotFound { endpoint: String, image: String, source: Box<OciDistributionError> },
-    #[error("{endpoint} does not allow pulling {image} without credentials, or there is no such repository")]
+    #[error(
+        "{endpoint} does not allow pulling {image} with the credentials it was given, if any, or there is no such repository"
+    )]
     Unauthorized { endpoint: String, image: String, source: Box<OciDistributionError> },
     #[error("{endpoint} refuses more pulls for now")]
     TooManyRequests { endpoint: String, source: Box<OciDistributionError> },

@@ -1,17 +1,20 @@
 //! Pulls an image from a registry into the store: manifest, configuration, layers. Every blob is verified while it is
 //! written; layers are unpacked from the bottom while those above are still being fetched.
 
+use std::path::Path;
+
 use bytes::Bytes;
 use decide::images::ImageReference;
 use futures::{StreamExt, TryStreamExt};
 use oci_client::Reference;
-use oci_client::client::{Client, ClientConfig, ClientProtocol};
+use oci_client::client::{Certificate, CertificateEncoding, Client, ClientConfig, ClientProtocol};
 use oci_client::errors::{DigestError, OciDistributionError};
 use oci_client::secrets::RegistryAuth;
 use tokio::sync::mpsc;
 use tokio::time::Duration;
 
 use super::blobs::{Blobs, Staged};
+use super::credentials::Keyring;
 use super::digest::Digest;
 use super::disk::StoreError;
 use super::index::{Entry, Origin};
@@ -46,6 +49,7 @@ struct Source<'a> {
     endpoint: &'a Endpoint,
     remote: Reference,
     image: String,
+    auth: RegistryAuth,
 }
 
 /// The manifest for this machine and what the name stood for.
@@ -59,6 +63,7 @@ pub(super) async fn pull(
     store: &ImageStore,
     reference: &ImageReference,
     mirrors: &Mirrors,
+    keyring: &Keyring,
 ) -> Result<Image, PullError> {
     if let Some(digest) = reference.digest() {
         Digest::parse(digest)?;
@@ -66,7 +71,8 @@ pub(super) async fn pull(
     let _turn = store.inner.turns.wait(&format!("image {}", reference.canonical())).await;
     let mut attempts = Vec::new();
     for endpoint in mirrors.endpoints(reference.registry()) {
-        match pull_from(store, reference, &endpoint).await {
+        let authorities = authorities(&mirrors.certificates_of(&endpoint));
+        match pull_as_somebody(store, reference, &endpoint, keyring, &authorities).await {
             Ok(image) => return Ok(image),
             Err(error) if error.is_local() => return Err(error),
             Err(error) => {
@@ -78,15 +84,43 @@ pub(super) async fn pull(
     Err(PullError::of_attempts(attempts))
 }
 
-async fn pull_from(store: &ImageStore, reference: &ImageReference, endpoint: &Endpoint) -> Result<Image, PullError> {
+/// As each of those whom the server may know, until one is let in; as nobody when there are none.
+async fn pull_as_somebody(
+    store: &ImageStore,
+    reference: &ImageReference,
+    endpoint: &Endpoint,
+    keyring: &Keyring,
+    authorities: &[Certificate],
+) -> Result<Image, PullError> {
+    let remote = endpoint.locate(reference);
+    let logins = keyring.find(&endpoint.host, remote.repository());
+    let mut auths = logins.iter().map(|login| RegistryAuth::Basic(login.user.clone(), login.password.clone()));
+    let first = auths.next().unwrap_or(RegistryAuth::Anonymous);
+    let mut pulled = pull_from(store, reference, endpoint, first, authorities).await;
+    for auth in auths {
+        if !matches!(pulled, Err(PullError::Unauthorized { .. })) {
+            break;
+        }
+        pulled = pull_from(store, reference, endpoint, auth, authorities).await;
+    }
+    pulled
+}
+
+async fn pull_from(
+    store: &ImageStore,
+    reference: &ImageReference,
+    endpoint: &Endpoint,
+    auth: RegistryAuth,
+    authorities: &[Certificate],
+) -> Result<Image, PullError> {
     let image = reference.to_string();
     // Fails only where the process has chosen its cryptography already.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let client = match Client::try_from(client_config(endpoint)) {
+    let client = match Client::try_from(client_config(endpoint, authorities)) {
         Ok(client) => client,
         Err(error) => return Err(PullError::of_client(endpoint, &image, error).await),
     };
-    let source = Source { store, client, endpoint, remote: endpoint.locate(reference), image };
+    let source = Source { store, client, endpoint, remote: endpoint.locate(reference), image, auth };
     let resolved = source.resolve().await?;
     let contents = source.fetch_config(&resolved.manifest).await?;
     source.fetch_layers(&contents.layers).await?;
@@ -128,7 +162,7 @@ impl Source<'_> {
 
     /// Fetches and keeps a manifest or index.
     async fn fetch_document(&self, remote: &Reference) -> Result<(Digest, Document), PullError> {
-        let fetched = self.client.pull_manifest_raw(remote, &RegistryAuth::Anonymous, &ACCEPTED).await;
+        let fetched = self.client.pull_manifest_raw(remote, &self.auth, &ACCEPTED).await;
         let bytes = match fetched {
             Ok((bytes, _)) => bytes,
             Err(error) => return Err(self.failed(error).await),
@@ -279,13 +313,22 @@ impl Source<'_> {
     }
 }
 
-fn client_config(endpoint: &Endpoint) -> ClientConfig {
+/// Every `*.crt` of a directory, as Docker has it. One that can't be read will be missed when it is needed.
+fn authorities(directory: &Path) -> Vec<Certificate> {
+    let paths = std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
+    let texts =
+        paths.filter(|path| path.extension().is_some_and(|end| end == "crt")).filter_map(|it| std::fs::read(it).ok());
+    texts.map(|data| Certificate { encoding: CertificateEncoding::Pem, data }).collect()
+}
+
+fn client_config(endpoint: &Endpoint, authorities: &[Certificate]) -> ClientConfig {
     ClientConfig {
         protocol: match endpoint.scheme {
             Scheme::Http => ClientProtocol::Http,
             Scheme::Https => ClientProtocol::Https,
         },
         platform_resolver: None,
+        extra_root_certificates: authorities.to_vec(),
         connect_timeout: Some(CONNECT_TIMEOUT),
         read_timeout: Some(READ_TIMEOUT),
         user_agent: concat!("segue/", env!("CARGO_PKG_VERSION")),

@@ -1,10 +1,12 @@
 //! What is mounted into a container: its volumes, and the pod's `/etc` files where no volume is in the way.
 
+use std::cell::RefCell;
 use std::path::{Component, Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{Container, Pod, VolumeMount};
 
-use super::{ConfigError, etc_files, termination_message};
+use super::environment::Environment;
+use super::{ConfigError, etc_files, expansion, termination_message};
 use crate::agent::Settings;
 use crate::container::{Mount, MountAccess, MountSource};
 use crate::volumes::{self, Content};
@@ -15,15 +17,16 @@ pub(super) fn mounts(
     pod: &Pod,
     container: &Container,
     id: &str,
+    environment: &Environment,
 ) -> Result<Vec<Mount>, ConfigError> {
     let stated = container.volume_mounts.iter().flatten();
     let mut mounts: Vec<Mount> =
-        stated.map(|mount| volume_mount(settings, pod, container, mount)).collect::<Result<_, _>>()?;
+        stated.map(|mount| volume_mount(settings, pod, container, mount, environment)).collect::<Result<_, _>>()?;
     let uid = pod.metadata.uid.as_deref().unwrap_or_default();
     for (path, target) in etc_files::paths(&etc_directory(settings, uid)) {
         if !mounts.iter().any(|mount| mount.target == Path::new(target)) {
             let source = MountSource::Bind { path };
-            mounts.push(Mount { target: target.into(), source, access: MountAccess::ReadWrite });
+            mounts.push(Mount { target: target.into(), source, sub_path: None, access: MountAccess::ReadWrite });
         }
     }
     mounts.extend(termination_message::mount(settings, uid, container, id));
@@ -41,24 +44,43 @@ fn volume_mount(
     pod: &Pod,
     container: &Container,
     mount: &VolumeMount,
+    environment: &Environment,
 ) -> Result<Mount, ConfigError> {
     let place =
         volumes::place(settings, pod, &mount.name).ok_or_else(|| ConfigError::UnknownVolume(mount.name.clone()))?;
-    let sub_path = mount.sub_path.as_deref().filter(|path| !path.is_empty());
-    if mount.sub_path_expr.as_deref().is_some_and(|path| !path.is_empty()) {
-        return Err(ConfigError::Unsupported("subPathExpr"));
-    }
-    let source = match (sub_path, place.source, place.content) {
-        (None, source, _) => source,
+    let (source, sub_path) = match (sub_path(mount, environment)?, place.source, place.content) {
+        (None, source, _) => (source, None),
         (Some(sub_path), MountSource::Bind { path }, Content::OurOwn) => {
-            MountSource::Bind { path: path_within(&path, sub_path, container, mount)? }
+            (MountSource::Bind { path: path_within(&path, &sub_path, container, mount)? }, None)
         }
-        // A container could swap a link under the path between our look and the mount.
-        (Some(_), _, _) => return Err(ConfigError::Unsupported("subPath of a volume that containers write to")),
+        // A container could swap a link under the path between a look and the mount.
+        (Some(sub_path), source, _) => (source, Some(PathBuf::from(sub_path))),
     };
     let read_only = mount.read_only == Some(true) || place.access == MountAccess::ReadOnly;
     let access = if read_only { MountAccess::ReadOnly } else { MountAccess::ReadWrite };
-    Ok(Mount { target: PathBuf::from(&mount.mount_path), source, access })
+    Ok(Mount { target: PathBuf::from(&mount.mount_path), source, sub_path, access })
+}
+
+fn sub_path(mount: &VolumeMount, environment: &Environment) -> Result<Option<String>, ConfigError> {
+    let path = match mount.sub_path_expr.as_deref().filter(|expression| !expression.is_empty()) {
+        None => mount.sub_path.clone().unwrap_or_default(),
+        Some(expression) => {
+            let missing = RefCell::new(None);
+            let expanded = expansion::expand(expression, |name| {
+                let value = environment.get(name);
+                if value.is_none() {
+                    missing.replace(Some(name.to_owned()));
+                }
+                value
+            });
+            if let Some(variable) = missing.take() {
+                return Err(ConfigError::SubPathVariable { volume: mount.name.clone(), variable });
+            }
+            expanded
+        }
+    };
+    let is_plain = Path::new(&path).components().all(|part| matches!(part, Component::Normal(_)));
+    if is_plain { Ok(Some(path).filter(|path| !path.is_empty())) } else { Err(ConfigError::SubPath(path)) }
 }
 
 fn path_within(
@@ -67,10 +89,6 @@ fn path_within(
     container: &Container,
     mount: &VolumeMount,
 ) -> Result<PathBuf, ConfigError> {
-    let is_plain = Path::new(sub_path).components().all(|part| matches!(part, Component::Normal(_)));
-    if !is_plain {
-        return Err(ConfigError::SubPath(sub_path.to_owned()));
-    }
     let missing = || ConfigError::SubPathMissing {
         volume: mount.name.clone(),
         container: container.name.clone(),

@@ -39,7 +39,12 @@ pub(crate) fn prepare(settings: &Settings, uid: &str, id: &str) -> io::Result<()
 pub(super) fn mount(settings: &Settings, uid: &str, container: &Container, id: &str) -> Option<Mount> {
     let target = container.termination_message_path.as_deref().unwrap_or(DEFAULT_PATH);
     let source = MountSource::Bind { path: path(settings, uid, id) };
-    (!target.is_empty()).then(|| Mount { target: target.into(), source, access: MountAccess::ReadWrite })
+    (!target.is_empty()).then(|| Mount {
+        target: target.into(),
+        source,
+        sub_path: None,
+        access: MountAccess::ReadWrite,
+    })
 }
 
 /// What a run that ended with this code said last.

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::Ipv4Addr;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Component, Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{DownwardAPIVolumeFile, KeyToPath, Pod, Volume};
@@ -155,8 +155,8 @@ impl Payload {
         Ok(())
     }
 
-    /// Makes the volume hold these files and no others.
-    pub(super) fn write(&self, volume: &Path) -> io::Result<()> {
+    /// Makes the volume hold these files and no others. With a group, its members can read them, as Kubernetes has it.
+    pub(super) fn write(&self, volume: &Path, group: Option<u32>) -> io::Result<()> {
         std::fs::create_dir_all(volume)?;
         std::fs::set_permissions(volume, std::fs::Permissions::from_mode(0o755))?;
         let old = std::fs::read_link(volume.join(DATA)).ok();
@@ -164,7 +164,7 @@ impl Payload {
             return Ok(());
         }
         let name = next_name(volume)?;
-        self.write_files(&volume.join(&name))?;
+        self.write_files(&volume.join(&name), group)?;
         match std::fs::remove_file(volume.join(NEXT_DATA)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             Ok(()) | Err(_) => {}
@@ -180,7 +180,8 @@ impl Payload {
         count_files(directory).is_ok_and(|count| count == self.files.len()) && self.files.iter().all(same)
     }
 
-    fn write_files(&self, directory: &Path) -> io::Result<()> {
+    fn write_files(&self, directory: &Path, group: Option<u32>) -> io::Result<()> {
+        let for_group = if group.is_some() { 0o440 } else { 0 };
         std::fs::create_dir(directory)?;
         std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o755))?;
         for (path, file) in &self.files {
@@ -189,7 +190,8 @@ impl Payload {
                 std::fs::create_dir_all(parent)?;
             }
             std::fs::write(&path, &file.bytes)?;
-            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(file.mode))?;
+            chown(&path, None, group)?;
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(file.mode | for_group))?;
         }
         Ok(())
     }
@@ -303,15 +305,15 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let volume = directory.path().join("v");
         let of = |data| payload(json!({"configMap": {"name": "settings"}}), data).unwrap();
-        of(json!({"a": "1", "b": "2"})).write(&volume).unwrap();
+        of(json!({"a": "1", "b": "2"})).write(&volume, None).unwrap();
         assert_eq!(shown(&volume), ["a", "b"]);
         let first = std::fs::read_link(volume.join(DATA)).unwrap();
         assert_eq!(std::fs::read_link(volume.join("a")).unwrap(), Path::new("..data/a"));
 
-        of(json!({"a": "1", "b": "2"})).write(&volume).unwrap();
+        of(json!({"a": "1", "b": "2"})).write(&volume, None).unwrap();
         assert_eq!(std::fs::read_link(volume.join(DATA)).unwrap(), first);
 
-        of(json!({"b": "3", "c": "4"})).write(&volume).unwrap();
+        of(json!({"b": "3", "c": "4"})).write(&volume, None).unwrap();
         assert_eq!(shown(&volume), ["b", "c"]);
         assert_eq!(std::fs::read_to_string(volume.join("b")).unwrap(), "3");
         assert!(!volume.join(first).exists());
@@ -324,7 +326,7 @@ mod tests {
         let source = json!({"configMap": {"name": "settings", "defaultMode": 0o600, "items": [
             {"key": "a", "path": "deep/er/a"}, {"key": "b", "path": "b", "mode": 0o400},
         ]}});
-        payload(source, json!({"a": "1", "b": "2", "c": "3"})).unwrap().write(&volume).unwrap();
+        payload(source, json!({"a": "1", "b": "2", "c": "3"})).unwrap().write(&volume, None).unwrap();
         assert_eq!(shown(&volume), ["b", "deep"]);
         let mode = |path: &str| std::fs::metadata(volume.join(path)).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode("deep/er/a"), mode("b")), (0o600, 0o400));

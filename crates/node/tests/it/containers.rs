@@ -234,7 +234,7 @@ fn mounts_users_and_working_directories_are_as_asked() {
     inside(|| async {
         let mut pod = TestPod::new("config").await;
         fs::write(pod.path("hosts"), "127.0.0.1 localhost\n").unwrap();
-        let mount = |target: &str, source, access| Mount { target: target.into(), source, access };
+        let mount = |target: &str, source, access| Mount { target: target.into(), source, sub_path: None, access };
         let hosts = || MountSource::Bind { path: pod.path("hosts") };
         let volume = || MountSource::PodTmpfs { name: "cache".to_owned(), size_bytes: Some(1 << 20) };
         let mounts = vec![

@@ -155,7 +155,7 @@ fn at_the_mirror(error: PullError) -> PullError {
 }
 
 async fn failure(registry: &Registry, store: &ImageStore) -> PullError {
-    let error = store.pull(&reference(NAME), &registry.mirrors()).await.unwrap_err();
+    let error = store.pull(&reference(NAME), &registry.mirrors(), &Keyring::default()).await.unwrap_err();
     at_the_mirror(error)
 }
 
@@ -168,7 +168,7 @@ async fn a_tag_is_pulled_through_its_mirror() {
     let image = two_layers();
     let registry = Registry::with(&image).await;
     let (directory, store) = store();
-    let pulled = store.pull(&reference(NAME), &registry.mirrors()).await.unwrap();
+    let pulled = store.pull(&reference(NAME), &registry.mirrors(), &Keyring::default()).await.unwrap();
     assert_eq!(pulled.reference, NAME);
     let repo_digest = format!("registry.example.com/team/app@{}", image.manifest);
     assert_eq!(pulled.repo_digests, [repo_digest.as_str()]);
@@ -196,7 +196,7 @@ async fn a_pulled_image_is_found_by_tag_and_by_digest_after_a_restart() {
     let image = two_layers();
     let registry = Registry::with(&image).await;
     let (directory, store) = store();
-    let pulled = store.pull(&reference(NAME), &registry.mirrors()).await.unwrap();
+    let pulled = store.pull(&reference(NAME), &registry.mirrors(), &Keyring::default()).await.unwrap();
     drop(store);
     let store = ImageStore::open(directory.path()).unwrap();
     let by_digest = format!("registry.example.com/team/app@{}", image.manifest);
@@ -219,13 +219,13 @@ async fn a_digest_is_pulled_and_verified() {
     registry.hold(&image);
     let (_directory, store) = store();
     let by_digest = reference(&format!("registry.example.com/team/app@{}", image.manifest));
-    let pulled = store.pull(&by_digest, &registry.mirrors()).await.unwrap();
+    let pulled = store.pull(&by_digest, &registry.mirrors(), &Keyring::default()).await.unwrap();
     assert_eq!(pulled.reference, by_digest.to_string());
 
     let other = image_of_layers(&[Tar::default().file("app", b"forged").bytes()]);
     let path = format!("/v2/team/app/manifests/{}", image.manifest);
     registry.answer(&path, Answer::ok(&other.blobs[&other.manifest.to_string()]));
-    let error = store.pull(&by_digest, &registry.mirrors()).await.unwrap_err();
+    let error = store.pull(&by_digest, &registry.mirrors(), &Keyring::default()).await.unwrap_err();
     let error = at_the_mirror(error);
     assert!(matches!(error, PullError::DigestMismatch { .. }), "{error}");
 }
@@ -245,7 +245,7 @@ async fn an_index_leads_to_this_machines_platform() {
     .to_string();
     registry.tag(index.as_bytes());
     let (_directory, store) = store();
-    let pulled = store.pull(&reference(NAME), &registry.mirrors()).await.unwrap();
+    let pulled = store.pull(&reference(NAME), &registry.mirrors(), &Keyring::default()).await.unwrap();
     let target = Digest::of(index.as_bytes());
     assert_eq!(pulled.repo_digests, [format!("registry.example.com/team/app@{target}")]);
     for digest in [&target, &image.manifest] {
@@ -309,7 +309,7 @@ async fn other_answers_are_told_apart() {
 async fn an_unknown_host_and_a_closed_port_are_told_apart() {
     let (_directory, store) = store();
     let unknown = reference("no-such-host.invalid/app:1");
-    let error = store.pull(&unknown, &Mirrors::default()).await.unwrap_err();
+    let error = store.pull(&unknown, &Mirrors::default(), &Keyring::default()).await.unwrap_err();
     assert!(matches!(error, PullError::UnknownHost { .. }), "{error}");
     assert!(error.to_string().starts_with("no such host: no-such-host.invalid"), "{error}");
 
@@ -317,7 +317,7 @@ async fn an_unknown_host_and_a_closed_port_are_told_apart() {
     let address = listener.local_addr().unwrap();
     drop(listener);
     let closed = reference(&format!("{address}/app:1"));
-    let error = store.pull(&closed, &Mirrors::default()).await.unwrap_err();
+    let error = store.pull(&closed, &Mirrors::default(), &Keyring::default()).await.unwrap_err();
     assert!(matches!(error, PullError::ConnectionRefused { .. }), "{error}");
 }
 
@@ -334,7 +334,7 @@ async fn a_dead_mirror_is_passed_over() {
     ])
     .unwrap();
     let (_directory, store) = store();
-    assert!(store.pull(&reference(NAME), &mirrors).await.is_ok());
+    assert!(store.pull(&reference(NAME), &mirrors, &Keyring::default()).await.is_ok());
 }
 
 #[tokio::test]
@@ -353,7 +353,7 @@ async fn a_truncated_layer_is_refused_and_fetched_again() {
     assert!(!directory.path().join("blobs/sha256").join(&layer[7..]).exists());
     assert!(store.resolve(&reference(NAME)).await.unwrap().is_none());
     registry.answer(&path, whole);
-    assert!(store.pull(&reference(NAME), &registry.mirrors()).await.is_ok());
+    assert!(store.pull(&reference(NAME), &registry.mirrors(), &Keyring::default()).await.is_ok());
 }
 
 #[tokio::test]
@@ -429,7 +429,7 @@ async fn concurrent_pulls_fetch_each_blob_once() {
     let names = [NAME, NAME, "registry.example.com/team/app:2", NAME];
     let pulls = names.map(|name| {
         let (store, mirrors) = (store.clone(), mirrors.clone());
-        async move { store.pull(&reference(name), &mirrors).await }
+        async move { store.pull(&reference(name), &mirrors, &Keyring::default()).await }
     });
     let pulled = futures::future::try_join_all(pulls).await.unwrap();
     assert!(pulled.iter().all(|image| image.layers == pulled[0].layers));

@@ -1,0 +1,99 @@
+//! Ports of pods that are reached at the machine's own addresses (`hostPort`): each is a Service of its own with one
+//! endpoint, under a name that no Service can have.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use decide::balancing::EndpointState;
+use decide::draining::DrainStep;
+use k8s_openapi::api::core::v1::{Container, ContainerPort, Pod};
+use objects::pods::is_finished;
+
+use super::{Plan, Snapshot, address_of, template_hash, uid_of};
+use crate::config::{Affinity, Endpoint, Listener, PodUid, Service, ServicePort, Speaks};
+
+/// What stands before the pod's name.
+const PREFIX: &str = "pod:";
+
+/// The pod of which this is a port, if it is none of a Service.
+pub(in crate::routing) fn pod_of(service: &Service) -> Option<&str> {
+    service.name.strip_prefix(PREFIX)
+}
+
+impl Plan {
+    /// Adds those that nobody else has.
+    pub(super) fn add_host_ports(&mut self, snapshot: &Snapshot, step_of: &dyn Fn(&PodUid) -> Option<DrainStep>) {
+        let ingress = [self.ingress.http, self.ingress.https].into_iter().flatten().map(Listener::tcp);
+        let mut taken: BTreeSet<Listener> = self.services.iter().flat_map(Service::listeners).chain(ingress).collect();
+        let mut taken_udp: BTreeSet<Listener> = self.datagrams.iter().flat_map(Service::listeners).collect();
+        let in_own_network =
+            |pod: &&std::sync::Arc<Pod>| pod.spec.as_ref().is_some_and(|spec| spec.host_network != Some(true));
+        for pod in snapshot.pods.values().filter(|pod| !is_finished(pod)).filter(in_own_network) {
+            let Some(ip) = address_of(pod) else { continue };
+            let state = state(step_of(&uid_of(pod)));
+            for port in host_ports(pod) {
+                let Some(service) = service(pod, port, ip, state) else { continue };
+                let (all, taken) = match port.protocol.as_deref() {
+                    None | Some("TCP") => (&mut self.services, &mut taken),
+                    Some("UDP") => (&mut self.datagrams, &mut taken_udp),
+                    Some(_) => continue,
+                };
+                if service.listeners().all(|listener| taken.insert(listener)) {
+                    let known = self.states.entry(uid_of(pod)).or_insert(state);
+                    *known = (*known).max(state);
+                    all.push(service);
+                }
+            }
+        }
+    }
+}
+
+/// It takes connections ready or not, since nobody else can take them.
+fn state(step: Option<DrainStep>) -> EndpointState {
+    match step {
+        None => EndpointState::Ready,
+        Some(DrainStep::Deprioritise) => EndpointState::Deprioritised,
+        Some(DrainStep::Withdraw | DrainStep::EndLong | DrainStep::Drained(_)) => EndpointState::Withdrawn,
+    }
+}
+
+fn host_ports(pod: &Pod) -> impl Iterator<Item = &ContainerPort> {
+    let containers =
+        pod.spec.iter().flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
+    let ports = containers.flat_map(|container: &Container| container.ports.iter().flatten());
+    ports.filter(|port| port.host_port.is_some_and(|number| number > 0))
+}
+
+fn service(pod: &Pod, port: &ContainerPort, ip: IpAddr, state: EndpointState) -> Option<Service> {
+    let number = u16::try_from(port.host_port?).ok()?;
+    let at: Option<IpAddr> =
+        port.host_ip.as_deref().and_then(|ip| ip.parse().ok()).filter(|ip: &IpAddr| !ip.is_unspecified());
+    let name = pod.metadata.name.clone().unwrap_or_default();
+    let endpoint = Endpoint {
+        ip,
+        port: u16::try_from(port.container_port).ok()?,
+        pod: uid_of(pod),
+        pod_name: name.clone(),
+        pod_version: template_hash(pod).unwrap_or_default(),
+        state,
+    };
+    Some(Service {
+        namespace: pod.metadata.namespace.clone().unwrap_or_default(),
+        name: format!("{PREFIX}{name}"),
+        addresses: at.into_iter().collect(),
+        answers: Vec::new(),
+        hosts: Vec::new(),
+        named_ports: Vec::new(),
+        affinity: Affinity::None,
+        sticky_cookie: None,
+        proxy_protocol: None,
+        max_request_body: None,
+        ports: vec![ServicePort {
+            port: number,
+            node_port: at.is_none().then_some(number),
+            name: port.name.clone().unwrap_or_default(),
+            speaks: Speaks::Opaque,
+            endpoints: vec![endpoint],
+        }],
+    })
+}
