@@ -6,6 +6,7 @@ mod answer;
 mod create;
 mod delete;
 mod discovery;
+mod evict;
 mod exec;
 mod list;
 mod logs;
@@ -148,6 +149,7 @@ impl ApiServer {
             (Verb::Create, Some(Subresource::Exec)) => self.exec(&place, asked),
             (Verb::Create, Some(Subresource::PortForward)) => self.port_forward(&place, asked),
             (Verb::Create, Some(Subresource::Binding)) => self.bind(&place, asked).await,
+            (Verb::Create, Some(Subresource::Eviction)) => self.evict(&place, asked).await,
             (Verb::Create, _) => self.create(&place, asked).await,
             (Verb::Update, Some(Subresource::Scale)) => self.put_scale(&place, asked).await,
             (Verb::Update, _) => self.update(&place, asked).await,

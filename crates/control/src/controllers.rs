@@ -3,6 +3,7 @@
 
 mod control_loop;
 mod deployment;
+mod disruption;
 mod endpointslice;
 mod garbage;
 mod kinds;
@@ -49,6 +50,7 @@ pub async fn run(client: Client, root_ca: String, stop: impl Future<Output = ()>
     deployment::start(ControlLoop::new("deployment", context("deployment-controller"), &mut tasks));
     replicaset::start(ControlLoop::new("replicaset", context("replicaset-controller"), &mut tasks));
     endpointslice::start(ControlLoop::new("endpointslice", context("endpoint-slice-controller"), &mut tasks));
+    disruption::start(ControlLoop::new("disruption", context("controllermanager"), &mut tasks));
     scheduler::start(ControlLoop::new("scheduler", context("default-scheduler"), &mut tasks));
     let (garbage, namespace) = (context("garbage-collector-controller"), context("namespace-controller"));
     tasks.spawn(async move {

@@ -101,6 +101,9 @@ impl Events {
     }
 }
 
+/// It reports by the newer Event API, whose events name only who reports them.
+const SCHEDULER: &str = "default-scheduler";
+
 async fn write_all(client: Client, component: &'static str, mut records: mpsc::Receiver<Record>) {
     let mut written: BTreeMap<Record, Counted> = BTreeMap::new();
     while let Some(record) = records.recv().await {
@@ -166,7 +169,7 @@ fn event(component: &str, record: &Record, now: Timestamp) -> Event {
         type_: Some(format!("{:?}", record.type_)),
         reason: Some(record.reason.clone()),
         message: Some(record.message.clone()),
-        source: Some(EventSource { component: Some(component.to_owned()), host: None }),
+        source: (component != SCHEDULER).then(|| EventSource { component: Some(component.to_owned()), host: None }),
         reporting_component: Some(component.to_owned()),
         first_timestamp: Some(Time(now)),
         last_timestamp: Some(Time(now)),

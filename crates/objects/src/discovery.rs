@@ -115,6 +115,9 @@ impl Below {
             }
             Subresource::Finalize => own("finalize", &["update"]),
             Subresource::Binding => Self { kind: "Binding", ..own("binding", &["create"]) },
+            Subresource::Eviction => {
+                Self { group: "policy", version: "v1", kind: "Eviction", ..own("eviction", &["create"]) }
+            }
             Subresource::Scale => {
                 Self { group: "autoscaling", version: "v1", kind: "Scale", ..own("scale", &["get", "patch", "update"]) }
             }

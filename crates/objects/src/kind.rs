@@ -107,6 +107,8 @@ pub enum Subresource {
     PortForward,
     /// `binding`, of pods: names their node.
     Binding,
+    /// `eviction`, of pods: deletes them if their disruption budget allows it.
+    Eviction,
     /// `finalize`, of namespaces.
     Finalize,
 }
@@ -158,6 +160,7 @@ impl Subresource {
             Self::Exec => "exec",
             Self::PortForward => "portforward",
             Self::Binding => "binding",
+            Self::Eviction => "eviction",
             Self::Finalize => "finalize",
         }
     }

@@ -11,10 +11,12 @@ mod event;
 mod horizontal_pod_autoscaler;
 mod ingress;
 mod ingress_class;
+mod lease;
 mod namespace;
 mod network_policy;
 mod node;
 mod pod;
+mod pod_disruption_budget;
 mod replica_set;
 mod rollout_traffic;
 mod secret;
@@ -29,7 +31,7 @@ mod tolerations;
 
 pub use service::NODE_PORTS;
 
-static ALL: [Kind; 17] = [
+static ALL: [Kind; 19] = [
     config_map::KIND,
     deployment::KIND,
     endpoint_slice::KIND,
@@ -37,10 +39,12 @@ static ALL: [Kind; 17] = [
     horizontal_pod_autoscaler::KIND,
     ingress::KIND,
     ingress_class::KIND,
+    lease::KIND,
     namespace::KIND,
     network_policy::KIND,
     node::KIND,
     pod::KIND,
+    pod_disruption_budget::KIND,
     replica_set::KIND,
     rollout_traffic::KIND,
     secret::KIND,

@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 
 use k8s_openapi::api::autoscaling::v1::Scale;
 use k8s_openapi::api::core::v1::Binding;
+use k8s_openapi::api::policy::v1::Eviction;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::DeleteOptions;
 use schemars::SchemaGenerator;
 use serde::Deserialize;
@@ -130,6 +131,7 @@ pub(crate) fn definitions(
     generator.subschema_for::<DeleteOptions>();
     generator.subschema_for::<Scale>();
     generator.subschema_for::<Binding>();
+    generator.subschema_for::<Eviction>();
     generator.take_definitions(true)
 }
 

@@ -134,6 +134,13 @@ impl Failure {
         Self::new(406, "NotAcceptable", message)
     }
 
+    /// 429: something has been used up, for this cause.
+    #[must_use]
+    pub fn used_up(message: impl Into<String>, cause: Cause) -> Self {
+        let details = Details { causes: vec![cause], ..Details::default() };
+        Self::about(429, "TooManyRequests", message.into(), details)
+    }
+
     /// 413: the body is larger than allowed.
     #[must_use]
     pub fn request_entity_too_large(limit_bytes: usize) -> Self {
@@ -260,7 +267,11 @@ pub fn success(details: &Details) -> Value {
 }
 
 fn cause_value(cause: &Cause) -> Value {
-    json!({"reason": cause.reason, "message": cause.message, "field": cause.field})
+    let mut value = json!({"reason": cause.reason, "message": cause.message});
+    if !cause.field.is_empty() {
+        value["field"] = json!(cause.field);
+    }
+    value
 }
 
 /// One mistake stands alone, several in brackets; one that is found twice is listed once.

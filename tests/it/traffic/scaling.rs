@@ -51,3 +51,30 @@ fn deleting_all_pods_at_once_waits_for_their_replacements() {
     assert_nothing_lost(&load.stop(), &["v1"]);
     machine.down();
 }
+
+#[test]
+fn draining_the_node_evicts_as_many_pods_as_the_budget_allows_and_fails_no_request() {
+    let machine = Machine::with_engine();
+    let kubectl = machine.kubectl();
+    let document = Document::deployed(&machine, "v1-exit");
+    kubectl.apply(
+        "apiVersion: policy/v1\nkind: PodDisruptionBudget\nmetadata: {name: app, namespace: production}\n\
+         spec: {minAvailable: 2, selector: {matchLabels: {app: tailscale-mesh-zero-downtime-deployment}}}\n",
+    );
+    let budget = "poddisruptionbudget/app -n production";
+    kubectl.wait_for(budget, ".status.disruptionsAllowed", "1");
+    let mut load = document.load();
+    load.answered(240);
+    let node = kubectl.run("get nodes -o name");
+    let drain = format!("drain {} --ignore-daemonsets --delete-emptydir-data --timeout=15s", node.trim());
+    let said = kubectl.fails(&drain);
+    assert!(said.contains("Cannot evict pod as it would violate the pod's disruption budget"), "{said}");
+    load.answered(240);
+    kubectl.wait_for(budget, ".status.currentHealthy", "2");
+    kubectl.run(&format!("uncordon {}", node.trim()));
+    document.rolled_out();
+    kubectl.wait_for(budget, ".status.disruptionsAllowed", "1");
+    load.answered(240);
+    assert_nothing_lost(&load.stop(), &["v1-exit"]);
+    machine.down();
+}

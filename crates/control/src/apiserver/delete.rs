@@ -57,6 +57,12 @@ impl ApiServer {
         Ok(answer::json(StatusCode::OK, &shown, &[]))
     }
 
+    /// Deletes with these DeleteOptions.
+    pub(super) async fn delete_as(&self, place: &Place, asked: &Asked, options: &Value) -> Result<(), Failure> {
+        let place = Place { subresource: None, ..place.clone() };
+        self.delete_one(&place, asked, &Options::of(options, None, None)?).await.map(drop)
+    }
+
     pub(super) async fn delete_collection(&self, place: &Place, asked: &Asked) -> Answer {
         let options = Options::read(asked)?;
         let selection = Selection::read(place.kind, asked)?;
@@ -123,10 +129,15 @@ impl Options {
             false => objects_in::parse(asked)?.value,
         };
         let from_query = asked.query.number("gracePeriodSeconds").map_err(Failure::bad_request)?;
-        let word = body["propagationPolicy"].as_str().or_else(|| asked.query.get("propagationPolicy"));
+        Self::of(&body, from_query, asked.query.get("propagationPolicy"))
+    }
+
+    /// What the body says, or else what the query did.
+    fn of(body: &Value, grace: Option<i64>, propagation: Option<&str>) -> Result<Self, Failure> {
+        let word = body["propagationPolicy"].as_str().or(propagation);
         let orphans = body["orphanDependents"].as_bool();
         let text = |value: &Value| value.as_str().map(str::to_owned);
-        let grace = body["gracePeriodSeconds"].as_i64().or(from_query);
+        let grace = body["gracePeriodSeconds"].as_i64().or(grace);
         let options = Self {
             // Kubernetes takes a negative period to be one second.
             grace_period_seconds: grace.map(|seconds| if seconds < 0 { 1 } else { seconds }),

@@ -47,6 +47,12 @@ pub(super) fn list_is_no_object(place: &Place) -> Failure {
     Failure { message: sentence, ..not_acceptable() }
 }
 
+/// 429 for an eviction that a disruption budget doesn't allow now.
+pub(super) fn over_budget(sentence: &str) -> Failure {
+    let cause = Cause { reason: "DisruptionBudget", field: String::new(), message: sentence.to_owned() };
+    Failure::used_up("Cannot evict pod as it would violate the pod's disruption budget.", cause)
+}
+
 pub(super) fn not_acceptable() -> Failure {
     Failure::not_acceptable(SERVED)
 }

@@ -50,7 +50,8 @@ impl ApiServer {
                 | Subresource::Log
                 | Subresource::Exec
                 | Subresource::PortForward
-                | Subresource::Binding),
+                | Subresource::Binding
+                | Subresource::Eviction),
             ) => Err(Failure::internal(format!("{} is not replaced through the object", other.path()))),
         }
     }

@@ -119,7 +119,8 @@ fn check_rolling(rolling: &At<'_>, causes: &mut Vec<Cause>) {
     }
 }
 
-fn check_count(count: &At<'_>, causes: &mut Vec<Cause>) {
+/// A number or a percentage.
+pub(super) fn check_count(count: &At<'_>, causes: &mut Vec<Cause>) {
     if count.value.is_string() && counts::percent(count.text()).is_none() {
         causes.push(count.invalid(PERCENT));
     }

@@ -24,6 +24,7 @@ pub(super) const KIND: Kind = Kind {
     categories: &["all"],
     subresources: &[
         Subresource::Binding,
+        Subresource::Eviction,
         Subresource::Exec,
         Subresource::Log,
         Subresource::PortForward,

@@ -57,6 +57,7 @@ impl Object {
         let schema = match subresource {
             Subresource::Scale => "io.k8s.api.autoscaling.v1.Scale",
             Subresource::Binding => "io.k8s.api.core.v1.Binding",
+            Subresource::Eviction => "io.k8s.api.policy.v1.Eviction",
             Subresource::Status
             | Subresource::Log
             | Subresource::Exec
