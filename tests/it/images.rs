@@ -92,3 +92,50 @@ fn a_private_registry_lets_in_whom_a_secret_or_docker_login_names() {
     kubectl.run("wait pod/machine --for=condition=Ready --timeout=60s");
     machine.down();
 }
+
+/// A pod that only names an image.
+fn apply_pod(kubectl: &end_to_end::kubectl::Kubectl<'_>, name: &str, image: &str) {
+    kubectl.apply(&format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec: {{terminationGracePeriodSeconds: 1, containers: [{{name: app, image: '{image}', args: [], imagePullPolicy: IfNotPresent}}]}}\n"
+    ));
+    kubectl.run(&format!("wait pod/{name} --for=condition=Ready --timeout=60s"));
+}
+
+#[test]
+fn a_full_disk_costs_what_nobody_uses_and_nothing_else() {
+    const LOOKS: usize = 60;
+    let machine = Machine::without_engine();
+    let images = machine.data_dir().join("images");
+    std::fs::create_dir_all(&images).expect("a directory of ours");
+    let inside = |program: &str, arguments: &[&str]| {
+        let mut command = machine.namespace().command(program);
+        output_of(command.args(arguments).arg(&images))
+    };
+    inside("mount", &["-t", "tmpfs", "-o", "size=256m", "images"]);
+    machine.up();
+    let kubectl = machine.kubectl();
+    let archive = machine.directory().join("loaded.tar");
+    write_archive(&storage().layout(), "v2", "docker-archive", &archive, "docker.io/library/loaded:v2");
+    output_of(machine.segue("image load").arg(&archive));
+    let (gone, used) = (format!("{APP}:v1-exit"), format!("{APP}:v1"));
+    apply_pod(&kubectl, "gone", &gone);
+    apply_pod(&kubectl, "used", &used);
+    kubectl.run("delete pod gone");
+    let mut fill = machine.namespace().command("fallocate");
+    output_of(fill.args(["-l", "210m"]).arg(images.join("fill")));
+    let list = || output_of(&mut machine.segue("image list"));
+    let is_removed = (0..LOOKS).any(|_| {
+        output_of(machine.namespace().command("sleep").arg("5"));
+        !list().contains(&gone)
+    });
+    let listed = list();
+    assert!(is_removed && listed.contains(&used) && listed.contains("loaded:v2"), "{listed}");
+    // What is left is whole, and what is gone comes back when somebody wants it.
+    output_of(machine.namespace().command("rm").arg(images.join("fill")));
+    kubectl.run("delete pod used");
+    apply_pod(&kubectl, "again", &used);
+    apply_pod(&kubectl, "loaded", "loaded:v2");
+    apply_pod(&kubectl, "back", &gone);
+    inside("umount", &["--lazy"]);
+    machine.down();
+}

@@ -3,7 +3,7 @@
 use end_to_end::document::{Document, NAME};
 use end_to_end::machine::Machine;
 use end_to_end::processes;
-use end_to_end::run::output_of;
+use end_to_end::run::{output_of, run};
 
 #[test]
 fn an_engine_that_goes_down_leaves_nothing_behind_and_brings_back_the_same_pods() {
@@ -68,5 +68,50 @@ fn a_killed_proxy_and_a_killed_keeper_are_replaced() {
         assert_eq!(report.failures(), 0, "after the {role} was killed new connections are served:\n{report}");
     }
     document.roll_to("v2");
+    machine.down();
+}
+
+#[test]
+fn a_backup_of_a_running_engine_brings_everything_back_elsewhere() {
+    let machine = Machine::with_engine();
+    let kubectl = machine.kubectl();
+    kubectl.run("create configmap settings --from-literal=colour=green");
+    kubectl.run("create secret generic keys --from-literal=token=hunter2");
+    let (with, without) = (machine.directory().join("with.tar"), machine.directory().join("without.tar"));
+    let said = output_of(machine.segue("backup --with-key").arg(&with));
+    assert!(said.contains("backed up ") && !said.contains("which is not in it"), "{said}");
+    let said = output_of(machine.segue("backup").arg(&without));
+    assert!(said.contains("store.key, which is not in it"), "{said}");
+    for archive in [&with, &without] {
+        let bytes = std::fs::read(archive).expect("it was written");
+        assert!(!bytes.windows(7).any(|part| part == b"hunter2" || part == b"aHVudGV"), "a Secret can be read");
+    }
+    kubectl.run("delete configmap settings");
+    kubectl.run("create configmap later --from-literal=a=b");
+    let audit = std::fs::read_to_string(machine.data_dir().join("audit.log")).expect("the engine writes it");
+    let verbs = |name: &str| {
+        let lines = audit.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
+        let about =
+            lines.filter(|line| line["objectRef"]["name"] == name || line["requestURI"].to_string().contains(name));
+        about.map(|line| (line["verb"].to_string(), line["user"]["username"].to_string())).collect::<Vec<_>>()
+    };
+    assert_eq!(verbs("settings"), [("\"delete\"".to_owned(), "\"segue-admin\"".to_owned())]);
+
+    let refused = run(machine.segue("restore").arg(&with), "");
+    assert!(refused.stderr.contains("end them with `segue down` first"), "{}", refused.stderr);
+    machine.down();
+    let refused = run(machine.segue("restore").arg(&with), "");
+    assert!(refused.stderr.contains("--replace moves it aside"), "{}", refused.stderr);
+    output_of(machine.segue("restore --replace").arg(&without));
+    // As on a new machine, which has no key either.
+    std::fs::remove_dir_all(machine.data_dir()).expect("nothing uses it");
+    let refused = run(machine.segue("restore").arg(&without), "");
+    assert!(refused.stderr.contains("put it back from where you keep it"), "{}", refused.stderr);
+    output_of(machine.segue("restore").arg(&with));
+    machine.up();
+    let kubectl = machine.kubectl();
+    assert_eq!(kubectl.json("get configmap settings")["data"]["colour"], "green");
+    assert_eq!(kubectl.json("get secret keys")["data"]["token"], "aHVudGVyMg==");
+    assert!(kubectl.fails("get configmap later").contains("not found"));
     machine.down();
 }

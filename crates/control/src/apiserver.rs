@@ -33,6 +33,7 @@ use hyper::upgrade::OnUpgrade;
 use objects::kind::Subresource;
 use objects::ranges::Range;
 use objects::status::Failure;
+use serde_json::{Value, json};
 
 use self::addresses::ClusterAddresses;
 use self::node_ports::NodePorts;
@@ -175,12 +176,41 @@ impl Caller {
         }
     }
 
-    fn user(&self) -> &str {
+    pub(crate) fn user(&self) -> &str {
         match self {
             Self::Known { user, .. } => user,
             Self::Anonymous | Self::Refused => "system:anonymous",
         }
     }
+
+    pub(crate) fn groups(&self) -> &[String] {
+        match self {
+            Self::Known { groups, .. } => groups,
+            Self::Anonymous | Self::Refused => &[],
+        }
+    }
+}
+
+/// A request's verb and what it is about, as an ObjectReference of an audit Event names it.
+pub(crate) fn describe(method: &http::Method, uri: &http::Uri) -> Value {
+    let Target::Objects(place) = Target::of(uri.path()) else {
+        return json!({"verb": method.as_str().to_ascii_lowercase()});
+    };
+    let verb = place.verb(method, &Query::parse(uri.query()));
+    let mut about = json!({
+        "verb": verb.map_or_else(|| method.as_str().to_ascii_lowercase(), |verb| verb.word().to_owned()),
+        "resource": place.kind.plural, "apiVersion": place.kind.version,
+    });
+    let subresource = place.subresource.map(|below| below.path().to_owned());
+    let group = Some(place.kind.group.to_owned()).filter(|group| !group.is_empty());
+    let fields =
+        [("namespace", place.namespace), ("name", place.name), ("subresource", subresource), ("apiGroup", group)];
+    for (field, text) in fields {
+        if let Some(text) = text {
+            about[field] = json!(text);
+        }
+    }
+    about
 }
 
 fn authorize_objects(caller: &Caller, place: &Place, verb: Verb) -> Result<(), Failure> {

@@ -1,6 +1,7 @@
 //! The API server, its store, and the controllers' loops.
 
 pub mod apiserver;
+pub mod audit;
 pub mod controllers;
 mod events;
 pub mod pki;

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -21,6 +22,7 @@ use tokio_rustls::TlsAcceptor;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::apiserver::{ApiServer, Body, Caller, failure};
+use crate::audit::AuditLog;
 
 /// The largest body that is read: Kubernetes' own limit for a request.
 const BODY_BYTES_MAX: usize = 3 * 1024 * 1024;
@@ -29,12 +31,13 @@ const BODY_BYTES_MAX: usize = 3 * 1024 * 1024;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Serves TLS connections until the future is dropped.
-pub async fn serve(api: ApiServer, listener: TcpListener, tls: ServerConfig) {
+pub async fn serve(api: ApiServer, listener: TcpListener, tls: ServerConfig, audit: Option<Arc<AuditLog>>) {
     let acceptor = TlsAcceptor::from(Arc::new(tls));
     loop {
         match listener.accept().await {
-            Ok((connection, _)) => {
-                tokio::spawn(serve_connection(api.clone(), acceptor.clone(), connection));
+            Ok((connection, client)) => {
+                let entrance = Entrance { api: api.clone(), audit: audit.clone(), client };
+                tokio::spawn(serve_connection(entrance, acceptor.clone(), connection));
             }
             // Out of file descriptors, most likely: connections that end give some back.
             Err(error) => {
@@ -45,7 +48,15 @@ pub async fn serve(api: ApiServer, listener: TcpListener, tls: ServerConfig) {
     }
 }
 
-async fn serve_connection(api: ApiServer, acceptor: TlsAcceptor, connection: TcpStream) {
+/// Where a client's requests come in.
+#[derive(Clone)]
+struct Entrance {
+    api: ApiServer,
+    audit: Option<Arc<AuditLog>>,
+    client: SocketAddr,
+}
+
+async fn serve_connection(entrance: Entrance, acceptor: TlsAcceptor, connection: TcpStream) {
     let _ = connection.set_nodelay(true);
     let stream = match tokio::time::timeout(HEAD_TIMEOUT, acceptor.accept(connection)).await {
         Ok(Ok(stream)) => stream,
@@ -54,14 +65,25 @@ async fn serve_connection(api: ApiServer, acceptor: TlsAcceptor, connection: Tcp
     };
     let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).and_then(|leaf| known(leaf));
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
-        let (api, caller) = (api.clone(), caller(shown.as_ref(), &request));
-        async move { Ok::<_, Infallible>(answer(&api, &caller, request).await) }
+        let (entrance, caller) = (entrance.clone(), caller(shown.as_ref(), &request));
+        async move { Ok::<_, Infallible>(entrance.answer(&caller, request).await) }
     });
     let mut server = auto::Builder::new(TokioExecutor::new());
     server.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
     server.http2().timer(TokioTimer::new());
     if let Err(error) = server.serve_connection_with_upgrades(TokioIo::new(stream), service).await {
         tracing::trace!(%error, "a connection to the API ended");
+    }
+}
+
+impl Entrance {
+    async fn answer(&self, caller: &Caller, request: Request<hyper::body::Incoming>) -> Response<Body> {
+        let noted = self.audit.as_ref().and_then(|audit| audit.note(&request, caller, self.client));
+        let answered = answer(&self.api, caller, request).await;
+        if let (Some(audit), Some(noted)) = (&self.audit, noted) {
+            audit.write(noted, answered.status());
+        }
+        answered
     }
 }
 

@@ -2,6 +2,7 @@
 //! A write is answered once it would survive power loss; reads see only such writes. Knows nothing of kinds' meaning.
 
 mod disk;
+mod seal;
 mod watch;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -13,6 +14,7 @@ use bytes::Bytes;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch as notify};
 
+pub use seal::{KeyError, Unsealable};
 pub use watch::{Change, ChangeKind, TooOld, Watch};
 
 /// Changes kept per resource for watches that come back; one that is further behind lists anew (410 Gone).
@@ -82,6 +84,17 @@ pub enum OpenError {
         #[source]
         source: serde_json::Error,
     },
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    #[error("the store {path} holds an object that can't be read: {resource} {namespace}/{name}")]
+    Sealed {
+        path: String,
+        resource: String,
+        namespace: String,
+        name: String,
+        #[source]
+        source: Unsealable,
+    },
     #[error("could not start the store's writer thread")]
     Thread(#[source] std::io::Error),
 }
@@ -122,13 +135,31 @@ struct Write {
     answer: oneshot::Sender<Result<Arc<Object>, WriteError>>,
 }
 
+/// Copies a store that may be in use: what it held at one moment. Gives how many objects that is.
+///
+/// # Errors
+/// When it can't be read, or the copy can't be written; then there is none.
+pub fn copy(from: &Path, to: &Path) -> Result<usize, OpenError> {
+    disk::copy(from, to)
+}
+
+/// Reads all of a store, and gives how many objects it holds.
+///
+/// # Errors
+/// As [`Store::open`].
+pub fn check(path: &Path, key: &Path) -> Result<usize, OpenError> {
+    let (_, state) = disk::Disk::open(path, key)?;
+    Ok(state.resources.values().map(|resource| resource.objects.len()).sum())
+}
+
 impl Store {
-    /// Opens the store file, making it if there is none, and reads everything into memory.
+    /// Opens the store file, making it if there is none, and reads everything into memory. Secrets are sealed with the
+    /// key in the file `key`, which is made with the store.
     ///
     /// # Errors
-    /// When the file can't be opened or read, or was written by a newer Segue; it is not changed then.
-    pub fn open(path: &Path) -> Result<Self, OpenError> {
-        let (disk, state) = disk::Disk::open(path)?;
+    /// When the file can't be opened or read, was written by a newer Segue, or can't be unsealed; it is not changed then.
+    pub fn open(path: &Path, key: &Path) -> Result<Self, OpenError> {
+        let (disk, state) = disk::Disk::open(path, key)?;
         let shared = Arc::new(Shared { revision: notify::Sender::new(state.revision), state: RwLock::new(state) });
         let (writes, queue) = mpsc::channel(QUEUED_WRITES);
         let writer = shared.clone();

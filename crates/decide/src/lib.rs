@@ -8,6 +8,7 @@ pub mod draining;
 pub mod endpoints;
 pub mod eviction;
 pub mod garbage;
+pub mod image_garbage;
 pub mod images;
 pub mod ingress;
 pub mod namespace;

@@ -6,6 +6,7 @@ mod clock;
 mod disk;
 pub(crate) mod events;
 mod hooks;
+mod image_garbage;
 mod images;
 mod memory;
 mod mounted;
@@ -179,7 +180,9 @@ async fn run_with(
     });
     node_status::register(&machine.client, &machine.settings).await.map_err(AgentError::Node)?;
     let heartbeat = tokio::spawn(node_status::keep_up_to_date(machine.client.clone(), machine.settings.clone()));
+    let collector = tokio::spawn(image_garbage::collect(Arc::clone(&machine)));
     let ended = pods::look_after_all(machine, orders).await;
+    collector.abort();
     heartbeat.abort();
     ended
 }

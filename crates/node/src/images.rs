@@ -20,12 +20,16 @@ mod scratch;
 mod turns;
 mod unpack;
 
+use std::collections::BTreeSet;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
+use decide::image_garbage::Disk;
 use decide::images::ImageReference;
 use oci_spec::image::ImageConfiguration;
+use tokio::sync::RwLock;
 use tokio::task::JoinError;
 
 pub use archive::{LoadError, Loaded};
@@ -45,6 +49,9 @@ use limits::Limits;
 use manifest::{Contents, Document};
 use scratch::Scratch;
 use turns::Turns;
+
+/// `segue image load` takes no longer between the first of an image's content and its name.
+const SPARED_FOR: Duration = Duration::from_mins(15);
 
 /// All images of one machine, in one directory. Cloning it is cheap; processes may share the directory.
 #[derive(Clone, Debug)]
@@ -77,6 +84,8 @@ struct Inner {
     layers: Layers,
     turns: Arc<Turns>,
     scratch: Arc<Scratch>,
+    /// Held by who brings content in before it has a name, and alone by who removes what has none.
+    sweeping: RwLock<()>,
 }
 
 impl ImageStore {
@@ -101,6 +110,7 @@ impl ImageStore {
                 layers: Layers::open(directory, Arc::clone(&scratch), Arc::clone(&turns))?,
                 turns,
                 scratch,
+                sweeping: RwLock::new(()),
             }),
         })
     }
@@ -113,12 +123,14 @@ impl ImageStore {
         mirrors: &Mirrors,
         keyring: &Keyring,
     ) -> Result<Image, PullError> {
+        let _unswept = self.inner.sweeping.read().await;
         registry::pull(self, reference, mirrors, keyring).await
     }
 
     /// Loads all images of an archive of `docker save` or of an OCI archive, compressed or not, under the names that
     /// the archive gives them.
     pub async fn load(&self, archive: impl Read + Send + 'static) -> Result<Vec<Loaded>, LoadError> {
+        let _unswept = self.inner.sweeping.read().await;
         let inner = Arc::clone(&self.inner);
         blocking(move || archive::load(&inner, archive)).await
     }
@@ -154,6 +166,26 @@ impl ImageStore {
         blocking(move || Index::change(&inner.directory, &inner.scratch, |index| index.remove(&reference))).await
     }
 
+    /// Removes content that no name leads to, except layers that are `used` and what is so young that another process
+    /// may be about to give it a name. Waits for pulls to end.
+    pub async fn sweep(&self, used: BTreeSet<PathBuf>) -> Result<(), StoreError> {
+        self.sweep_older(used, SPARED_FOR).await
+    }
+
+    async fn sweep_older(&self, used: BTreeSet<PathBuf>, than: Duration) -> Result<(), StoreError> {
+        let _alone = self.inner.sweeping.write().await;
+        let inner = Arc::clone(&self.inner);
+        blocking(move || inner.sweep(used, than)).await
+    }
+
+    /// Bytes of the filesystem that holds the store.
+    pub(crate) fn disk(&self) -> Disk {
+        rustix::fs::statvfs(&self.inner.directory).map_or_else(
+            |_| Disk::default(),
+            |disk| Disk { capacity: disk.f_blocks * disk.f_frsize, available: disk.f_bavail * disk.f_frsize },
+        )
+    }
+
     /// Gives a name to an image that is whole in the store.
     async fn record(&self, reference: &ImageReference, entry: Entry, contents: Contents) -> Result<Image, StoreError> {
         let inner = Arc::clone(&self.inner);
@@ -173,6 +205,20 @@ impl Image {
 }
 
 impl Inner {
+    fn sweep(&self, used: BTreeSet<PathBuf>, older_than: Duration) -> Result<(), StoreError> {
+        let _lock = scratch::lock(&self.directory)?;
+        let (mut blobs, mut layers) = (BTreeSet::new(), used);
+        for (_, entry) in Index::read(&self.directory)?.iter() {
+            let Some(contents) = self.read_contents(entry)? else { continue };
+            let documents = [&entry.target, &entry.manifest, &contents.config_digest];
+            blobs.extend(documents.map(|digest| self.blobs.path(digest)));
+            layers.extend(contents.layers.iter().map(|layer| self.layers.path(layer)));
+        }
+        // What a layer was unpacked from is needed no more.
+        disk::remove_others(self.blobs.directory(), &blobs, older_than)?;
+        disk::remove_others(self.layers.directory(), &layers, older_than)
+    }
+
     fn record(&self, reference: &ImageReference, entry: Entry, contents: Contents) -> Result<Image, StoreError> {
         let image = self.image(reference.canonical(), &entry, contents);
         Index::change(&self.directory, &self.scratch, |index| {

@@ -55,6 +55,23 @@ Exit codes: 0 nothing is left running; 1 something could not be stopped or remov
     /// Images on this machine, without a registry
     #[command(subcommand)]
     Image(ImageCommand),
+    /// Write everything that was declared into one file; an engine may run meanwhile
+    #[command(after_help = "\
+Examples:
+  segue backup /srv/backups/monday.tar
+  segue backup --with-key /srv/backups/monday.tar
+
+Images, volumes and logs are not in it. Secrets stay encrypted; without --with-key, keep store.key of the data directory too.
+Exit codes: 0 written; 1 not; 2 wrong usage")]
+    Backup(Backup),
+    /// Put a backup in place of what an engine had; none may run on the data directory
+    #[command(after_help = "\
+Examples:
+  segue restore /srv/backups/monday.tar
+  segue restore --replace /srv/backups/monday.tar
+
+Exit codes: 0 restored; 1 not, and nothing was changed; 2 wrong usage")]
+    Restore(Restore),
     /// The whole story: engine, app, traffic, a good deploy, a bad one that is undone, and the numbers
     #[command(after_help = "\
 Examples:
@@ -101,6 +118,9 @@ pub(crate) struct Up {
     /// Write a line of JSON about each request to access.log in the data directory
     #[arg(long)]
     pub(crate) access_log: bool,
+    /// Which requests to the API are written to audit.log in the data directory
+    #[arg(long, default_value = "changes", value_name = "WHICH")]
+    pub(crate) audit_log: Audit,
     /// Go on in the background; return when the node is ready
     #[arg(long)]
     pub(crate) detach: bool,
@@ -126,6 +146,28 @@ impl Up {
             Err(error) => error.exit(),
         }
     }
+}
+
+#[derive(Args, Clone)]
+pub(crate) struct Backup {
+    /// Where to write it; readable by root only
+    pub(crate) file: PathBuf,
+    /// With the key that the Secrets in it are encrypted with
+    #[arg(long)]
+    pub(crate) with_key: bool,
+    #[command(flatten)]
+    pub(crate) directory: DataDirectory,
+}
+
+#[derive(Args, Clone)]
+pub(crate) struct Restore {
+    /// What `segue backup` wrote
+    pub(crate) file: PathBuf,
+    /// Move the store that is there aside, with its keys, to *.before-restore
+    #[arg(long)]
+    pub(crate) replace: bool,
+    #[command(flatten)]
+    pub(crate) directory: DataDirectory,
 }
 
 #[derive(Args, Clone)]
@@ -176,6 +218,17 @@ pub(crate) enum ImageCommand {
         #[arg(long, short, default_value = "text")]
         output: Output,
     },
+}
+
+/// Which requests are written down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Audit {
+    /// None
+    Off,
+    /// Those that change something, and those that reach into pods
+    Changes,
+    /// Every one
+    All,
 }
 
 /// How a command shows what it found.

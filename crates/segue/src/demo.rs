@@ -84,9 +84,12 @@ fn options(data_dir: &Path) -> anyhow::Result<Up> {
         ["segue", "up", "--data-dir", &data_dir, "--listen", &listen, "--pod-cidr", &pods, "--service-cidr", &services];
     match CommandLine::try_parse_from(line)?.command {
         Command::Up(options) => Ok(options),
-        Command::Down(_) | Command::Proxy(_) | Command::Image(_) | Command::Demo => {
-            anyhow::bail!("`up` was read as another command")
-        }
+        Command::Down(_)
+        | Command::Proxy(_)
+        | Command::Image(_)
+        | Command::Backup(_)
+        | Command::Restore(_)
+        | Command::Demo => anyhow::bail!("`up` was read as another command"),
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use control::apiserver::{ApiServer, dns_address};
+use control::audit::{self, AuditLog};
 use control::pki::Pki;
 use control::store::Store;
 use control::{controllers, serve};
@@ -27,7 +28,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::cli::Up;
+use crate::cli::{self, Up};
 use crate::engine_socket::{self, Order, Received, Report};
 use crate::pod_access::NodePods;
 use crate::preflight;
@@ -119,7 +120,7 @@ impl Engine {
             mirrors: mirrors.with_certificates(options.registry_certs.clone()),
             docker_config: docker_config(),
         });
-        let store = Store::open(&directories.store())?;
+        let store = Store::open(&directories.store(), &directories.store_key())?;
         let (counted, replacement) = (DataPlaneTraffic::default(), routing::Replacement::default());
         let api = ApiServer::new(
             store,
@@ -133,8 +134,10 @@ impl Engine {
         ensure_ingress_class(&client).await?;
         options.rules(&directories).apply()?;
 
+        let audit = audit_log(options, &directories)?;
         let mut tasks = JoinSet::new();
-        let address = listener.map(|listener| listen(&mut tasks, &api, &pki, listener, &directories)).transpose()?;
+        let address =
+            listener.map(|listener| listen(&mut tasks, &api, &pki, listener, &directories, audit)).transpose()?;
         tasks.spawn(controllers::run(client.clone(), pki.authority_pem().to_owned(), std::future::pending()));
         let (traffic, routed) = watch::channel(routing::Order::Route);
         let routing = tokio::spawn(routing::run(
@@ -284,6 +287,17 @@ async fn watch_parts(tasks: &mut JoinSet<()>, agent: &mut JoinHandle<Result<(), 
     }
 }
 
+fn audit_log(options: &Up, directories: &Directories) -> anyhow::Result<Option<Arc<AuditLog>>> {
+    let scope = match options.audit_log {
+        cli::Audit::Off => return Ok(None),
+        cli::Audit::Changes => audit::Scope::Changes,
+        cli::Audit::All => audit::Scope::Everything,
+    };
+    let path = directories.audit_log();
+    let log = AuditLog::open(&path, scope).with_context(|| format!("could not open {}", path.display()))?;
+    Ok(Some(Arc::new(log)))
+}
+
 /// Serves the API on a socket and writes the kubeconfig that leads there.
 fn listen(
     tasks: &mut JoinSet<()>,
@@ -291,10 +305,11 @@ fn listen(
     pki: &Pki,
     listener: std::net::TcpListener,
     directories: &Directories,
+    audit: Option<Arc<AuditLog>>,
 ) -> anyhow::Result<SocketAddr> {
     listener.set_nonblocking(true)?;
     let address = listener.local_addr()?;
-    tasks.spawn(serve::serve(api.clone(), TcpListener::from_std(listener)?, pki.server_config()?));
+    tasks.spawn(serve::serve(api.clone(), TcpListener::from_std(listener)?, pki.server_config()?, audit));
     pki.write_kubeconfig(&directories.kubeconfig(), &format!("https://{address}"))?;
     Ok(address)
 }

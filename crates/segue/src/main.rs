@@ -1,5 +1,6 @@
 //! The one binary: chooses the role, reads the command line, and wires the parts together.
 
+mod backup;
 mod cli;
 mod demo;
 mod down;
@@ -41,6 +42,8 @@ fn command(line: CommandLine) -> anyhow::Result<()> {
         Command::Proxy(ProxyCommand::Upgrade { directory }) => proxy::upgrade(&directory),
         Command::Image(ImageCommand::Load { file, directory }) => image::load(&file, &directory),
         Command::Image(ImageCommand::List { directory, output }) => image::list(&directory, output),
+        Command::Backup(options) => backup::backup(&options),
+        Command::Restore(options) => backup::restore(&options),
         Command::Demo => demo::demo(),
     }
 }

@@ -74,6 +74,11 @@ impl Directories {
         Ok(())
     }
 
+    /// The key of what the store keeps unreadable; whoever wants it elsewhere makes a link of it.
+    pub(crate) fn store_key(&self) -> PathBuf {
+        self.data.join("store.key")
+    }
+
     pub(crate) fn store(&self) -> PathBuf {
         self.data.join("store.db")
     }
@@ -100,6 +105,11 @@ impl Directories {
 
     pub(crate) fn access_log(&self) -> PathBuf {
         self.data.join("access.log")
+    }
+
+    /// Who asked the API for what.
+    pub(crate) fn audit_log(&self) -> PathBuf {
+        self.data.join("audit.log")
     }
 
     /// Says that everything was to be taken down and may be half way there.

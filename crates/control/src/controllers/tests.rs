@@ -68,7 +68,7 @@ impl World {
     /// With a node of this many cores.
     async fn start(cores: u32) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(&directory.path().join("store.db")).unwrap();
+        let store = Store::open(&directory.path().join("store.db"), &directory.path().join("key")).unwrap();
         let api = ApiServer::new(store, "10.45.0.0/16".parse().unwrap(), Arc::new(NoPods), Arc::new(NoTraffic));
         let client = serve::client(&api);
         create::<Namespace>(&Api::all(client.clone()), json!({"metadata": {"name": "n"}})).await;

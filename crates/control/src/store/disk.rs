@@ -1,17 +1,20 @@
 //! The durable side: one SQLite file, written by one thread that puts all waiting writes into one transaction.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
+use super::seal::{MARK, SEALED_RESOURCE, Seal};
 use super::{Change, ChangeKind, Expected, Name, Object, OpenError, Shared, State, Write, WriteError};
 
 /// The version of the tables below.
-const VERSION: i64 = 1;
+/// 2: Secrets are sealed.
+const VERSION: i64 = 2;
 
 /// Writes put into one transaction at the most, so that the first of them does not wait for ever.
 const WRITES_PER_COMMIT: usize = 256;
@@ -25,8 +28,11 @@ const TABLES: &str = "
     INSERT OR IGNORE INTO revision VALUES (1, 0);
 ";
 
+const REPLACE: &str = "INSERT OR REPLACE INTO objects VALUES (?1, ?2, ?3, ?4)";
+
 pub(super) struct Disk {
     connection: Connection,
+    seal: Seal,
 }
 
 /// Where a caller waits for what became of its write.
@@ -42,19 +48,38 @@ struct Batch {
 }
 
 impl Disk {
-    pub(super) fn open(path: &Path) -> Result<(Self, State), OpenError> {
+    pub(super) fn open(path: &Path, key: &Path) -> Result<(Self, State), OpenError> {
         let failed = |source| OpenError::Database { path: path.display().to_string(), source };
         let connection = Connection::open(path).map_err(failed)?;
         connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
         connection.pragma_update(None, "synchronous", "FULL").map_err(failed)?;
+        connection.pragma_update(None, "secure_delete", "ON").map_err(failed)?;
         let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(failed)?;
         if found > VERSION {
             return Err(OpenError::Newer { path: path.display().to_string(), found, known: VERSION });
         }
         connection.execute_batch(TABLES).map_err(failed)?;
-        connection.pragma_update(None, "user_version", VERSION).map_err(failed)?;
-        let state = read_state(&connection, path)?;
-        Ok((Self { connection }, state))
+        let seal = Seal::with_key(key, holds_sealed(&connection).map_err(failed)?)?;
+        let state = read_state(&connection, path, &seal)?;
+        let mut disk = Self { connection, seal };
+        if found < VERSION {
+            disk.seal_what_is_open(&state).map_err(failed)?;
+            disk.connection.pragma_update(None, "user_version", VERSION).map_err(failed)?;
+        }
+        Ok((disk, state))
+    }
+
+    /// A former version's Secrets, of which nothing readable is left then.
+    fn seal_what_is_open(&mut self, state: &State) -> Result<(), rusqlite::Error> {
+        let Some(secrets) = state.resources.get(SEALED_RESOURCE) else { return Ok(()) };
+        let transaction = self.connection.transaction()?;
+        for ((namespace, name), object) in &secrets.objects {
+            let json = object.json();
+            let stored = stored(&self.seal, SEALED_RESOURCE, namespace, name, &json)?;
+            transaction.execute(REPLACE, params![SEALED_RESOURCE, namespace, name, stored])?;
+        }
+        transaction.commit()?;
+        self.connection.execute_batch("VACUUM; PRAGMA wal_checkpoint(TRUNCATE);")
     }
 
     /// Serves writes until every sender is gone.
@@ -99,13 +124,15 @@ impl Disk {
     fn persist(&mut self, batch: &Batch) -> Result<(), rusqlite::Error> {
         let transaction = self.connection.transaction()?;
         {
-            let mut insert = transaction.prepare_cached("INSERT OR REPLACE INTO objects VALUES (?1, ?2, ?3, ?4)")?;
+            let mut insert = transaction.prepare_cached(REPLACE)?;
             let mut delete = transaction
                 .prepare_cached("DELETE FROM objects WHERE resource = ?1 AND namespace = ?2 AND name = ?3")?;
             for (resource, (namespace, name), change) in &batch.changes {
                 match change.kind {
                     ChangeKind::Added | ChangeKind::Modified => {
-                        insert.execute(params![resource, namespace, name, &change.object.json()[..]])?
+                        let json = change.object.json();
+                        let stored = stored(&self.seal, resource, namespace, name, &json)?;
+                        insert.execute(params![resource, namespace, name, stored])?
                     }
                     ChangeKind::Deleted => delete.execute(params![resource, namespace, name])?,
                 };
@@ -115,6 +142,15 @@ impl Disk {
         }
         transaction.commit()
     }
+}
+
+pub(super) fn copy(from: &Path, to: &Path) -> Result<usize, OpenError> {
+    let failed = |source| OpenError::Database { path: from.display().to_string(), source };
+    let connection = Connection::open_with_flags(from, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(failed)?;
+    connection.execute("VACUUM INTO ?1", [to.to_string_lossy()]).map_err(failed)?;
+    let copy = Connection::open(to).map_err(failed)?;
+    let count: i64 = copy.query_row("SELECT count(*) FROM objects", [], |row| row.get(0)).map_err(failed)?;
+    Ok(usize::try_from(count).unwrap_or(0))
 }
 
 impl Batch {
@@ -144,7 +180,32 @@ fn refuse(answer: Answer, current: Option<Arc<Object>>) {
     let _ = answer.send(Err(WriteError::Changed(current)));
 }
 
-fn read_state(connection: &Connection, path: &Path) -> Result<State, OpenError> {
+/// What is written of an object.
+fn stored<'a>(
+    seal: &Seal,
+    resource: &str,
+    namespace: &str,
+    name: &str,
+    json: &'a [u8],
+) -> Result<Cow<'a, [u8]>, rusqlite::Error> {
+    if resource != SEALED_RESOURCE {
+        return Ok(Cow::Borrowed(json));
+    }
+    let sealed = seal.close(&bound(namespace, name), json);
+    sealed.map(Cow::Owned).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
+}
+
+/// What a sealed object can't be moved away from.
+fn bound(namespace: &str, name: &str) -> String {
+    format!("{namespace}/{name}")
+}
+
+fn holds_sealed(connection: &Connection) -> Result<bool, rusqlite::Error> {
+    let question = "SELECT EXISTS (SELECT 1 FROM objects WHERE resource = ?1 AND substr(value, 1, ?2) = ?3)";
+    connection.query_row(question, params![SEALED_RESOURCE, MARK.len() as i64, MARK], |row| row.get(0))
+}
+
+fn read_state(connection: &Connection, path: &Path, seal: &Seal) -> Result<State, OpenError> {
     let failed = |source| OpenError::Database { path: path.display().to_string(), source };
     let last: Option<i64> =
         connection.query_row("SELECT last FROM revision", [], |row| row.get(0)).optional().map_err(failed)?;
@@ -155,7 +216,14 @@ fn read_state(connection: &Connection, path: &Path) -> Result<State, OpenError> 
     while let Some(row) = rows.next().map_err(failed)? {
         let (resource, namespace, name): (String, String, String) =
             (row.get(0).map_err(failed)?, row.get(1).map_err(failed)?, row.get(2).map_err(failed)?);
-        let text: Vec<u8> = row.get(3).map_err(failed)?;
+        let stored: Vec<u8> = row.get(3).map_err(failed)?;
+        let text = seal.open(&bound(&namespace, &name), stored).map_err(|source| OpenError::Sealed {
+            path: path.display().to_string(),
+            resource: resource.clone(),
+            namespace: namespace.clone(),
+            name: name.clone(),
+            source,
+        })?;
         let value: Value = serde_json::from_slice(&text).map_err(|source| OpenError::Corrupt {
             path: path.display().to_string(),
             resource: resource.clone(),

@@ -11,7 +11,7 @@ fn object(name: &str, text: &str) -> Value {
 }
 
 fn open(folder: &tempfile::TempDir) -> Store {
-    Store::open(&folder.path().join("store.db")).unwrap()
+    Store::open(&folder.path().join("store.db"), &folder.path().join("key")).unwrap()
 }
 
 #[tokio::test]
@@ -102,5 +102,52 @@ async fn a_store_of_a_newer_version_is_refused_and_left_alone() {
     drop(open(&folder));
     let path = folder.path().join("store.db");
     rusqlite::Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
-    assert!(matches!(Store::open(&path), Err(OpenError::Newer { found: 99, .. })));
+    assert!(matches!(Store::open(&path, &folder.path().join("key")), Err(OpenError::Newer { found: 99, .. })));
+}
+
+/// Everything that the store has on disk.
+fn bytes_on_disk(folder: &tempfile::TempDir) -> Vec<u8> {
+    let names = ["store.db", "store.db-wal"].map(|name| folder.path().join(name));
+    names.iter().flat_map(|path| std::fs::read(path).unwrap_or_default()).collect()
+}
+
+fn holds(bytes: &[u8], text: &str) -> bool {
+    bytes.windows(text.len()).any(|part| part == text.as_bytes())
+}
+
+#[tokio::test]
+async fn secrets_are_unreadable_without_the_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder);
+    store.write("secrets", named("a"), Expected::Absent, object("a", "hunter2")).await.unwrap();
+    store.write("configmaps", named("a"), Expected::Absent, object("a", "colour")).await.unwrap();
+    drop(store);
+    let bytes = bytes_on_disk(&folder);
+    assert!(holds(&bytes, "colour") && !holds(&bytes, "hunter2"));
+    assert_eq!(open(&folder).get("secrets", "default", "a").unwrap().value["data"]["text"], "hunter2");
+
+    let (path, key) = (folder.path().join("store.db"), folder.path().join("key"));
+    std::fs::rename(&key, folder.path().join("elsewhere")).unwrap();
+    assert!(matches!(Store::open(&path, &key), Err(OpenError::Key(KeyError::Missing { .. }))));
+    std::fs::write(&key, "0".repeat(64)).unwrap();
+    assert!(matches!(Store::open(&path, &key), Err(OpenError::Sealed { resource, .. }) if resource == "secrets"));
+    std::fs::rename(folder.path().join("elsewhere"), &key).unwrap();
+    assert!(open(&folder).get("secrets", "default", "a").is_some());
+}
+
+#[tokio::test]
+async fn secrets_of_a_former_version_are_sealed_and_leave_nothing_readable() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(open(&folder));
+    let connection = rusqlite::Connection::open(folder.path().join("store.db")).unwrap();
+    let json =
+        json!({"metadata": {"namespace": "default", "name": "a", "resourceVersion": "1"}, "data": {"text": "hunter2"}});
+    let row = rusqlite::params!["secrets", "default", "a", json.to_string().into_bytes()];
+    connection.execute("INSERT INTO objects VALUES (?1, ?2, ?3, ?4)", row).unwrap();
+    connection.pragma_update(None, "user_version", 1).unwrap();
+    drop(connection);
+    assert!(holds(&bytes_on_disk(&folder), "hunter2"));
+    let store = open(&folder);
+    assert_eq!(store.get("secrets", "default", "a").unwrap().value["data"]["text"], "hunter2");
+    assert!(!holds(&bytes_on_disk(&folder), "hunter2"));
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use decide::image_garbage::Disk;
 use decide::images::ImageReference;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
@@ -354,6 +355,18 @@ impl Images for FakeImages {
             let shelves = self.lock();
             Ok(shelves.present.get(&image.canonical()).map(|layer| fake_image(image, layer.clone())))
         })
+    }
+
+    fn disk(&self) -> Disk {
+        Disk::default()
+    }
+
+    fn list(&self) -> BoxFuture<'_, Result<Vec<Image>, Cause>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+
+    fn remove(&self, _: Vec<ImageReference>, _: BTreeSet<PathBuf>) -> BoxFuture<'_, Result<(), Cause>> {
+        Box::pin(async { Ok(()) })
     }
 
     fn pull<'a>(&'a self, image: &'a ImageReference, _: Keyring) -> BoxFuture<'a, Result<Image, Cause>> {

@@ -1,7 +1,9 @@
 //! What the agent needs of the image store: is an image here, and fetch it if not.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use decide::image_garbage::Disk;
 use decide::images::ImageReference;
 use futures::future::BoxFuture;
 
@@ -15,6 +17,15 @@ pub trait Images: Send + Sync + 'static {
 
     /// Asks the registry for the image, as somebody of the keyring or of the machine's own, and fetches what is missing.
     fn pull<'a>(&'a self, image: &'a ImageReference, keyring: Keyring) -> BoxFuture<'a, Result<Image, Cause>>;
+
+    /// The filesystem that they are on.
+    fn disk(&self) -> Disk;
+
+    /// All that are here.
+    fn list(&self) -> BoxFuture<'_, Result<Vec<Image>, Cause>>;
+
+    /// Takes these names away, and then all content but layers in use to which no name leads.
+    fn remove(&self, names: Vec<ImageReference>, used: BTreeSet<PathBuf>) -> BoxFuture<'_, Result<(), Cause>>;
 }
 
 /// The machine's image store and where it pulls from.
@@ -46,5 +57,22 @@ impl Images for StoredImages {
     fn pull<'a>(&'a self, image: &'a ImageReference, mut keyring: Keyring) -> BoxFuture<'a, Result<Image, Cause>> {
         keyring.add(self.own_keyring());
         Box::pin(async move { Ok(self.store.pull(image, &self.mirrors, &keyring).await?) })
+    }
+
+    fn disk(&self) -> Disk {
+        self.store.disk()
+    }
+
+    fn list(&self) -> BoxFuture<'_, Result<Vec<Image>, Cause>> {
+        Box::pin(async move { Ok(self.store.list().await?) })
+    }
+
+    fn remove(&self, names: Vec<ImageReference>, used: BTreeSet<PathBuf>) -> BoxFuture<'_, Result<(), Cause>> {
+        Box::pin(async move {
+            for name in names {
+                self.store.remove(&name).await?;
+            }
+            Ok(self.store.sweep(used).await?)
+        })
     }
 }

@@ -9,6 +9,7 @@ use kube::api::{Api, ListParams};
 
 use super::events::EventType;
 use super::hooks::{self, Asked};
+use super::image_garbage;
 use super::pod_task::PodTask;
 use super::runtime::{Cause, Found, RuntimeError, Started, chain};
 use crate::container::ContainerConfig;
@@ -37,6 +38,8 @@ enum StartError {
     EtcFiles(#[source] std::io::Error),
     #[error("cannot make the file for the container's termination message")]
     TerminationMessage(#[source] std::io::Error),
+    #[error("cannot write down which layers the container stands on")]
+    NoteLayers(#[source] std::io::Error),
     #[error("cannot clear the container's last run away")]
     Clear(#[source] Cause),
 }
@@ -74,6 +77,8 @@ impl PodTask {
         self.machine.write_etc_files(self.memory.pod(), sandbox.ip()).map_err(StartError::EtcFiles)?;
         termination_message::prepare(&self.machine.settings, &self.key.uid, &config.id)
             .map_err(StartError::TerminationMessage)?;
+        image_garbage::note_layers(&self.machine.settings, &self.key.uid, &config.id, &config.rootfs.lower)
+            .map_err(StartError::NoteLayers)?;
         let _turn = self.machine.starts.acquire().await;
         Ok(sandbox.start(config).await?)
     }
@@ -175,10 +180,17 @@ impl PodTask {
             StartError::Runtime(_)
             | StartError::EtcFiles(_)
             | StartError::TerminationMessage(_)
+            | StartError::NoteLayers(_)
             | StartError::Clear(_) => FailureReason::CreateContainerError,
         };
         let message = chain(error);
-        self.memory.container_mut(container).failure = Some(Failure { reason, message: message.clone(), retry_at });
+        let known = self.memory.container_mut(container);
+        known.failure = Some(Failure { reason, message: message.clone(), retry_at });
+        if let StartError::Runtime(_) = error {
+            // Its image may have been removed in between.
+            known.image = ImageState::Unasked;
+            known.local_image = None;
+        }
         self.record(Some(container), EventType::Warning, "Failed", format!("Error: {message}"));
     }
 }

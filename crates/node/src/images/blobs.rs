@@ -40,6 +40,10 @@ impl Blobs {
         Ok(Blobs { directory, scratch })
     }
 
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     pub(crate) fn path(&self, digest: &Digest) -> PathBuf {
         self.directory.join(digest.hex())
     }

@@ -1,9 +1,11 @@
 //! File operations of the image store, each with an error that names what was done to which path.
 
+use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 /// What failed in the image store's directory.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +24,8 @@ pub enum StoreError {
     Sync { path: PathBuf, source: io::Error },
     #[error("cannot move {} into place", path.display())]
     Rename { path: PathBuf, source: io::Error },
+    #[error("cannot remove {}", path.display())]
+    Remove { path: PathBuf, source: io::Error },
     #[error("cannot lock {}", path.display())]
     Lock { path: PathBuf, source: io::Error },
     #[error("{} is damaged; move it away and load or pull the images again", path.display())]
@@ -49,6 +53,27 @@ pub(crate) fn open(path: &Path) -> Result<File, StoreError> {
 pub(crate) fn list(path: &Path) -> Result<Vec<PathBuf>, StoreError> {
     let failed = |source| StoreError::List { path: path.to_owned(), source };
     fs::read_dir(path).map_err(failed)?.map(|entry| entry.map(|entry| entry.path()).map_err(failed)).collect()
+}
+
+/// Removes everything in a directory but what is `kept` and what changed within `spared_for`.
+pub(crate) fn remove_others(
+    directory: &Path,
+    kept: &BTreeSet<PathBuf>,
+    spared_for: Duration,
+) -> Result<(), StoreError> {
+    for path in list(directory)?.into_iter().filter(|path| !kept.contains(path)) {
+        let metadata = std::fs::symlink_metadata(&path);
+        let metadata = metadata.map_err(|source| StoreError::Read { path: path.clone(), source })?;
+        // Not when it was modified: of a layer, that is what the image says.
+        let changed =
+            u64::try_from(metadata.ctime()).map(|seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+        if changed.map_or(Duration::ZERO, |time| time.elapsed().unwrap_or_default()) < spared_for {
+            continue;
+        }
+        let removed = if metadata.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+        removed.map_err(|source| StoreError::Remove { path, source })?;
+    }
+    Ok(())
 }
 
 /// Writes a file so that after a crash it has either its old bytes or the new ones.

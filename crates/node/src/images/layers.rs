@@ -40,6 +40,10 @@ impl Layers {
         Ok(Layers { directory, scratch, turns })
     }
 
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     pub(crate) fn path(&self, layer: &Layer) -> PathBuf {
         self.directory.join(layer.chain_id.hex())
     }
@@ -56,6 +60,7 @@ impl Layers {
         };
         let _turn = self.turns.wait_blocking(&format!("layer {}", layer.chain_id));
         if self.contains(layer) {
+            self.touch(layer);
             return Ok(());
         }
         let temporary = self.scratch.temporary();
@@ -74,6 +79,14 @@ impl Layers {
         limits.unpacked_bytes = limits.unpacked_bytes.saturating_sub(unpacked.bytes);
         tracing::debug!(layer = %layer.blob.digest, bytes = unpacked.bytes, "unpacked a layer");
         self.put_in_place(temporary.path(), layer)
+    }
+
+    /// Whoever sweeps the store sees that it is counted on.
+    fn touch(&self, layer: &Layer) {
+        let path = self.path(layer);
+        let same = std::fs::metadata(&path).map(|metadata| metadata.permissions());
+        // What can't be touched is as safe as before.
+        let _ = same.and_then(|permissions| std::fs::set_permissions(&path, permissions));
     }
 
     /// One flush of the filesystem instead of one per file; a layer has its name only when all of it is on disk.

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use decide::images::ImageReference;
 use futures::{StreamExt, TryStreamExt};
 use oci_client::Reference;
+use oci_client::client::{BlobResponse, SizedStream};
 use oci_client::client::{Certificate, CertificateEncoding, Client, ClientConfig, ClientProtocol};
 use oci_client::errors::{DigestError, OciDistributionError};
 use oci_client::secrets::RegistryAuth;
@@ -239,31 +240,24 @@ impl Source<'_> {
         Ok(blocking(move || blobs.commit(&staged)).await?)
     }
 
+    /// A transfer that breaks off goes on where it stopped, as long as each try brings something.
     async fn download(&self, blob: &Blob) -> Result<Staged, PullError> {
-        let name = blob.digest.to_string();
-        let mut stream = match self.client.pull_blob_stream(&self.remote, name.as_str()).await {
-            Ok(stream) => stream,
-            Err(error) => return Err(self.failed(error).await),
-        };
         let (pieces, received) = mpsc::channel(QUEUED_PIECES);
         let writing = tokio::task::spawn_blocking({
             let (blobs, size) = (self.store.inner.blobs.clone(), blob.size);
             move || write_pieces(&blobs, received, size)
         });
-        let mut interrupted = None;
-        while let Some(piece) = stream.next().await {
-            let piece = match piece {
-                Ok(piece) => piece,
-                Err(error) => {
-                    interrupted = Some(error);
-                    break;
+        let mut passed_on = 0;
+        let interrupted = loop {
+            let before = passed_on;
+            let stream = self.open_blob(blob, passed_on).await?;
+            match pass_on(stream, &pieces, &mut passed_on).await {
+                Err(error) if passed_on > before && !is_mismatch(&error) => {
+                    tracing::debug!(digest = %blob.digest, at = passed_on, %error, "a transfer broke off; it goes on");
                 }
-            };
-            // The writer stops receiving when it fails, and tells why below.
-            if pieces.send(piece).await.is_err() {
-                break;
+                ended => break ended.err(),
             }
-        }
+        };
         drop(pieces);
         let written = super::finished(writing.await)?;
         if let Some(error) = interrupted {
@@ -274,6 +268,23 @@ impl Source<'_> {
             digest: blob.digest.clone(),
             size: blob.size,
         })
+    }
+
+    /// The blob's bytes from there on. A server that knows no ranges sends all of them.
+    async fn open_blob(&self, blob: &Blob, from: u64) -> Result<Transfer, PullError> {
+        let name = blob.digest.to_string();
+        if from == 0 {
+            return match self.client.pull_blob_stream(&self.remote, name.as_str()).await {
+                Ok(stream) => Ok(Transfer { stream, to_skip: 0 }),
+                Err(error) => Err(self.failed(error).await),
+            };
+        }
+        let rest = blob.size.saturating_sub(from);
+        match self.client.pull_blob_stream_partial(&self.remote, name.as_str(), from, Some(rest)).await {
+            Ok(BlobResponse::Partial(stream)) => Ok(Transfer { stream, to_skip: 0 }),
+            Ok(BlobResponse::Full(stream)) => Ok(Transfer { stream, to_skip: from }),
+            Err(error) => Err(self.failed(error).await),
+        }
     }
 
     fn broken_off(&self, blob: &Blob, source: std::io::Error) -> PullError {
@@ -334,6 +345,34 @@ fn client_config(endpoint: &Endpoint, authorities: &[Certificate]) -> ClientConf
         user_agent: concat!("segue/", env!("CARGO_PKG_VERSION")),
         ..ClientConfig::default()
     }
+}
+
+/// What a server sends of a blob.
+struct Transfer {
+    stream: SizedStream,
+    /// Bytes that are here already.
+    to_skip: u64,
+}
+
+async fn pass_on(transfer: Transfer, pieces: &mpsc::Sender<Bytes>, passed_on: &mut u64) -> std::io::Result<()> {
+    let Transfer { mut stream, mut to_skip } = transfer;
+    while let Some(piece) = stream.next().await {
+        let mut piece = piece?;
+        let skipped = usize::try_from(to_skip).unwrap_or(usize::MAX).min(piece.len());
+        to_skip -= skipped as u64;
+        let piece = piece.split_off(skipped);
+        *passed_on += piece.len() as u64;
+        // The writer stops receiving when it fails, and tells why itself.
+        if pieces.send(piece).await.is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Whether it is the content that is wrong, and not the way it came.
+fn is_mismatch(error: &std::io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<DigestError>())
 }
 
 /// Writes pieces as they come. `None` when there are more bytes than announced.

@@ -1,5 +1,7 @@
 use std::fs;
+use std::time::Duration;
 
+use super::build::FileContent;
 use super::*;
 use crate::images::fixtures::{Tar, image_of_layers, new_image, reference};
 
@@ -88,4 +90,31 @@ fn chain_ids_depend_on_every_layer_below() {
     assert_eq!(one[0].chain_id, one[0].diff_id);
     assert_eq!(one[1].diff_id, other[1].diff_id);
     assert_ne!(one[1].chain_id, other[1].chain_id);
+}
+
+#[tokio::test]
+async fn a_sweep_leaves_what_names_lead_to_what_containers_stand_on_and_what_is_young() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = ImageStore::open(directory.path()).unwrap();
+    let load = async |name: &str, content: &[u8]| {
+        let mut image = new_image(name);
+        image.files[0].content = FileContent::Bytes(content.to_vec());
+        let mut bytes = Vec::new();
+        image.write_archive(&mut bytes).unwrap();
+        store.load(std::io::Cursor::new(bytes)).await.unwrap()[0].image.layers[0].clone()
+    };
+    let (stays, goes, runs) = (load("app:1", b"a").await, load("app:2", b"b").await, load("app:3", b"c").await);
+    assert_eq!(load("app:4", b"a").await, stays);
+    assert!(store.remove(&reference("app:4")).await.unwrap());
+    for name in ["app:2", "app:3"] {
+        assert!(store.remove(&reference(name)).await.unwrap());
+    }
+    store.sweep(BTreeSet::new()).await.unwrap();
+    assert!(goes.is_dir() && runs.is_dir(), "what is young was removed");
+    store.sweep_older([runs.clone()].into(), Duration::ZERO).await.unwrap();
+    assert!(!goes.exists() && runs.is_dir());
+    assert_eq!(store.resolve(&reference("app:1")).await.unwrap().unwrap().layers, [stays]);
+    store.sweep_older(BTreeSet::new(), Duration::ZERO).await.unwrap();
+    assert!(!runs.exists());
+    assert!(store.resolve(&reference("app:1")).await.unwrap().is_some());
 }

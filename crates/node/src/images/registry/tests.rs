@@ -27,6 +27,8 @@ struct Answer {
     status: u16,
     body: Vec<u8>,
     content_length: usize,
+    /// Ranges are served, and each answer breaks off after so many bytes.
+    breaks_after: Option<usize>,
 }
 
 impl Answer {
@@ -35,12 +37,28 @@ impl Answer {
     }
 
     fn with(status: u16, body: &[u8]) -> Answer {
-        Answer { status, body: body.to_vec(), content_length: body.len() }
+        Answer { status, body: body.to_vec(), content_length: body.len(), breaks_after: None }
     }
 
     fn error(status: u16, code: &str) -> Answer {
         let body = json!({"errors": [{"code": code, "message": code}]}).to_string();
         Answer::with(status, body.as_bytes())
+    }
+
+    /// The answer to a request for a range, or for everything.
+    fn part(self, request: &str) -> Answer {
+        let Some(longest) = self.breaks_after else { return self };
+        let range = request.lines().find_map(|line| {
+            line.to_ascii_lowercase().strip_prefix("range: bytes=")?.split_once('-')?.0.parse::<usize>().ok()
+        });
+        let rest = &self.body[range.unwrap_or(0)..];
+        let status = if range.is_some() { 206 } else { 200 };
+        Answer {
+            status,
+            body: rest[..longest.min(rest.len())].to_vec(),
+            content_length: rest.len(),
+            breaks_after: None,
+        }
     }
 
     fn bytes(&self) -> Vec<u8> {
@@ -117,7 +135,7 @@ async fn serve(
     let path = request.split(' ').nth(1).unwrap().to_owned();
     let answer = answers.lock().unwrap().get(&path).cloned();
     asked.lock().unwrap().push(path);
-    let answer = answer.unwrap_or_else(|| Answer::error(404, "MANIFEST_UNKNOWN"));
+    let answer = answer.unwrap_or_else(|| Answer::error(404, "MANIFEST_UNKNOWN")).part(&request);
     // A client that has read enough hangs up.
     if connection.write_all(&answer.bytes()).await.is_ok() {
         connection.shutdown().await.ok();
@@ -354,6 +372,19 @@ async fn a_truncated_layer_is_refused_and_fetched_again() {
     assert!(store.resolve(&reference(NAME)).await.unwrap().is_none());
     registry.answer(&path, whole);
     assert!(store.pull(&reference(NAME), &registry.mirrors(), &Keyring::default()).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_transfer_that_breaks_off_goes_on_where_it_stopped() {
+    let image = two_layers();
+    let registry = Registry::with(&image).await;
+    let (_directory, store) = store();
+    let layer = &layer_digests(&image)[0];
+    let path = format!("/v2/team/app/blobs/{layer}");
+    let whole = &image.blobs[layer];
+    registry.answer(&path, Answer { breaks_after: Some(whole.len() / 4 + 1), ..Answer::ok(whole) });
+    assert!(store.pull(&reference(NAME), &registry.mirrors(), &Keyring::default()).await.is_ok());
+    assert_eq!(registry.asked(&path), 4);
 }
 
 #[tokio::test]

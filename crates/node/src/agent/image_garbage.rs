@@ -1,0 +1,119 @@
+//! Looks at the disk that holds the images, asks `decide::image_garbage` what may go, and has it removed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use decide::image_garbage::{self, Hold, StoredImage};
+use decide::images::ImageReference;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Api, ListParams};
+use tracing::{info, warn};
+
+use super::memory::all_containers;
+use super::runtime::{Cause, chain};
+use super::{Machine, Settings};
+use crate::images::Image;
+
+/// How often the disk is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
+/// In a container's directory: the layers that it was made from.
+const LAYERS_FILE: &str = "layers.json";
+
+/// Writes down which layers a container stands on, before it does.
+pub(super) fn note_layers(settings: &Settings, uid: &str, id: &str, layers: &[PathBuf]) -> io::Result<()> {
+    let directory = containers_of(settings, uid).join(id);
+    std::fs::create_dir_all(&directory)?;
+    std::fs::write(directory.join(LAYERS_FILE), serde_json::to_vec(layers)?)
+}
+
+/// Removes images whenever the disk is full, for as long as it is polled.
+pub(super) async fn collect(machine: Arc<Machine>) {
+    let mut last_used: BTreeMap<String, Timestamp> = BTreeMap::new();
+    let mut look = tokio::time::interval(LOOK_EVERY);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        look.tick().await;
+        if let Err(error) = collect_once(&machine, &mut last_used).await {
+            warn!(error = chain(&*error), "images could not be removed; trying again");
+        }
+    }
+}
+
+async fn collect_once(machine: &Machine, last_used: &mut BTreeMap<String, Timestamp>) -> Result<(), Cause> {
+    let now = machine.clock.now();
+    let images = machine.images.list().await?;
+    let named = names_in_use(machine).await?;
+    last_used.retain(|name, _| images.iter().any(|image| image.reference == *name));
+    let stored: Vec<StoredImage> = images.iter().map(|image| stored(image, &named, last_used, now)).collect();
+    let disk = machine.images.disk();
+    let decision = image_garbage::next_steps(disk, &stored, now);
+    for reason in &decision.waiting_on {
+        warn!(used = disk.capacity - disk.available, of = disk.capacity, %reason, "the disk is full");
+    }
+    if !image_garbage::is_due(disk) {
+        return Ok(());
+    }
+    let names: Vec<String> = decision.steps.into_iter().map(|step| step.name).collect();
+    let layers = layers_in_use(&machine.settings)?;
+    if !names.is_empty() {
+        info!(?names, "removing images that nobody uses");
+    }
+    let references = names.iter().filter_map(|name| ImageReference::parse(name).ok()).collect();
+    machine.images.remove(references, layers).await
+}
+
+fn stored(
+    image: &Image,
+    named: &BTreeSet<String>,
+    last_used: &mut BTreeMap<String, Timestamp>,
+    now: Timestamp,
+) -> StoredImage {
+    let is_used = named.contains(&image.reference);
+    let since = last_used.entry(image.reference.clone()).or_insert(now);
+    if is_used {
+        *since = now;
+    }
+    let hold = match (is_used, image.repo_digests.is_empty()) {
+        (true, _) => Hold::Used,
+        (false, true) => Hold::Loaded,
+        (false, false) => Hold::None,
+    };
+    StoredImage { name: image.reference.clone(), bytes: image.size, last_used: *since, hold }
+}
+
+/// Canonical names of the images that pods of this node name.
+async fn names_in_use(machine: &Machine) -> kube::Result<BTreeSet<String>> {
+    let api: Api<Pod> = Api::all(machine.client.clone());
+    let own = ListParams::default().fields(&format!("spec.nodeName={}", machine.settings.node_name));
+    let pods = api.list(&own).await?.items;
+    let images = pods.iter().flat_map(all_containers).filter_map(|container| container.image.as_deref());
+    Ok(images.filter_map(|image| Some(ImageReference::parse(image).ok()?.canonical())).collect())
+}
+
+/// A tag may mean another image by now than the one that a container runs from, so its layers are known apart.
+fn layers_in_use(settings: &Settings) -> Result<BTreeSet<PathBuf>, Cause> {
+    let mut used = BTreeSet::new();
+    for pod in directories(&settings.data_dir.join("pods"))? {
+        for container in directories(&pod.join("containers"))? {
+            // Whatever was made by an engine that wrote no such file must not lose its layers: nothing is removed.
+            let bytes = std::fs::read(container.join(LAYERS_FILE))?;
+            used.extend(serde_json::from_slice::<Vec<PathBuf>>(&bytes)?);
+        }
+    }
+    Ok(used)
+}
+
+fn containers_of(settings: &Settings, uid: &str) -> PathBuf {
+    settings.pod_data_dir(uid).join("containers")
+}
+
+fn directories(path: &Path) -> io::Result<Vec<PathBuf>> {
+    match std::fs::read_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        entries => entries?.map(|entry| Ok(entry?.path())).collect(),
+    }
+}

@@ -1,0 +1,141 @@
+//! `segue backup` and `segue restore`: everything that was declared, in one file. The store may be in use meanwhile:
+//! what is copied is what it held at one moment.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail, ensure};
+use control::store;
+use tar::{Archive, Builder, Header};
+
+use crate::cli::{Backup, Restore};
+use crate::settings::Directories;
+use crate::{preflight, show};
+
+/// What a backup has of the data directory beside the store, where it is there: keys and certificates, and profiles.
+const DIRECTORIES: [&str; 2] = ["pki", "seccomp"];
+const STORE: &str = "store.db";
+const KEY: &str = "store.key";
+
+/// Writes a backup. Nothing is left of one that can't be finished.
+pub(crate) fn backup(options: &Backup) -> anyhow::Result<()> {
+    let directories = Directories::find(&options.directory.data_dir)?;
+    ensure!(directories.store().exists(), "there is no store in {}: nothing to back up", directories.data.display());
+    let unfinished = with_suffix(&options.file, ".unfinished");
+    let written = write(&directories, &unfinished, options.with_key);
+    if written.is_err() {
+        // The first error is the one to tell.
+        let _ = fs::remove_file(&unfinished);
+    }
+    let objects = written?;
+    fs::rename(&unfinished, &options.file)
+        .with_context(|| format!("could not move the backup to {}", options.file.display()))?;
+    show::line(&format!("backed up {objects} objects to {}", options.file.display()));
+    if !options.with_key {
+        let key = directories.store_key();
+        show::line(&format!(
+            "Its Secrets can be read only with {}, which is not in it: keep that elsewhere",
+            key.display()
+        ));
+    }
+    Ok(())
+}
+
+fn write(directories: &Directories, file: &Path, with_key: bool) -> anyhow::Result<usize> {
+    let scratch = tempfile::tempdir_in(&directories.data).context("could not make a directory for the copy")?;
+    let copy = scratch.path().join(STORE);
+    let objects = store::copy(&directories.store(), &copy)?;
+    let output = File::options().create(true).write(true).truncate(true).mode(0o600).open(file);
+    let mut archive = Builder::new(output.with_context(|| format!("could not make {}", file.display()))?);
+    let failed = || format!("could not write {}", file.display());
+    archive.append_path_with_name(&copy, STORE).with_context(failed)?;
+    for name in DIRECTORIES.iter().filter(|name| directories.data.join(name).is_dir()) {
+        archive.append_dir_all(name, directories.data.join(name)).with_context(failed)?;
+    }
+    if with_key {
+        // Whatever it is a link to.
+        let key = fs::read(directories.store_key()).context("could not read the store's key")?;
+        let mut header = Header::new_gnu();
+        header.set_size(key.len() as u64);
+        header.set_mode(0o600);
+        archive.append_data(&mut header, KEY, key.as_slice()).with_context(failed)?;
+    }
+    archive.into_inner().and_then(|output| output.sync_all()).with_context(failed)?;
+    Ok(objects)
+}
+
+/// Puts a backup in place of what there is, which is kept beside it.
+pub(crate) fn restore(options: &Restore) -> anyhow::Result<()> {
+    let directories = Directories::find(&options.directory.data_dir)?;
+    ensure!(
+        !directories.run.exists(),
+        "an engine or its pods run on {}: end them with `segue down` first",
+        directories.data.display()
+    );
+    directories.make().with_context(|| format!("could not make {}", directories.data.display()))?;
+    let lock = preflight::lock(&directories)?;
+    let restored = restore_alone(&directories, options);
+    drop(lock);
+    directories.remove_run().context("could not remove the run directory")?;
+    let objects = restored?;
+    show::line(&format!("restored {objects} objects into {}; `segue up` brings them back", directories.data.display()));
+    Ok(())
+}
+
+fn restore_alone(directories: &Directories, options: &Restore) -> anyhow::Result<usize> {
+    if directories.store().exists() && !options.replace {
+        bail!("there is a store in {} already: --replace moves it aside", directories.data.display());
+    }
+    let scratch = tempfile::tempdir_in(&directories.data).context("could not make a directory to unpack to")?;
+    unpack(&options.file, scratch.path())?;
+    let copy = scratch.path().join(STORE);
+    ensure!(copy.exists(), "{} has no store in it: it is no backup of Segue", options.file.display());
+    let key = if scratch.path().join(KEY).exists() { scratch.path().join(KEY) } else { directories.store_key() };
+    let objects = store::check(&copy, &key)?;
+    put_in_place(directories, scratch.path())?;
+    Ok(objects)
+}
+
+fn unpack(file: &Path, into: &Path) -> anyhow::Result<()> {
+    let failed = || format!("could not read the backup {}", file.display());
+    let mut archive = Archive::new(File::open(file).with_context(failed)?);
+    archive.set_preserve_permissions(true);
+    archive.unpack(into).with_context(failed)
+}
+
+/// The store comes last: until it is there, nothing is restored.
+fn put_in_place(directories: &Directories, from: &Path) -> anyhow::Result<()> {
+    for name in ["store.db-wal", "store.db-shm"] {
+        move_aside(&directories.data.join(name))?;
+    }
+    for name in DIRECTORIES.iter().copied().chain([KEY, STORE]).filter(|name| from.join(name).exists()) {
+        let place = directories.data.join(name);
+        move_aside(&place)?;
+        fs::rename(from.join(name), &place).with_context(|| format!("could not put {} in place", place.display()))?;
+    }
+    File::open(&directories.data).and_then(|directory| directory.sync_all()).context("could not flush the directory")
+}
+
+fn move_aside(path: &Path) -> anyhow::Result<()> {
+    let aside = with_suffix(path, ".before-restore");
+    let moved = || -> io::Result<()> {
+        match fs::symlink_metadata(&aside) {
+            Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(&aside)?,
+            Ok(_) => fs::remove_file(&aside)?,
+            Err(_) => {}
+        }
+        match fs::rename(path, &aside) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            moved => moved,
+        }
+    };
+    moved().with_context(|| format!("could not move {} aside", path.display()))
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
