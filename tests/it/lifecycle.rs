@@ -1,6 +1,7 @@
 //! An engine comes, goes, and comes back.
 
 use end_to_end::document::{Document, NAME};
+use end_to_end::images::SHELL;
 use end_to_end::machine::Machine;
 use end_to_end::processes;
 use end_to_end::run::{output_of, run};
@@ -113,5 +114,31 @@ fn a_backup_of_a_running_engine_brings_everything_back_elsewhere() {
     assert_eq!(kubectl.json("get configmap settings")["data"]["colour"], "green");
     assert_eq!(kubectl.json("get secret keys")["data"]["token"], "aHVudGVyMg==");
     assert!(kubectl.fails("get configmap later").contains("not found"));
+    machine.down();
+}
+
+#[test]
+fn a_machine_that_loses_its_power_brings_its_pods_back_with_what_they_had_on_disk() {
+    let mut machine = Machine::with_engine();
+    let document = Document::deployed(&machine, "v1");
+    let before = document.standing();
+    machine.kubectl().apply(&format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: counts}}\nspec:\n  terminationGracePeriodSeconds: 1\n  containers:\n  \
+         - name: shell\n    image: {SHELL}\n    args: [-c, 'echo started >> /kept/starts; sleep 600']\n    volumeMounts: [{{name: kept, mountPath: /kept}}]\n  \
+         volumes: [{{name: kept, emptyDir: {{}}}}]\n"
+    ));
+    machine.kubectl().wait_for("pod/counts", ".status.phase", "Running");
+    machine.reboot();
+    machine.up();
+    let document = Document::of(&machine);
+    document.rolled_out();
+    let after = document.standing();
+    assert_eq!(before.keys().collect::<Vec<_>>(), after.keys().collect::<Vec<_>>(), "the same Pod objects");
+    let kubectl = machine.kubectl();
+    kubectl.wait_for("pod/counts", ".status.containerStatuses[0].restartCount", "1");
+    kubectl.wait_for("pod/counts", ".status.containerStatuses[0].ready", "true");
+    assert_eq!(kubectl.run("exec counts -- cat /kept/starts"), "started\nstarted\n");
+    let last = kubectl.json("get pod counts")["status"]["containerStatuses"][0]["lastState"]["terminated"].clone();
+    assert_eq!((&last["exitCode"], &last["reason"]), (&137.into(), &"ContainerStatusUnknown".into()), "{last}");
     machine.down();
 }

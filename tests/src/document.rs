@@ -44,6 +44,12 @@ impl<'machine> Document<'machine> {
         document
     }
 
+    /// One that was deployed before.
+    #[must_use]
+    pub fn of(machine: &'machine Machine) -> Document<'machine> {
+        Document(machine)
+    }
+
     pub fn set_image(&self, version: &str) {
         self.0.kubectl().run(&format!("set image {DEPLOYMENT} app={APP}:{version}"));
     }

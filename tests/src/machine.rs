@@ -95,6 +95,14 @@ impl Machine {
         run(self.segue_of(program, "up").arg("--detach").args(arguments), "")
     }
 
+    /// Ends everything that runs here at once, as a power cut does, and starts the machine again: what is in memory is
+    /// gone, what is on disk is there.
+    pub fn reboot(&mut self) {
+        self.namespace = Namespace::machine();
+        storage().serve(&self.namespace, &self.directory.path().join("registry.log"));
+        self.outside = Outside::beside(&self.namespace, SERVICE_CIDR);
+    }
+
     /// `segue down`, which must succeed and leave nothing behind but the data directory.
     pub fn down(&self) {
         output_of(&mut self.segue("down"));

@@ -151,3 +151,38 @@ async fn secrets_of_a_former_version_are_sealed_and_leave_nothing_readable() {
     assert_eq!(store.get("secrets", "default", "a").unwrap().value["data"]["text"], "hunter2");
     assert!(!holds(&bytes_on_disk(&folder), "hunter2"));
 }
+
+/// Names and texts of what a store holds.
+fn contents(state: &State) -> Vec<(String, Value)> {
+    let configmaps = state.resources.get("configmaps");
+    let objects = configmaps.into_iter().flat_map(|resource| &resource.objects);
+    objects.map(|((_, name), object)| (name.clone(), object.value["data"]["text"].clone())).collect()
+}
+
+#[tokio::test]
+async fn a_log_that_is_cut_anywhere_holds_every_acknowledged_write_before_the_cut_and_no_half_one() {
+    // In memory: each cut is opened, and a disk would be flushed for each.
+    let folder = tempfile::tempdir_in("/dev/shm").unwrap();
+    let (path, log, key) =
+        (folder.path().join("store.db"), folder.path().join("store.db-wal"), folder.path().join("key"));
+    let store = open(&folder);
+    let length = || std::fs::metadata(&log).unwrap().len();
+    let mut acknowledged = vec![(length(), contents(&store.shared.read()))];
+    let first = store.write("configmaps", named("a"), Expected::Absent, object("a", "1")).await.unwrap();
+    acknowledged.push((length(), contents(&store.shared.read())));
+    store.write("configmaps", named("b"), Expected::Absent, object("b", "1")).await.unwrap();
+    acknowledged.push((length(), contents(&store.shared.read())));
+    store.remove("configmaps", named("a"), first.revision).await.unwrap();
+    acknowledged.push((length(), contents(&store.shared.read())));
+    let (database, whole) = (std::fs::read(&path).unwrap(), std::fs::read(&log).unwrap());
+
+    let cut_path = folder.path().join("cut.db");
+    for cut in 0..=whole.len() {
+        std::fs::write(&cut_path, &database).unwrap();
+        std::fs::write(folder.path().join("cut.db-wal"), &whole[..cut]).unwrap();
+        let _ = std::fs::remove_file(folder.path().join("cut.db-shm"));
+        let (_, state) = disk::Disk::open(&cut_path, &key).unwrap();
+        let expected = acknowledged.iter().rev().find(|(length, _)| *length <= cut as u64);
+        assert_eq!(contents(&state), expected.map_or_else(Vec::new, |(_, held)| held.clone()), "cut at {cut}");
+    }
+}
