@@ -1,6 +1,7 @@
 # demo   builds Segue and tells its whole story in two minutes
 # test   installs what the tests need, and passes all of them; CI runs this and nothing else
-# soak   the tests of the traffic, 20 times over, then 100 rolling updates under a million requests, of each kind of app
+# soak   the tests of the traffic, 20 times over, 100 kills at random, then 100 rolling updates under a million requests,
+#        of each kind of app
 # bench  figures: start, pods, rollouts, memory, idle CPU
 # bench-traffic  the proxy beside nginx, HAProxy, Envoy and Caddy, in one run
 # fuzz   a minute of any bytes for each parser of ours
@@ -15,6 +16,7 @@ SOAK_UPDATES := 100
 SOAK_REQUESTS_PER_UPDATE := 10000
 SOAK_REQUESTS_PER_SECOND := 500
 SOAK_WORKERS := 64
+FAULTS_KILLS := 100
 
 demo:
 	cargo build --package segue
@@ -27,6 +29,7 @@ soak: prerequisites programs
 		echo "== soak: round $$round of $(SOAK)" && \
 		cargo test --workspace --test machines -- --test-threads=$(MACHINES) traffic:: || exit 1; \
 	done
+	FAULTS_KILLS=$(FAULTS_KILLS) cargo test --workspace --test machines -- --test-threads=1 faults::
 	SOAK_UPDATES=$(SOAK_UPDATES) SOAK_REQUESTS_PER_UPDATE=$(SOAK_REQUESTS_PER_UPDATE) \
 		SOAK_REQUESTS_PER_SECOND=$(SOAK_REQUESTS_PER_SECOND) SOAK_WORKERS=$(SOAK_WORKERS) \
 		cargo test --workspace --test machines -- --test-threads=1 traffic::rolling

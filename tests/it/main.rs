@@ -3,6 +3,7 @@
 mod containers;
 mod demo;
 mod document;
+mod faults;
 mod harness;
 mod images;
 mod inside_pods;

@@ -112,6 +112,9 @@ pub(crate) struct Up {
     /// The node's name; the machine's host name if not given
     #[arg(long, value_name = "NAME")]
     pub(crate) node_name: Option<String>,
+    /// Processes and threads that a pod may have: one that forks wildly harms nobody else
+    #[arg(long, default_value_t = 16_384, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) pod_pids_limit: u32,
     /// Connections that one address may have open to Services; 0 for no limit
     #[arg(long, default_value_t = 16_384, value_name = "NUMBER")]
     pub(crate) connections_per_client: u32,

@@ -324,6 +324,7 @@ fn agent_settings(options: &Up, directories: &Directories) -> agent::Settings {
         pod_range: options.pod_cidr,
         dns: dns_address(options.service_cidr),
         cluster_domain: CLUSTER_DOMAIN.to_owned(),
+        pod_pids_limit: i64::from(options.pod_pids_limit),
         executable: EXECUTABLE.into(),
     }
 }

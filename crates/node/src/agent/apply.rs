@@ -22,6 +22,7 @@ use super::news::News;
 use super::pod_task::PodTask;
 use super::pull_secrets;
 use super::runtime::{ContainerSignal, SandboxConfig, chain};
+use crate::cgroups::Limits;
 use crate::pod::{self, etc_files, limits, sharing};
 use crate::volumes;
 
@@ -70,7 +71,7 @@ impl PodTask {
         let config = SandboxConfig {
             uid: self.key.uid.clone(),
             hostname: etc_files::hostname(pod),
-            limits: limits::of_pod(pod),
+            limits: Limits { pids: Some(machine.settings.pod_pids_limit), ..limits::of_pod(pod) },
             sharing: sharing::of_pod(pod),
         };
         let containers = machine.settings.pod_data_dir(&self.key.uid).join("containers");

@@ -24,6 +24,8 @@ pub struct Settings {
     pub dns: Ipv4Addr,
     /// `cluster.local`, usually.
     pub cluster_domain: String,
+    /// Processes and threads that all containers of a pod together may have.
+    pub pod_pids_limit: i64,
     /// The `segue` program, whose `shim` command runs pods.
     pub executable: PathBuf,
 }
@@ -41,6 +43,7 @@ impl Settings {
             pod_range: "10.44.0.0/16".parse().expect("a range"),
             dns: Ipv4Addr::new(10, 45, 0, 10),
             cluster_domain: "cluster.local".to_owned(),
+            pod_pids_limit: 1024,
             executable: PathBuf::from("/proc/self/exe"),
         }
     }

@@ -59,6 +59,7 @@ impl World {
             pod_range: "10.44.0.0/16".parse().unwrap(),
             dns: Ipv4Addr::new(10, 45, 0, 10),
             cluster_domain: "cluster.local".to_owned(),
+            pod_pids_limit: 1024,
             executable: PathBuf::from("/proc/self/exe"),
         }
     }
