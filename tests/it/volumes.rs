@@ -20,7 +20,8 @@ fn what_is_mounted_follows_its_configmap_its_secret_and_the_pods_labels() {
     set("green");
     kubectl.apply(&format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: watcher, labels: {{stage: green}}}}\nspec:\n  terminationGracePeriodSeconds: 1\n  containers:\n  \
-         - name: shell\n    image: {SHELL}\n    args: [-c, 'sleep 600']\n    volumeMounts: [{{name: all, mountPath: /all}}]\n  volumes:\n  \
+         - name: shell\n    image: {SHELL}\n    args: [-c, 'sleep 600']\n    volumeMounts: [{{name: all, mountPath: /all}}, {{name: own, mountPath: /own}}]\n  volumes:\n  \
+         - {{name: own, emptyDir: {{}}}}\n  \
          - name: all\n    projected:\n      sources:\n      - configMap: {{name: settings}}\n      - secret: {{name: keys}}\n      \
          - downwardAPI: {{items: [{{path: stage, fieldRef: {{fieldPath: \"metadata.labels['stage']\"}}}}]}}\n"
     ));
@@ -33,6 +34,7 @@ fn what_is_mounted_follows_its_configmap_its_secret_and_the_pods_labels() {
         output_of(kubectl.command().args(["exec", "watcher", "--", "sh", "-c", &script]));
     };
     wait_until_it_reads("greengreen-tokengreen");
+    kubectl.run("exec watcher -- busybox chmod 0700 /own");
     set("blue");
     kubectl.run("label pod watcher --overwrite stage=blue");
     wait_until_it_reads("blueblue-tokenblue");
@@ -45,6 +47,11 @@ fn what_is_mounted_follows_its_configmap_its_secret_and_the_pods_labels() {
     kubectl.run("delete configmap settings");
     wait_until_it_reads("redred-tokenred");
     assert_eq!(kubectl.json("get pod watcher")["status"]["containerStatuses"][0]["restartCount"], 0);
+    assert_eq!(
+        kubectl.run("exec watcher -- busybox stat -c %a /own"),
+        "700\n",
+        "what a container writes to was touched"
+    );
     machine.down();
 }
 

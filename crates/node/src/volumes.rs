@@ -16,6 +16,9 @@ use crate::container::{MountAccess, MountSource};
 use crate::pod::references::{MissingReference, Names, References};
 use payload::Payload;
 
+/// Before the name of a directory that is being made; no volume's name begins like this.
+const UNFINISHED: &str = "..";
+
 /// A volume, as containers mount it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
@@ -106,9 +109,24 @@ pub(crate) fn place(settings: &Settings, pod: &Pod, name: &str) -> Option<Place>
     Some(place)
 }
 
-/// Makes every volume of the pod, or brings it up to date.
+/// Makes every volume of the pod.
 pub(crate) async fn prepare(settings: &Settings, client: &kube::Client, pod: &Pod) -> Result<(), VolumeError> {
-    for volume in volumes(pod) {
+    set_up_all(settings, client, pod, volumes(pod)).await
+}
+
+/// Brings up to date what volumes show; what containers write to is theirs.
+pub(crate) async fn refresh(settings: &Settings, client: &kube::Client, pod: &Pod) -> Result<(), VolumeError> {
+    let shows = |volume: &&Volume| volume.empty_dir.is_none() && volume.host_path.is_none();
+    set_up_all(settings, client, pod, volumes(pod).filter(shows)).await
+}
+
+async fn set_up_all(
+    settings: &Settings,
+    client: &kube::Client,
+    pod: &Pod,
+    volumes: impl Iterator<Item = &Volume>,
+) -> Result<(), VolumeError> {
+    for volume in volumes {
         let failed = |source| VolumeError { volume: volume.name.clone(), source };
         set_up(settings, client, pod, volume).await.map_err(failed)?;
     }
@@ -159,14 +177,27 @@ fn fs_group(pod: &Pod) -> Option<u32> {
     u32::try_from(security.fs_group?).ok()
 }
 
-/// Everybody may write to it, as Kubernetes has it; with an fsGroup it belongs to that group.
+/// Everybody may write to it, as Kubernetes has it; with an fsGroup it belongs to that group. Whose it is by the time that
+/// the machine has started again is the containers' affair.
 fn make_empty_dir(pod: &Pod, directory: &Path) -> Result<(), SetUpError> {
-    let failed = |source| SetUpError::Write { path: directory.to_owned(), source };
-    std::fs::create_dir_all(directory).map_err(failed)?;
-    let group = fs_group(pod);
-    std::os::unix::fs::chown(directory, None, group).map_err(failed)?;
-    let mode = if group.is_some() { 0o2777 } else { 0o777 };
-    std::fs::set_permissions(directory, std::fs::Permissions::from_mode(mode)).map_err(failed)
+    let make = || -> io::Result<()> {
+        if directory.try_exists()? {
+            return Ok(());
+        }
+        // It gets its name only when it is as it is to be.
+        let unfinished = directory.with_file_name(format!("{UNFINISHED}{}", name_of(directory)));
+        std::fs::create_dir_all(&unfinished)?;
+        let group = fs_group(pod);
+        std::os::unix::fs::chown(&unfinished, None, group)?;
+        let mode = if group.is_some() { 0o2777 } else { 0o777 };
+        std::fs::set_permissions(&unfinished, std::fs::Permissions::from_mode(mode))?;
+        std::fs::rename(&unfinished, directory)
+    };
+    make().map_err(|source| SetUpError::Write { path: directory.to_owned(), source })
+}
+
+fn name_of(directory: &Path) -> String {
+    directory.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 fn check_host_path(host_path: &HostPathVolumeSource) -> Result<(), SetUpError> {

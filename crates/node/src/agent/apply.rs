@@ -49,7 +49,14 @@ impl PodTask {
 
     async fn prepare_volumes(&mut self) {
         let machine = Arc::clone(&self.machine);
-        match volumes::prepare(&machine.settings, &machine.client, self.memory.pod()).await {
+        let (settings, client) = (&machine.settings, &machine.client);
+        let prepared = match self.memory.volumes {
+            Volumes::Stale { .. } => volumes::refresh(settings, client, self.memory.pod()).await,
+            Volumes::Unprepared | Volumes::Ready | Volumes::Failed { .. } => {
+                volumes::prepare(settings, client, self.memory.pod()).await
+            }
+        };
+        match prepared {
             Ok(()) => {
                 self.memory.volumes = Volumes::Ready;
                 self.memory.tried_with_success();

@@ -83,12 +83,10 @@ where
             warn!(error = chain(&error), "the watch of what pods mount broke; watching again");
             tokio::time::sleep(RETRY).await;
         }
-        // Without pods nobody hears it.
-        let _ = changes.send(Change::Any);
     }
 }
 
-/// Until the API ends it. What happens between two watches is told as [`Change::Any`], after the next has begun.
+/// Until the API ends it. What happened between two watches is told as [`Change::Any`], once the next has begun.
 async fn watch_once<K>(
     api: &Api<K>,
     shown: fn(String) -> Shown,
@@ -99,6 +97,8 @@ where
 {
     let version = api.list(&ListParams::default().limit(1)).await?.metadata.resource_version.unwrap_or_default();
     let mut events = api.watch(&WatchParams::default().timeout(WATCH_SECONDS), &version).await?.boxed();
+    // Without pods nobody hears it.
+    let _ = changes.send(Change::Any);
     while let Some(event) = events.try_next().await? {
         match event {
             WatchEvent::Added(object) | WatchEvent::Modified(object) | WatchEvent::Deleted(object) => {
