@@ -21,7 +21,7 @@ pub enum StopCause {
     /// Its deletion was asked for, and the node wants to signal its containers.
     Deletion,
     /// Its node ends it, and has shown so.
-    Eviction,
+    NodesEnd,
     /// The engine goes down and takes all pods with it.
     Down,
 }
@@ -57,7 +57,7 @@ pub fn safe_to_stop(pod: &Pod, cause: StopCause, now: Timestamp) -> Result<(), N
     match cause {
         StopCause::Down => Ok(()),
         StopCause::ScaleDown { standing, floor } => leaves_enough(standing, floor),
-        StopCause::Deletion | StopCause::Eviction => is_drained(pod, now),
+        StopCause::Deletion | StopCause::NodesEnd => is_drained(pod, now),
     }
 }
 

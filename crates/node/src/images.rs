@@ -29,7 +29,7 @@ use std::time::Duration;
 use decide::image_garbage::Disk;
 use decide::images::ImageReference;
 use oci_spec::image::ImageConfiguration;
-use tokio::sync::RwLock;
+use tokio::sync::{OwnedRwLockReadGuard, RwLock};
 use tokio::task::JoinError;
 
 pub use archive::{LoadError, Loaded};
@@ -47,7 +47,7 @@ use index::{Entry, Index, Origin};
 use layers::Layers;
 use limits::Limits;
 use manifest::{Contents, Document};
-use scratch::Scratch;
+use scratch::{Scratch, Temporary};
 use turns::Turns;
 
 /// `segue image load` takes no longer between the first of an image's content and its name.
@@ -85,7 +85,13 @@ struct Inner {
     turns: Arc<Turns>,
     scratch: Arc<Scratch>,
     /// Held by who brings content in before it has a name, and alone by who removes what has none.
-    sweeping: RwLock<()>,
+    sweeping: Arc<RwLock<()>>,
+}
+
+/// While it lives, no content goes.
+#[derive(Debug)]
+pub struct Unswept {
+    pub(crate) _lock: OwnedRwLockReadGuard<()>,
 }
 
 impl ImageStore {
@@ -110,7 +116,7 @@ impl ImageStore {
                 layers: Layers::open(directory, Arc::clone(&scratch), Arc::clone(&turns))?,
                 turns,
                 scratch,
-                sweeping: RwLock::new(()),
+                sweeping: Arc::default(),
             }),
         })
     }
@@ -123,14 +129,14 @@ impl ImageStore {
         mirrors: &Mirrors,
         keyring: &Keyring,
     ) -> Result<Image, PullError> {
-        let _unswept = self.inner.sweeping.read().await;
+        let _unswept = self.unswept().await;
         registry::pull(self, reference, mirrors, keyring).await
     }
 
     /// Loads all images of an archive of `docker save` or of an OCI archive, compressed or not, under the names that
     /// the archive gives them.
     pub async fn load(&self, archive: impl Read + Send + 'static) -> Result<Vec<Loaded>, LoadError> {
-        let _unswept = self.inner.sweeping.read().await;
+        let _unswept = self.unswept().await;
         let inner = Arc::clone(&self.inner);
         blocking(move || archive::load(&inner, archive)).await
     }
@@ -166,16 +172,38 @@ impl ImageStore {
         blocking(move || Index::change(&inner.directory, &inner.scratch, |index| index.remove(&reference))).await
     }
 
+    /// Keeps all content that is here, until the answer is dropped.
+    pub async fn unswept(&self) -> Unswept {
+        Unswept { _lock: Arc::clone(&self.inner.sweeping).read_owned().await }
+    }
+
     /// Removes content that no name leads to, except layers that are `used` and what is so young that another process
-    /// may be about to give it a name. Waits for pulls to end.
-    pub async fn sweep(&self, used: BTreeSet<PathBuf>) -> Result<(), StoreError> {
+    /// may be about to give it a name. Nobody starts to use a layer after `used` is asked. Does nothing while content
+    /// comes in: waiting for that would hold up whatever comes next.
+    pub async fn sweep<E>(&self, used: impl FnOnce() -> Result<BTreeSet<PathBuf>, E> + Send + 'static) -> Result<(), E>
+    where
+        E: From<StoreError> + Send + 'static,
+    {
         self.sweep_older(used, SPARED_FOR).await
     }
 
-    async fn sweep_older(&self, used: BTreeSet<PathBuf>, than: Duration) -> Result<(), StoreError> {
-        let _alone = self.inner.sweeping.write().await;
+    async fn sweep_older<E>(
+        &self,
+        used: impl FnOnce() -> Result<BTreeSet<PathBuf>, E> + Send + 'static,
+        than: Duration,
+    ) -> Result<(), E>
+    where
+        E: From<StoreError> + Send + 'static,
+    {
+        let Ok(alone) = Arc::clone(&self.inner.sweeping).try_write_owned() else { return Ok(()) };
         let inner = Arc::clone(&self.inner);
-        blocking(move || inner.sweep(used, than)).await
+        blocking(move || {
+            let gone = inner.move_unused_away(used()?, than)?;
+            drop(alone);
+            drop(gone);
+            Ok(())
+        })
+        .await
     }
 
     /// Bytes of the filesystem that holds the store.
@@ -205,7 +233,7 @@ impl Image {
 }
 
 impl Inner {
-    fn sweep(&self, used: BTreeSet<PathBuf>, older_than: Duration) -> Result<(), StoreError> {
+    fn move_unused_away(&self, used: BTreeSet<PathBuf>, older_than: Duration) -> Result<Vec<Temporary>, StoreError> {
         let _lock = scratch::lock(&self.directory)?;
         let (mut blobs, mut layers) = (BTreeSet::new(), used);
         for (_, entry) in Index::read(&self.directory)?.iter() {
@@ -215,8 +243,9 @@ impl Inner {
             layers.extend(contents.layers.iter().map(|layer| self.layers.path(layer)));
         }
         // What a layer was unpacked from is needed no more.
-        disk::remove_others(self.blobs.directory(), &blobs, older_than)?;
-        disk::remove_others(self.layers.directory(), &layers, older_than)
+        let mut gone = disk::move_others_away(self.blobs.directory(), &blobs, older_than, &self.scratch)?;
+        gone.extend(disk::move_others_away(self.layers.directory(), &layers, older_than, &self.scratch)?);
+        Ok(gone)
     }
 
     fn record(&self, reference: &ImageReference, entry: Entry, contents: Contents) -> Result<Image, StoreError> {

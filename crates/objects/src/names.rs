@@ -63,3 +63,6 @@ pub const OPAQUE_PORTS: &str = "segue.dev/opaque-ports";
 pub const DISRUPTION_TARGET: &str = "DisruptionTarget";
 /// The reason of [`DISRUPTION_TARGET`] when that is the pod's node.
 pub const TERMINATION_BY_KUBELET: &str = "TerminationByKubelet";
+
+/// Reason in the status of a pod that was active for longer than it may.
+pub const DEADLINE_EXCEEDED: &str = "DeadlineExceeded";

@@ -108,18 +108,28 @@ pub fn deleted_at(pod: &Pod) -> Option<Timestamp> {
     ends.checked_sub(SignedDuration::from_secs(grace)).ok()
 }
 
-/// When it was shown that its node evicts the pod, which drains it as a deletion does.
+/// Since when its node ends the pod by itself and shows so, which drains it as a deletion does.
 #[must_use]
-pub fn evicted_at(pod: &Pod) -> Option<Timestamp> {
+pub fn node_ends_since(pod: &Pod) -> Option<Timestamp> {
+    evicted_at(pod).or_else(|| outlived_at(pod)).filter(|_| !is_finished(pod))
+}
+
+fn evicted_at(pod: &Pod) -> Option<Timestamp> {
     let disrupted = condition(pod, names::DISRUPTION_TARGET)?;
     let is_nodes = disrupted.status == "True" && disrupted.reason.as_deref() == Some(names::TERMINATION_BY_KUBELET);
-    disrupted.last_transition_time.as_ref().filter(|_| is_nodes && !is_finished(pod)).map(|time| time.0)
+    disrupted.last_transition_time.as_ref().filter(|_| is_nodes).map(|time| time.0)
+}
+
+fn outlived_at(pod: &Pod) -> Option<Timestamp> {
+    let status = pod.status.as_ref().filter(|status| status.reason.as_deref() == Some(names::DEADLINE_EXCEEDED))?;
+    let allowed = SignedDuration::from_secs(pod.spec.as_ref()?.active_deadline_seconds?);
+    status.start_time.as_ref()?.0.checked_add(allowed).ok()
 }
 
 /// Since when the pod is to go, for whatever reason.
 #[must_use]
 pub fn leaves_since(pod: &Pod) -> Option<Timestamp> {
-    deleted_at(pod).or_else(|| evicted_at(pod))
+    deleted_at(pod).or_else(|| node_ends_since(pod))
 }
 
 /// The grace period that somebody chose when deleting the pod.
@@ -139,7 +149,7 @@ pub fn requests(pod: &Pod) -> Resources {
     let mut peak = Resources::default();
     for container in spec.init_containers.iter().flatten() {
         let asked = container_requests(container);
-        if container.restart_policy.as_deref() == Some("Always") {
+        if is_sidecar(container) {
             kept_running = kept_running.plus(asked);
             peak = peak.at_least(kept_running);
         } else {
@@ -152,6 +162,19 @@ pub fn requests(pod: &Pod) -> Resources {
         memory_bytes: overhead.get("memory").map_or(0, quantity::bytes),
     });
     peak.at_least(together).plus(overhead)
+}
+
+/// Those that run as long as the pod does: its containers and the init containers that keep running.
+pub fn serving_containers(pod: &Pod) -> impl Iterator<Item = &Container> {
+    pod.spec.iter().flat_map(|spec| {
+        let sidecars = spec.init_containers.iter().flatten().filter(|container| is_sidecar(container));
+        spec.containers.iter().chain(sidecars)
+    })
+}
+
+/// An init container that keeps running.
+fn is_sidecar(container: &Container) -> bool {
+    container.restart_policy.as_deref() == Some("Always")
 }
 
 /// `Guaranteed`, `Burstable` or `BestEffort`.

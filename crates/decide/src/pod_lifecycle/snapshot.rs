@@ -26,7 +26,7 @@ pub struct PodSnapshot {
     /// Why the node has found that it must end the pod, if it has.
     pub nodes_end: Option<NodesEnd>,
     /// How long ago it was shown that the node evicts the pod, measured without the wall clock since it was seen.
-    pub evicted_for: Option<SignedDuration>,
+    pub ending_for: Option<SignedDuration>,
     pub volumes: Volumes,
     pub files: Files,
     pub object: Object,
@@ -414,7 +414,7 @@ impl EndReason {
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
-            Self::DeadlineExceeded => "DeadlineExceeded",
+            Self::DeadlineExceeded => objects::names::DEADLINE_EXCEEDED,
             Self::Evicted => "Evicted",
             Self::SysctlForbidden => "SysctlForbidden",
         }

@@ -69,8 +69,9 @@ pub(super) fn finish(pod: &PodSnapshot, now: Timestamp, plan: &mut Plan) {
             Some(EndReason::Evicted) => StopReason::Evicted,
             Some(EndReason::SysctlForbidden) | None => StopReason::PodFinished,
         };
-        let evicted_for = pod.evicted_for.unwrap_or_default();
-        if reason != StopReason::Evicted || may_be_signalled(pod, StopCause::Eviction, evicted_for, now, plan) {
+        // Containers that are left when the others have ended for good serve nobody.
+        let serves = reason != StopReason::PodFinished;
+        if !serves || may_be_signalled(pod, StopCause::NodesEnd, pod.ending_for.unwrap_or_default(), now, plan) {
             stop_containers(pod, reason, objects::pods::grace_period(&pod.pod), now, plan);
         }
     } else if pod.sandbox != Sandbox::Absent {

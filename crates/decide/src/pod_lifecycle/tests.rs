@@ -38,7 +38,7 @@ fn pod(spec: Value) -> PodSnapshot {
         host_ip: "192.0.2.1".to_owned(),
         active_for: Some(seconds(100)),
         nodes_end: None,
-        evicted_for: None,
+        ending_for: None,
         volumes: Volumes::Ready,
         files: Files::Kept,
         object: Object::Kept,
@@ -284,6 +284,34 @@ fn a_deleted_pod_drains_stops_and_goes() {
     let waiting = next_steps(&deleted(5), at(NOW));
     assert!(matches!(waiting.waiting_on[..], [WaitingOn::Drain(_)]));
     assert_eq!(waiting.look_again_at, Some(at(NOW + 25)));
+}
+
+#[test]
+fn a_pod_that_its_node_ends_drains_as_a_deleted_one_does() {
+    let outlived = pod(json!({"activeDeadlineSeconds": 70})).running("c").but(|pod| pod.ending_for = Some(seconds(5)));
+    let evicted = pod(json!({})).but(|pod| {
+        pod.nodes_end = Some(NodesEnd { reason: EndReason::Evicted, message: "too much".to_owned() });
+        pod.ending_for = Some(seconds(5));
+    });
+    for (pod, reason) in [(outlived, StopReason::DeadlineExceeded), (evicted.running("c"), StopReason::Evicted)] {
+        assert_eq!(steps(&pod), [], "{reason:?}");
+        assert_eq!(next_steps(&pod, at(NOW)).look_again_at, Some(at(NOW + 25)), "{reason:?}");
+        assert_eq!(steps(&pod.clone().drained()), [stop(reason, 30)]);
+        assert_eq!(steps(&pod.but(|pod| pod.ending_for = Some(seconds(30)))), [stop(reason, 30)]);
+    }
+}
+
+#[test]
+fn a_sysctl_is_forbidden_to_a_pod_that_starts_but_not_to_one_that_runs() {
+    let asking = || pod(json!({"securityContext": {"sysctls": [{"name": "kernel.msgmax", "value": "1"}]}}));
+    assert_eq!(shown(&asking().running("c"))["phase"], "Running");
+    let new = asking().but(|pod| pod.sandbox = Sandbox::Absent);
+    assert_eq!(
+        (shown(&new)["phase"].clone(), shown(&new)["reason"].clone()),
+        (json!("Failed"), json!("SysctlForbidden"))
+    );
+    let recorded = new.reported().but(|pod| pod.sandbox = Sandbox::Ready { ip: "10.44.0.2".to_owned() });
+    assert_eq!(steps(&recorded), [PodStep::RemoveSandbox]);
 }
 
 #[test]

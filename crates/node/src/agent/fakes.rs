@@ -11,15 +11,15 @@ use decide::image_garbage::Disk;
 use decide::images::ImageReference;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, RwLock};
 
-use super::images::Images;
+use super::images::{Images, LayersInUse};
 use super::runtime::{
     Cause, ContainerSignal, ExecAnswer, Found, PodSandbox, Runtime, RuntimeError, SandboxConfig, Started,
 };
 use crate::container::ContainerConfig;
-use crate::images::{Digest, Image, Keyring};
-use crate::shim::protocol::{ContainerState, Exit, Status};
+use crate::images::{Digest, Image, Keyring, Unswept};
+use crate::shim::protocol::{ContainerState, Exit, LEVEL, Status};
 
 /// Pods in memory. Clones share them.
 #[derive(Clone, Debug, Default)]
@@ -37,6 +37,7 @@ struct State {
     cannot_run: BTreeSet<String>,
     cannot_create_sandboxes: bool,
     cannot_create: BTreeSet<String>,
+    older_shims: bool,
 }
 
 #[derive(Debug)]
@@ -103,6 +104,11 @@ impl FakeRuntime {
     /// The container can't be made.
     pub fn cannot_create(&self, container: &str) {
         self.lock().cannot_create.insert(container.to_owned());
+    }
+
+    /// Whatever shims there are were made by the first Segue.
+    pub fn shims_are_older(&self) {
+        self.lock().older_shims = true;
     }
 
     /// Every shim dies, and its containers with it.
@@ -182,6 +188,11 @@ impl Runtime for FakeRuntime {
 impl PodSandbox for FakeSandbox {
     fn ip(&self) -> Ipv4Addr {
         self.ip
+    }
+
+    fn level(&self) -> u32 {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.older_shims { 0 } else { LEVEL }
     }
 
     fn containers(&self) -> BoxFuture<'_, Result<Vec<ContainerState>, RuntimeError>> {
@@ -365,8 +376,12 @@ impl Images for FakeImages {
         Box::pin(async { Ok(Vec::new()) })
     }
 
-    fn remove(&self, _: Vec<ImageReference>, _: BTreeSet<PathBuf>) -> BoxFuture<'_, Result<(), Cause>> {
+    fn remove(&self, _: Vec<ImageReference>, _: LayersInUse) -> BoxFuture<'_, Result<(), Cause>> {
         Box::pin(async { Ok(()) })
+    }
+
+    fn unswept(&self) -> BoxFuture<'_, Unswept> {
+        Box::pin(async { Unswept { _lock: Arc::new(RwLock::default()).read_owned().await } })
     }
 
     fn pull<'a>(&'a self, image: &'a ImageReference, _: Keyring) -> BoxFuture<'a, Result<Image, Cause>> {

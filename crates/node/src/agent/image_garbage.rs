@@ -58,12 +58,12 @@ async fn collect_once(machine: &Machine, last_used: &mut BTreeMap<String, Timest
         return Ok(());
     }
     let names: Vec<String> = decision.steps.into_iter().map(|step| step.name).collect();
-    let layers = layers_in_use(&machine.settings)?;
+    let settings = machine.settings.clone();
     if !names.is_empty() {
         info!(?names, "removing images that nobody uses");
     }
     let references = names.iter().filter_map(|name| ImageReference::parse(name).ok()).collect();
-    machine.images.remove(references, layers).await
+    machine.images.remove(references, Box::new(move || layers_in_use(&settings))).await
 }
 
 fn stored(

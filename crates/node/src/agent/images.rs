@@ -8,7 +8,7 @@ use decide::images::ImageReference;
 use futures::future::BoxFuture;
 
 use super::runtime::{Cause, chain};
-use crate::images::{Image, ImageStore, Keyring, Mirrors};
+use crate::images::{Image, ImageStore, Keyring, Mirrors, Unswept};
 
 /// Has images, or gets them.
 pub trait Images: Send + Sync + 'static {
@@ -24,9 +24,15 @@ pub trait Images: Send + Sync + 'static {
     /// All that are here.
     fn list(&self) -> BoxFuture<'_, Result<Vec<Image>, Cause>>;
 
-    /// Takes these names away, and then all content but layers in use to which no name leads.
-    fn remove(&self, names: Vec<ImageReference>, used: BTreeSet<PathBuf>) -> BoxFuture<'_, Result<(), Cause>>;
+    /// Takes these names away, and then all content to which no name leads, but for the layers in use.
+    fn remove(&self, names: Vec<ImageReference>, used: LayersInUse) -> BoxFuture<'_, Result<(), Cause>>;
+
+    /// Keeps all content that is here, until the answer is dropped.
+    fn unswept(&self) -> BoxFuture<'_, Unswept>;
 }
+
+/// Asked when nobody can start to use a layer any more.
+pub(super) type LayersInUse = Box<dyn FnOnce() -> Result<BTreeSet<PathBuf>, Cause> + Send>;
 
 /// The machine's image store and where it pulls from.
 #[derive(Clone, Debug)]
@@ -67,12 +73,16 @@ impl Images for StoredImages {
         Box::pin(async move { Ok(self.store.list().await?) })
     }
 
-    fn remove(&self, names: Vec<ImageReference>, used: BTreeSet<PathBuf>) -> BoxFuture<'_, Result<(), Cause>> {
+    fn remove(&self, names: Vec<ImageReference>, used: LayersInUse) -> BoxFuture<'_, Result<(), Cause>> {
         Box::pin(async move {
             for name in names {
                 self.store.remove(&name).await?;
             }
-            Ok(self.store.sweep(used).await?)
+            self.store.sweep(used).await
         })
+    }
+
+    fn unswept(&self) -> BoxFuture<'_, Unswept> {
+        Box::pin(self.store.unswept())
     }
 }

@@ -31,7 +31,7 @@ pub(super) struct Memory {
     /// When the deletion, the order to go down or the pod's start was seen, and how old it was then.
     pub(super) deletion: Option<Seen>,
     pub(super) order_down: Option<Seen>,
-    pub(super) eviction: Option<Seen>,
+    pub(super) ending: Option<Seen>,
     pub(super) nodes_end: Option<NodesEnd>,
     /// For as long as there is a sandbox.
     pub(super) measuring: Option<Measuring>,
@@ -108,7 +108,7 @@ impl Memory {
             object: Object::Kept,
             deletion: None,
             order_down: None,
-            eviction: None,
+            ending: None,
             nodes_end: None,
             measuring: None,
             start: None,

@@ -38,6 +38,9 @@ pub trait PodSandbox: Send + Sync + 'static {
     /// The pod's address.
     fn ip(&self) -> Ipv4Addr;
 
+    /// What its shim can do: see `shim::protocol::LEVEL`.
+    fn level(&self) -> u32;
+
     /// Every container that was created here and not removed.
     fn containers(&self) -> BoxFuture<'_, Result<Vec<ContainerState>, RuntimeError>>;
 

@@ -18,7 +18,7 @@ use crate::container::ContainerConfig;
 use crate::pod_network::PodNetwork;
 use crate::shim::Whose;
 use crate::shim::client::{ShimClient, ShimConfig, ShimError};
-use crate::shim::protocol::{ContainerState, FailureKind};
+use crate::shim::protocol::{ContainerState, FailureKind, LEVEL};
 
 /// A shim that was told to end has no container left and ends at once.
 const SHIM_ENDS_WITHIN: Duration = Duration::from_secs(10);
@@ -36,6 +36,7 @@ pub(crate) struct Shims {
 struct ShimSandbox {
     uid: String,
     ip: Ipv4Addr,
+    level: u32,
     client: ShimClient,
 }
 
@@ -113,7 +114,7 @@ impl Shims {
                 self.settings.host_ip
             }
         };
-        Ok(found(config.uid.clone(), ip, client, wake))
+        Ok(found(config.uid.clone(), ip, LEVEL, client, wake))
     }
 
     /// There once a pod in the machine's network is complete.
@@ -128,7 +129,9 @@ impl Shims {
             true => Some(self.settings.host_ip),
             false => self.network.address(uid)?,
         };
-        Ok(ip.map(|ip| found(uid.to_owned(), ip, client, wake)))
+        let Some(ip) = ip else { return Ok(None) };
+        let state = tokio::time::timeout(SHIM_ANSWERS_WITHIN, client.state()).await??;
+        Ok(Some(found(uid.to_owned(), ip, state.level, client, wake)))
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
@@ -192,6 +195,10 @@ impl PodSandbox for ShimSandbox {
         self.ip
     }
 
+    fn level(&self) -> u32 {
+        self.level
+    }
+
     fn containers(&self) -> BoxFuture<'_, Result<Vec<ContainerState>, RuntimeError>> {
         let failed = |source| RuntimeError::State { uid: self.uid.clone(), source };
         Box::pin(async move {
@@ -250,9 +257,9 @@ impl PodSandbox for ShimSandbox {
     }
 }
 
-fn found(uid: String, ip: Ipv4Addr, client: ShimClient, wake: Arc<Notify>) -> Found {
+fn found(uid: String, ip: Ipv4Addr, level: u32, client: ShimClient, wake: Arc<Notify>) -> Found {
     tokio::spawn(wake_on_changes(client.clone(), wake));
-    Arc::new(ShimSandbox { uid, ip, client })
+    Arc::new(ShimSandbox { uid, ip, level, client })
 }
 
 /// Ends with the shim, or when nobody else holds the sandbox and its pod.

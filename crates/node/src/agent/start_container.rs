@@ -16,7 +16,8 @@ use crate::container::ContainerConfig;
 use crate::images::Image;
 use crate::pod::downward::Facts;
 use crate::pod::references::{Names, References};
-use crate::pod::{self, ConfigError, Ingredients, service_links, termination_message};
+use crate::pod::{self, ConfigError, Ingredients, service_links, sharing, termination_message};
+use crate::shim::protocol;
 
 /// How long a container that could not be created waits; Kubernetes' number.
 const CREATE_RETRY: SignedDuration = SignedDuration::from_secs(10);
@@ -38,6 +39,10 @@ enum StartError {
     EtcFiles(#[source] std::io::Error),
     #[error("cannot make the file for the container's termination message")]
     TerminationMessage(#[source] std::io::Error),
+    #[error("an earlier Segue made this pod, which can't do all that it asks for: delete it, so that it is made anew")]
+    OlderShim,
+    #[error("the container's image was removed after it was found on this machine")]
+    ImageGone,
     #[error("cannot write down which layers the container stands on")]
     NoteLayers(#[source] std::io::Error),
     #[error("cannot clear the container's last run away")]
@@ -72,15 +77,25 @@ impl PodTask {
         image: &Image,
     ) -> Result<Started, StartError> {
         let config = self.configure(sandbox, container, attempt, image).await?;
+        if sandbox.level() < protocol::level_needed(&config, &sharing::of_pod(self.memory.pod())) {
+            return Err(StartError::OlderShim);
+        }
         self.clear_last_runs(sandbox, container, attempt).await?;
         // The sandbox may be older than this engine, and its maker may have been killed before it came to them.
         self.machine.write_etc_files(self.memory.pod(), sandbox.ip()).map_err(StartError::EtcFiles)?;
         termination_message::prepare(&self.machine.settings, &self.key.uid, &config.id)
             .map_err(StartError::TerminationMessage)?;
-        image_garbage::note_layers(&self.machine.settings, &self.key.uid, &config.id, &config.rootfs.lower)
-            .map_err(StartError::NoteLayers)?;
+        self.note_layers(&config).await?;
         let _turn = self.machine.starts.acquire().await;
         Ok(sandbox.start(config).await?)
+    }
+
+    async fn note_layers(&self, config: &ContainerConfig) -> Result<(), StartError> {
+        let _unswept = self.machine.images.unswept().await;
+        let layers = &config.rootfs.lower;
+        image_garbage::note_layers(&self.machine.settings, &self.key.uid, &config.id, layers)
+            .map_err(StartError::NoteLayers)?;
+        if layers.iter().all(|layer| layer.is_dir()) { Ok(()) } else { Err(StartError::ImageGone) }
     }
 
     async fn configure(
@@ -178,6 +193,8 @@ impl PodTask {
         let reason = match error {
             StartError::Config(_) | StartError::Fetch(_) => FailureReason::CreateContainerConfigError,
             StartError::Runtime(_)
+            | StartError::OlderShim
+            | StartError::ImageGone
             | StartError::EtcFiles(_)
             | StartError::TerminationMessage(_)
             | StartError::NoteLayers(_)
@@ -186,7 +203,7 @@ impl PodTask {
         let message = chain(error);
         let known = self.memory.container_mut(container);
         known.failure = Some(Failure { reason, message: message.clone(), retry_at });
-        if let StartError::Runtime(_) = error {
+        if let StartError::Runtime(_) | StartError::ImageGone = error {
             // Its image may have been removed in between.
             known.image = ImageState::Unasked;
             known.local_image = None;

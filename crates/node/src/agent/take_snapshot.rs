@@ -41,7 +41,7 @@ impl PodTask {
             host_ip: self.machine.settings.host_ip.to_string(),
             active_for: self.active_for(&pod, now),
             nodes_end: self.memory.nodes_end.clone(),
-            evicted_for: self.evicted_for(&pod, now),
+            ending_for: self.ending_for(&pod, now),
             volumes: self.memory.volumes.clone(),
             files: self.memory.files,
             object: self.memory.object,
@@ -151,9 +151,9 @@ impl PodTask {
         Some(seen.age(now))
     }
 
-    fn evicted_for(&mut self, pod: &Pod, now: Timestamp) -> Option<SignedDuration> {
-        let evicted_at = objects::pods::evicted_at(pod)?;
-        let seen = self.memory.eviction.get_or_insert_with(|| Seen::now(evicted_at, Timestamp::now(), now));
+    fn ending_for(&mut self, pod: &Pod, now: Timestamp) -> Option<SignedDuration> {
+        let since = objects::pods::node_ends_since(pod)?;
+        let seen = self.memory.ending.get_or_insert_with(|| Seen::now(since, Timestamp::now(), now));
         Some(seen.age(now))
     }
 

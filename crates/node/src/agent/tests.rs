@@ -4,7 +4,7 @@ mod api;
 mod real;
 
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -504,6 +504,25 @@ async fn a_command_that_is_not_there_is_a_start_error() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_image_that_goes_before_the_start_is_looked_for_once_more() {
+    let world = World::new();
+    world.images.has_with("app:1", Path::new("/removed"));
+    world.create_pod(json!({}));
+    world.container_state("/state/waiting/reason", "CreateContainerError").await;
+    world.images.has("app:1");
+    world.ready().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_older_shim_would_ignore_is_refused() {
+    let world = World::new();
+    world.runtime.shims_are_older();
+    world.create_pod_with(json!({"shareProcessNamespace": true}), json!({}));
+    world.container_state("/state/waiting/reason", "CreateContainerError").await;
+    assert_eq!(world.runtime.running(), Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_missing_reference_keeps_the_container_from_being_created() {
     let world = World::new();
     world.create_pod(json!({"envFrom": [{"configMapRef": {"name": "settings"}}]}));
@@ -571,6 +590,10 @@ async fn a_pod_fails_when_its_deadline_is_over() {
     world.create_pod_with(json!({"activeDeadlineSeconds": 20}), json!({}));
     world.ready().await;
     let started = Instant::now();
+    let drains = |api: &FakeApi| (api.pod("web")?.status?.reason? == "DeadlineExceeded").then_some(());
+    world.api.until("it says so", drains).await;
+    assert_eq!(world.runtime.running(), ["c-0"], "it was signalled before it was drained");
+    world.api.set_condition("web", names::DRAINED, "True", "Idle");
     let pod = world
         .api
         .until("it fails", |api| {

@@ -7,6 +7,8 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use super::scratch::{Scratch, Temporary};
+
 /// What failed in the image store's directory.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -55,12 +57,15 @@ pub(crate) fn list(path: &Path) -> Result<Vec<PathBuf>, StoreError> {
     fs::read_dir(path).map_err(failed)?.map(|entry| entry.map(|entry| entry.path()).map_err(failed)).collect()
 }
 
-/// Removes everything in a directory but what is `kept` and what changed within `spared_for`.
-pub(crate) fn remove_others(
+/// Moves everything in a directory but what is `kept` and what changed within `spared_for` to names of `scratch`, where
+/// it vanishes when the answer is dropped: nothing is ever there in half under its own name.
+pub(crate) fn move_others_away(
     directory: &Path,
     kept: &BTreeSet<PathBuf>,
     spared_for: Duration,
-) -> Result<(), StoreError> {
+    scratch: &Scratch,
+) -> Result<Vec<Temporary>, StoreError> {
+    let mut moved = Vec::new();
     for path in list(directory)?.into_iter().filter(|path| !kept.contains(path)) {
         let metadata = std::fs::symlink_metadata(&path);
         let metadata = metadata.map_err(|source| StoreError::Read { path: path.clone(), source })?;
@@ -70,10 +75,14 @@ pub(crate) fn remove_others(
         if changed.map_or(Duration::ZERO, |time| time.elapsed().unwrap_or_default()) < spared_for {
             continue;
         }
-        let removed = if metadata.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
-        removed.map_err(|source| StoreError::Remove { path, source })?;
+        let temporary = scratch.temporary();
+        fs::rename(&path, temporary.path()).map_err(|source| StoreError::Remove { path, source })?;
+        moved.push(temporary);
     }
-    Ok(())
+    if !moved.is_empty() {
+        sync(&open(directory)?, directory)?;
+    }
+    Ok(moved)
 }
 
 /// Writes a file so that after a crash it has either its old bytes or the new ones.

@@ -109,12 +109,34 @@ async fn a_sweep_leaves_what_names_lead_to_what_containers_stand_on_and_what_is_
     for name in ["app:2", "app:3"] {
         assert!(store.remove(&reference(name)).await.unwrap());
     }
-    store.sweep(BTreeSet::new()).await.unwrap();
+    let keep = |layers: &[&PathBuf]| {
+        let layers: BTreeSet<PathBuf> = layers.iter().copied().cloned().collect();
+        move || Ok::<_, StoreError>(layers)
+    };
+    store.sweep(keep(&[])).await.unwrap();
     assert!(goes.is_dir() && runs.is_dir(), "what is young was removed");
-    store.sweep_older([runs.clone()].into(), Duration::ZERO).await.unwrap();
+    let unswept = store.unswept().await;
+    store.sweep_older(keep(&[]), Duration::ZERO).await.unwrap();
+    assert!(goes.is_dir(), "it went while somebody counted on it");
+    drop(unswept);
+    store.sweep_older(keep(&[&runs]), Duration::ZERO).await.unwrap();
     assert!(!goes.exists() && runs.is_dir());
     assert_eq!(store.resolve(&reference("app:1")).await.unwrap().unwrap().layers, [stays]);
-    store.sweep_older(BTreeSet::new(), Duration::ZERO).await.unwrap();
+    store.sweep_older(keep(&[]), Duration::ZERO).await.unwrap();
     assert!(!runs.exists());
     assert!(store.resolve(&reference("app:1")).await.unwrap().is_some());
+}
+
+#[test]
+fn what_a_sweep_takes_is_never_there_in_half() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = ImageStore::open(directory.path()).unwrap();
+    let layers = store.inner.layers.directory();
+    std::fs::create_dir_all(layers.join("a/of/many")).unwrap();
+    let moved = store.inner.move_unused_away(BTreeSet::new(), Duration::ZERO).unwrap();
+    assert!(!layers.join("a").exists());
+    assert!(moved[0].path().join("of/many").is_dir(), "it was removed under its own name");
+    let temporary = moved[0].path().to_owned();
+    drop(moved);
+    assert!(!temporary.exists());
 }

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use super::journal::log;
 use super::output::Output;
-use super::protocol::{Answer, ContainerState, Event, Exit, Failure, FailureKind, PodState, Status};
+use super::protocol::{Answer, ContainerState, Event, Exit, Failure, FailureKind, LEVEL, PodState, Status};
 use super::server::{Caller, Outgoing};
 use crate::container::runtime::{self, Created, Joining, Pod, RuntimeError};
 use crate::container::{ContainerConfig, Processes, chain};
@@ -72,7 +72,7 @@ impl Containers {
 
     pub(super) fn state(&self) -> PodState {
         let containers = self.all.values().map(|container| container.state.clone()).collect();
-        PodState { pod_uid: self.pod_uid.clone(), containers }
+        PodState { pod_uid: self.pod_uid.clone(), containers, level: LEVEL }
     }
 
     pub(super) fn create(&mut self, config: ContainerConfig) -> Result<Answer, Failure> {

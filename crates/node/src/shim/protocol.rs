@@ -7,10 +7,14 @@ use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::container::ContainerConfig;
+use super::Sharing;
+use crate::container::{ContainerConfig, Privilege, Seccomp};
 
 /// The version that every frame carries.
 pub const VERSION: u32 = 1;
+/// What a shim of this Segue can do beyond what the first could, which ignores what it does not know.
+/// 1: parts of volumes, profiles of system calls, privileged containers, and all of [`Sharing`].
+pub const LEVEL: u32 = 1;
 /// A frame beyond this ends the connection. A container with 1,000 variables of 1 KiB fits.
 pub const MAX_FRAME_BYTES: usize = 4 * 1024 * 1024;
 /// What is kept of the output of a process run in a container; the kubelet keeps as much of a probe's.
@@ -121,6 +125,9 @@ pub struct PodState {
     pub pod_uid: String,
     /// In the order of creation, those that were removed left out.
     pub containers: Vec<ContainerState>,
+    /// Its [`LEVEL`].
+    #[serde(default)]
+    pub level: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -199,6 +206,17 @@ pub enum ProtocolError {
     Encode(#[source] serde_json::Error),
     #[error("a frame of version {0} was made by a newer Segue; this one understands version {VERSION}")]
     Version(u32),
+}
+
+/// The level of a shim that does all that is asked for. What an earlier one only confines more is no reason.
+#[must_use]
+pub fn level_needed(config: &ContainerConfig, sharing: &Sharing) -> u32 {
+    let confinement = &config.confinement;
+    let is_widened = *sharing != Sharing::default()
+        || config.mounts.iter().any(|mount| mount.sub_path.is_some())
+        || confinement.privilege == Privilege::Full
+        || matches!(confinement.seccomp, Seccomp::Profile { .. });
+    u32::from(is_widened)
 }
 
 /// A frame, length first.
@@ -296,5 +314,8 @@ mod tests {
         let oldest = r#"{"id":"a","name":"web","rootfs":{"lower":["/l"],"upper":"/u","work":"/w"},"args":["x"],"logPath":"/l/0.log"}"#;
         let config: ContainerConfig = serde_json::from_str(oldest).unwrap();
         assert_eq!((config.attempt, config.user.uid), (0, 0));
+        assert_eq!(level_needed(&config, &Sharing::default()), 0);
+        let state: PodState = serde_json::from_str(r#"{"podUid":"u","containers":[]}"#).unwrap();
+        assert_eq!(state.level, 0);
     }
 }
