@@ -117,6 +117,45 @@ fn a_backup_of_a_running_engine_brings_everything_back_elsewhere() {
     machine.down();
 }
 
+/// Sends requests that make ConfigMaps, and hangs up without waiting for an answer.
+const HANGS_UP: &str = r#"
+import base64, json, socket, ssl, sys
+config = json.loads(sys.stdin.read())
+server = config["clusters"][0]["cluster"]
+user = config["users"][0]["user"]
+for name in ["client-certificate-data", "client-key-data"]:
+    open(name, "wb").write(base64.b64decode(user[name]))
+tls = ssl.create_default_context(cadata=base64.b64decode(server["certificate-authority-data"]).decode())
+tls.load_cert_chain("client-certificate-data", "client-key-data")
+host, port = server["server"].removeprefix("https://").split(":")
+for number in range(100):
+    body = json.dumps({"metadata": {"name": f"hung-up-{number}"}})
+    with tls.wrap_socket(socket.create_connection((host, int(port))), server_hostname=host) as connection:
+        head = f"POST /api/v1/namespaces/default/configmaps HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n\r\n"
+        connection.sendall((head + body).encode())
+"#;
+
+#[test]
+fn what_clients_that_hang_up_changed_is_in_the_audit_log() {
+    let machine = Machine::with_engine();
+    let kubectl = machine.kubectl();
+    let config = kubectl.run("config view --raw -o json");
+    let mut python = machine.namespace().in_network("python3");
+    let said = run(python.args(["-c", HANGS_UP]).current_dir(machine.directory()), &config);
+    assert!(said.success, "{}", said.stderr);
+    machine.down();
+    machine.up();
+    let made = kubectl.run("get configmaps -o name").matches("hung-up-").count();
+    let audit = std::fs::read_to_string(machine.data_dir().join("audit.log")).expect("the engine writes it");
+    let lines = audit.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
+    let written = lines.filter(|line| {
+        line["verb"] == "create" && line["responseStatus"]["code"] == 201 && line.to_string().contains("configmaps")
+    });
+    assert_eq!(written.count(), made);
+    assert!(made > 0, "no request was heard");
+    machine.down();
+}
+
 #[test]
 fn a_machine_that_loses_its_power_brings_its_pods_back_with_what_they_had_on_disk() {
     let mut machine = Machine::with_engine();

@@ -66,7 +66,7 @@ async fn serve_connection(entrance: Entrance, acceptor: TlsAcceptor, connection:
     let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).and_then(|leaf| known(leaf));
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
         let (entrance, caller) = (entrance.clone(), caller(shown.as_ref(), &request));
-        async move { Ok::<_, Infallible>(entrance.answer(&caller, request).await) }
+        async move { Ok::<_, Infallible>(entrance.answer_whole(caller, request).await) }
     });
     let mut server = auto::Builder::new(TokioExecutor::new());
     server.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
@@ -77,6 +77,17 @@ async fn serve_connection(entrance: Entrance, acceptor: TlsAcceptor, connection:
 }
 
 impl Entrance {
+    /// What changes something goes on when its client hangs up: it is done and written down, or neither.
+    async fn answer_whole(self, caller: Caller, request: Request<hyper::body::Incoming>) -> Response<Body> {
+        if request.method().is_safe() {
+            return self.answer(&caller, request).await;
+        }
+        match tokio::spawn(async move { self.answer(&caller, request).await }).await {
+            Ok(answered) => answered,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+
     async fn answer(&self, caller: &Caller, request: Request<hyper::body::Incoming>) -> Response<Body> {
         let noted = self.audit.as_ref().and_then(|audit| audit.note(&request, caller, self.client));
         let answered = answer(&self.api, caller, request).await;
