@@ -69,11 +69,11 @@ impl Disk {
         Ok((disk, state))
     }
 
-    /// A former version's Secrets, of which nothing readable is left then.
+    /// A former version's Secrets, of which nothing readable is left then, nor of those that were deleted.
     fn seal_what_is_open(&mut self, state: &State) -> Result<(), rusqlite::Error> {
-        let Some(secrets) = state.resources.get(SEALED_RESOURCE) else { return Ok(()) };
         let transaction = self.connection.transaction()?;
-        for ((namespace, name), object) in &secrets.objects {
+        let secrets = state.resources.get(SEALED_RESOURCE).into_iter().flat_map(|secrets| &secrets.objects);
+        for ((namespace, name), object) in secrets {
             let json = object.json();
             let stored = stored(&self.seal, SEALED_RESOURCE, namespace, name, &json)?;
             transaction.execute(REPLACE, params![SEALED_RESOURCE, namespace, name, stored])?;

@@ -152,6 +152,21 @@ async fn secrets_of_a_former_version_are_sealed_and_leave_nothing_readable() {
     assert!(!holds(&bytes_on_disk(&folder), "hunter2"));
 }
 
+#[tokio::test]
+async fn deleted_secrets_of_a_former_version_leave_nothing_readable() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(open(&folder));
+    let connection = rusqlite::Connection::open(folder.path().join("store.db")).unwrap();
+    let value = json!({"data": {"text": "hunter2".repeat(100)}}).to_string().into_bytes();
+    let row = rusqlite::params!["secrets", "default", "a", value];
+    connection.execute("INSERT INTO objects VALUES (?1, ?2, ?3, ?4)", row).unwrap();
+    connection.execute_batch("DELETE FROM objects; PRAGMA user_version = 1; PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+    drop(connection);
+    assert!(holds(&bytes_on_disk(&folder), "hunter2"));
+    drop(open(&folder));
+    assert!(!holds(&bytes_on_disk(&folder), "hunter2"));
+}
+
 /// Names and texts of what a store holds.
 fn contents(state: &State) -> Vec<(String, Value)> {
     let configmaps = state.resources.get("configmaps");
