@@ -178,8 +178,7 @@ fn shares_host_port(pod: &Pod, other: &Pod) -> bool {
 }
 
 fn host_ports(pod: &Pod) -> Vec<(i32, &str)> {
-    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
-    let ports = containers.flat_map(|container| container.ports.iter().flatten());
+    let ports = pods::serving_containers(pod).flat_map(|container| container.ports.iter().flatten());
     let taken = ports.filter_map(|port| Some((port.host_port.filter(|it| *it != 0)?, port)));
     taken.map(|(host_port, port)| (host_port, port.protocol.as_deref().unwrap_or("TCP"))).collect()
 }

@@ -56,6 +56,11 @@ fn a_pod_fits_or_hears_why_in_kubernetes_words() {
         json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}}})
     };
     let port = || json!({"containers": [{"name": "c", "ports": [{"containerPort": 80, "hostPort": 80}]}]});
+    let sidecars_port = |policy: &str| {
+        let mut init = port()["containers"].clone();
+        init[0]["restartPolicy"] = json!(policy);
+        json!({"containers": [], "initContainers": init})
+    };
     let nothing = || json!({});
     let no_labels = "node(s) didn't match Pod's node affinity/selector";
     let table = [
@@ -73,6 +78,8 @@ fn a_pod_fits_or_hears_why_in_kubernetes_words() {
         (nothing(), affinity("Gt", "cores", json!(["4"])), ""),
         (nothing(), affinity("Lt", "cores", json!(["4"])), no_labels),
         (nothing(), port(), "node(s) didn't have free ports for the requested pod ports"),
+        (nothing(), sidecars_port("Always"), "node(s) didn't have free ports for the requested pod ports"),
+        (nothing(), sidecars_port("OnFailure"), ""),
         (taint.clone(), nothing(), "node(s) had untolerated taint {gpu: yes}"),
         (taint.clone(), tolerating(json!({"key": "gpu", "operator": "Exists"})), ""),
         (taint.clone(), tolerating(json!({"key": "gpu", "value": "yes", "effect": "NoSchedule"})), ""),

@@ -425,3 +425,19 @@ fn policies_are_sent_by_address_and_a_change_of_a_label_is_one_of_the_configurat
     assert!(!of_team_a.sends_the_same_as(&of_team_b));
     assert!(of_team_a.sends_the_same_as(&plan(&cluster("a").snapshot(), &[].into())));
 }
+
+#[test]
+fn a_port_of_the_machine_is_of_the_pod_that_stays_and_of_no_init_container_that_ends() {
+    let port = json!({"name": "c", "ports": [{"containerPort": 80, "hostPort": 8080}]});
+    let mut goes = terminating(pod("demo", 1, "True"));
+    let mut stays = pod("demo", 2, "True");
+    let mut inits = pod("demo", 3, "True");
+    goes["spec"]["containers"] = json!([port]);
+    stays["spec"]["containers"] = json!([port]);
+    inits["spec"]["initContainers"] = json!([port]);
+    inits["spec"]["initContainers"][0]["ports"][0]["hostPort"] = json!(8081);
+    let cluster = Cluster { pods: vec![goes, stays, inits], ..Cluster::default() };
+    let plan = plan(&cluster.snapshot(), &[(uid(1), DrainStep::Withdraw)].into());
+    let names: Vec<_> = plan.services.iter().map(|service| service.name.as_str()).collect();
+    assert_eq!(names, ["pod:demo-2"]);
+}

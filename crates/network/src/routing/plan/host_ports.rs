@@ -1,13 +1,14 @@
 //! Ports of pods that are reached at the machine's own addresses (`hostPort`): each is a Service of its own with one
 //! endpoint, under a name that no Service can have.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use decide::balancing::EndpointState;
 use decide::draining::DrainStep;
-use k8s_openapi::api::core::v1::{Container, ContainerPort, Pod};
-use objects::pods::is_finished;
+use k8s_openapi::api::core::v1::{ContainerPort, Pod};
+use objects::pods::{is_finished, serving_containers};
 
 use super::{Plan, Snapshot, address_of, template_hash, uid_of};
 use crate::config::{Affinity, Endpoint, Listener, PodUid, Service, ServicePort, Speaks};
@@ -28,9 +29,12 @@ impl Plan {
         let mut taken_udp: BTreeSet<Listener> = self.datagrams.iter().flat_map(Service::listeners).collect();
         let in_own_network =
             |pod: &&std::sync::Arc<Pod>| pod.spec.as_ref().is_some_and(|spec| spec.host_network != Some(true));
-        for pod in snapshot.pods.values().filter(|pod| !is_finished(pod)).filter(in_own_network) {
+        let pods = snapshot.pods.values().filter(|pod| !is_finished(pod)).filter(in_own_network);
+        let mut pods: Vec<_> = pods.map(|pod| (state(step_of(&uid_of(pod))), pod)).collect();
+        // Whoever goes gives its port to whoever stays, rather than the other way round.
+        pods.sort_by_key(|(state, _)| Reverse(*state));
+        for (state, pod) in pods {
             let Some(ip) = address_of(pod) else { continue };
-            let state = state(step_of(&uid_of(pod)));
             for port in host_ports(pod) {
                 let Some(service) = service(pod, port, ip, state) else { continue };
                 let (all, taken) = match port.protocol.as_deref() {
@@ -58,9 +62,7 @@ fn state(step: Option<DrainStep>) -> EndpointState {
 }
 
 fn host_ports(pod: &Pod) -> impl Iterator<Item = &ContainerPort> {
-    let containers =
-        pod.spec.iter().flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
-    let ports = containers.flat_map(|container: &Container| container.ports.iter().flatten());
+    let ports = serving_containers(pod).flat_map(|container| container.ports.iter().flatten());
     ports.filter(|port| port.host_port.is_some_and(|number| number > 0))
 }
 
