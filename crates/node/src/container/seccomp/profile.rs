@@ -10,7 +10,7 @@ use oci_spec::runtime::{
 };
 use seccompiler::{
     BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule, TargetArch,
+    SeccompRule, TargetArch, sock_filter,
 };
 use syscalls::Sysno;
 
@@ -51,13 +51,35 @@ pub(super) fn compile(json: &str) -> Result<Vec<BpfProgram>, ProfileError> {
     }
     let mut filters = by_answer.into_values().collect::<Vec<_>>();
     let mut programs = Vec::new();
-    if default != SeccompAction::Allow {
+    let allows_others = default == SeccompAction::Allow;
+    if !allows_others {
         programs.push(program(others, default, SeccompAction::Allow)?);
     }
     for (answer, rules) in filters.drain(..) {
         programs.push(program(rules, SeccompAction::Allow, answer)?);
     }
+    if allows_others && !programs.is_empty() {
+        programs.extend(without_other_numbers());
+    }
     Ok(programs)
+}
+
+/// On x86-64 every call has a second number, that of the x32 ABI, under which no rule would know it.
+#[cfg(target_arch = "x86_64")]
+fn without_other_numbers() -> Option<BpfProgram> {
+    const X32_BIT: u32 = 0x4000_0000;
+    let instruction = |code: u32, jt, jf, k| sock_filter { code: code as u16, jt, jf, k };
+    Some(vec![
+        instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+        instruction(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, 0, 1, X32_BIT),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, SeccompAction::Errno(libc::ENOSYS.unsigned_abs()).into()),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, SeccompAction::Allow.into()),
+    ])
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn without_other_numbers() -> Option<BpfProgram> {
+    None
 }
 
 fn program(rules: Rules, others: SeccompAction, listed: SeccompAction) -> Result<BpfProgram, BackendError> {
@@ -128,6 +150,48 @@ mod tests {
         assert_eq!(compile(profile).unwrap().len(), 3);
         assert_eq!(compile(r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": []}"#).unwrap().len(), 0);
         assert_eq!(compile(r#"{"defaultAction": "SCMP_ACT_LOG"}"#).unwrap().len(), 1);
+    }
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn what_is_refused_by_one_number_is_refused_by_the_other() {
+        let profile =
+            r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["getpid"], "action": "SCMP_ACT_ERRNO"}]}"#;
+        let programs = compile(profile).unwrap();
+        let answer = |call: u32| programs.iter().map(|program| run(program, call)).min().unwrap();
+        let allow = u32::from(SeccompAction::Allow);
+        assert_eq!(answer(libc::SYS_getppid as u32), allow);
+        assert_ne!(answer(libc::SYS_getpid as u32), allow);
+        assert_ne!(answer(libc::SYS_getpid as u32 | 0x4000_0000), allow);
+    }
+
+    /// What a filter answers to a call without arguments, by as much of BPF as filters are made of.
+    fn run(program: &[sock_filter], call: u32) -> u32 {
+        const X86_64: u32 = 0xc000_003e;
+        let (mut at, mut loaded) = (0, 0);
+        loop {
+            let sock_filter { code, jt, jf, k } = program[at].clone();
+            let jump = |holds: bool| usize::from(if holds { jt } else { jf });
+            let code = u32::from(code);
+            at += 1;
+            if code == libc::BPF_LD | libc::BPF_W | libc::BPF_ABS {
+                loaded = match k {
+                    0 => call,
+                    4 => X86_64,
+                    _ => 0,
+                };
+            } else if code == libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K {
+                at += jump(loaded == k);
+            } else if code == libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K {
+                at += jump(loaded >= k);
+            } else if code == libc::BPF_JMP | libc::BPF_JA {
+                at += k as usize;
+            } else if code == libc::BPF_RET | libc::BPF_K {
+                return k;
+            } else {
+                panic!("an instruction that no filter here has: {code:#x}");
+            }
+        }
     }
 
     #[test]
