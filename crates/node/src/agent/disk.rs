@@ -1,15 +1,21 @@
 //! What a pod has on disk is measured while it runs, if it may have only so much.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Duration;
+use std::{fs, io};
 
 use decide::eviction::{self, DiskUsage};
 use k8s_openapi::api::core::v1::Pod;
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::io::Errno;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
+use tracing::warn;
 
 use super::Settings;
 use super::news::News;
@@ -18,6 +24,8 @@ use super::news::News;
 const MEASURED_EVERY: Duration = Duration::from_secs(10);
 /// What `st_blocks` counts in.
 const BLOCK_BYTES: u64 = 512;
+/// A name more is still shorter than the kernel's PATH_MAX.
+const LONGEST_WAY: usize = 3_800;
 
 /// Measures until it is dropped or the pod exceeds a limit.
 pub(super) struct Measuring(AbortHandle);
@@ -33,7 +41,14 @@ impl Measuring {
             loop {
                 tokio::time::sleep(MEASURED_EVERY).await;
                 let (settings, of) = (settings.clone(), pod.clone());
-                let Ok(usage) = tokio::task::spawn_blocking(move || measure(&settings, &of)).await else { return };
+                let Ok(measured) = tokio::task::spawn_blocking(move || measure(&settings, &of)).await else { return };
+                let usage = match measured {
+                    Ok(usage) => usage,
+                    Err(error) => {
+                        warn!(pod = pod.metadata.name, %error, "what it has on disk can't be measured");
+                        continue;
+                    }
+                };
                 if let Some(message) = eviction::over_disk_limit(&pod, &usage) {
                     // A pod that is gone meanwhile wants no news.
                     let _ = tell.send(News::OverDiskLimit { message }).await;
@@ -51,32 +66,101 @@ impl Drop for Measuring {
     }
 }
 
-fn measure(settings: &Settings, pod: &Pod) -> DiskUsage {
+fn measure(settings: &Settings, pod: &Pod) -> io::Result<DiskUsage> {
     let directory = settings.pod_data_dir(pod.metadata.uid.as_deref().unwrap_or_default());
     let spec = pod.spec.as_ref();
     let volumes = spec.into_iter().flat_map(|spec| spec.volumes.iter().flatten());
-    let empty_dirs = volumes.filter(|volume| volume.empty_dir.is_some());
-    let empty_dirs = empty_dirs.map(|it| (it.name.clone(), bytes_below(&directory.join("volumes").join(&it.name))));
+    let mut empty_dirs = BTreeMap::new();
+    for volume in volumes.filter(|volume| volume.empty_dir.is_some()) {
+        empty_dirs.insert(volume.name.clone(), bytes_below(&directory.join("volumes").join(&volume.name))?);
+    }
     let mut containers: BTreeMap<String, u64> = BTreeMap::new();
     for container in
         spec.into_iter().flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()))
     {
-        containers.insert(container.name.clone(), bytes_below(&directory.join("logs").join(&container.name)));
+        containers.insert(container.name.clone(), bytes_below(&directory.join("logs").join(&container.name))?);
     }
     for entry in fs::read_dir(directory.join("containers")).into_iter().flatten().flatten() {
         let id = entry.file_name().to_string_lossy().into_owned();
         // A run's directory is named after its container and its number.
         if let Some(used) = id.rsplit_once('-').and_then(|(name, _)| containers.get_mut(name)) {
-            *used += bytes_below(&entry.path());
+            *used += bytes_below(&entry.path())?;
         }
     }
-    DiskUsage { empty_dirs: empty_dirs.collect(), containers }
+    Ok(DiskUsage { empty_dirs, containers })
 }
 
-/// What goes away meanwhile counts nothing.
-fn bytes_below(path: &Path) -> u64 {
-    let own = fs::symlink_metadata(path).map_or(0, |metadata| metadata.blocks() * BLOCK_BYTES);
-    let is_directory = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir());
-    let entries = fs::read_dir(path).into_iter().flatten().flatten().filter(|_| is_directory);
-    entries.fold(own, |sum, entry| sum + bytes_below(&entry.path()))
+/// What goes away meanwhile counts nothing; nor does what is behind a link that was put in the way.
+fn bytes_below(path: &Path) -> io::Result<u64> {
+    let Some(anchor) = found(open(rustix::fs::CWD, path))? else { return Ok(0) };
+    let mut sum = blocks(&rustix::fs::fstat(&anchor)?);
+    // Directories still to read, each by its way down from one that is open.
+    let mut unread = vec![(Rc::new(anchor), PathBuf::from("."))];
+    while let Some((anchor, way)) = unread.pop() {
+        let Some(directory) = found(open(&*anchor, &way))? else { continue };
+        let directory = Rc::new(directory);
+        // The kernel takes no longer ways.
+        let (anchor, way) = match way.as_os_str().len() > LONGEST_WAY {
+            true => (Rc::clone(&directory), PathBuf::from(".")),
+            false => (anchor, way),
+        };
+        for entry in Dir::read_from(&*directory)? {
+            let entry = entry?;
+            let name = OsStr::from_bytes(entry.file_name().to_bytes());
+            if name == "." || name == ".." {
+                continue;
+            }
+            let Some(stat) = found(rustix::fs::statat(&*directory, name, AtFlags::SYMLINK_NOFOLLOW))? else { continue };
+            sum += blocks(&stat);
+            if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+                unread.push((Rc::clone(&anchor), way.join(name)));
+            }
+        }
+    }
+    Ok(sum)
+}
+
+fn open(from: impl AsFd, way: &Path) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat2(from, way, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)
+}
+
+fn found<T>(result: rustix::io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(found) => Ok(Some(found)),
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn blocks(stat: &Stat) -> u64 {
+    u64::try_from(stat.st_blocks).unwrap_or(0) * BLOCK_BYTES
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_too_deep_to_be_counted() {
+        let directory = tempfile::tempdir().unwrap();
+        let name = "d".repeat(100);
+        let mut deepest = open(rustix::fs::CWD, directory.path()).unwrap();
+        for _ in 0..100 {
+            rustix::fs::mkdirat(&deepest, &name, Mode::RWXU).unwrap();
+            deepest = open(&deepest, Path::new(&name)).unwrap();
+        }
+        let file = rustix::fs::openat(&deepest, "file", OFlags::CREATE | OFlags::WRONLY, Mode::RWXU).unwrap();
+        rustix::io::write(&file, &[1; 100_000]).unwrap();
+        assert!(bytes_below(directory.path()).unwrap() >= 100_000);
+    }
+
+    #[test]
+    fn a_link_leads_nowhere() {
+        let directory = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/usr", directory.path().join("link")).unwrap();
+        assert!(bytes_below(directory.path()).unwrap() < 100_000);
+        assert_eq!(bytes_below(&directory.path().join("link")).unwrap(), 0);
+        assert_eq!(bytes_below(&directory.path().join("nothing")).unwrap(), 0);
+    }
 }
