@@ -105,37 +105,101 @@ fn unpack(file: &Path, into: &Path) -> anyhow::Result<()> {
     archive.unpack(into).with_context(failed)
 }
 
-/// The store comes last: until it is there, nothing is restored.
+/// The store goes first and comes last: until it is there, nothing is restored, and no engine starts.
 fn put_in_place(directories: &Directories, from: &Path) -> anyhow::Result<()> {
-    for name in ["store.db-wal", "store.db-shm"] {
-        move_aside(&directories.data.join(name))?;
+    let parts = [STORE, "store.db-wal", "store.db-shm", KEY].into_iter().chain(DIRECTORIES);
+    if !is_half_restored(directories) {
+        for name in parts.clone() {
+            let aside = aside(&directories.data.join(name));
+            remove(&aside).with_context(|| format!("could not remove {}", aside.display()))?;
+        }
     }
-    for name in DIRECTORIES.iter().copied().chain([KEY, STORE]).filter(|name| from.join(name).exists()) {
+    let comes = |name: &str| from.join(name).exists();
+    for name in parts.filter(|name| comes(name) || name.starts_with(STORE)) {
         let place = directories.data.join(name);
-        move_aside(&place)?;
+        move_aside(&place).with_context(|| format!("could not move {} aside", place.display()))?;
+    }
+    for name in DIRECTORIES.into_iter().chain([KEY, STORE]).filter(|name| comes(name)) {
+        let place = directories.data.join(name);
         fs::rename(from.join(name), &place).with_context(|| format!("could not put {} in place", place.display()))?;
     }
     File::open(&directories.data).and_then(|directory| directory.sync_all()).context("could not flush the directory")
 }
 
-fn move_aside(path: &Path) -> anyhow::Result<()> {
-    let aside = with_suffix(path, ".before-restore");
-    let moved = || -> io::Result<()> {
-        match fs::symlink_metadata(&aside) {
-            Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(&aside)?,
-            Ok(_) => fs::remove_file(&aside)?,
-            Err(_) => {}
-        }
-        match fs::rename(path, &aside) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            moved => moved,
-        }
-    };
-    moved().with_context(|| format!("could not move {} aside", path.display()))
+/// Whether a restore was interrupted: what there was stands aside.
+pub(crate) fn is_half_restored(directories: &Directories) -> bool {
+    !directories.store().exists() && aside(&directories.store()).exists()
+}
+
+/// What stands aside already is what there was; what stands in its place was put there by an interrupted restore.
+fn move_aside(path: &Path) -> io::Result<()> {
+    let aside = aside(path);
+    if fs::symlink_metadata(&aside).is_ok() {
+        return remove(path);
+    }
+    match fs::rename(path, &aside) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        moved => moved,
+    }
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn aside(path: &Path) -> PathBuf {
+    with_suffix(path, ".before-restore")
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     PathBuf::from(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fill(directory: &Path, parts: &[&str], content: &str) {
+        for part in parts {
+            let path = directory.join(part);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, content).unwrap();
+        }
+    }
+
+    #[test]
+    fn an_interrupted_restore_keeps_what_there_was_until_one_is_done() {
+        let data = tempfile::tempdir().unwrap();
+        let directories = Directories::find(data.path()).unwrap();
+        let read = |part: &str| fs::read_to_string(data.path().join(part)).ok();
+        let old = ["store.db", "store.db-wal", "store.key", "pki/ca.key"];
+        fill(data.path(), &old, "old");
+        fill(data.path(), &["store.db-wal.before-restore"], "older");
+
+        let backup = tempfile::tempdir_in(data.path()).unwrap();
+        fill(backup.path(), &["store.db", "pki/ca.key"], "new");
+        // It comes as far as before the last step.
+        fs::remove_file(backup.path().join("store.db")).unwrap();
+        put_in_place(&directories, backup.path()).unwrap();
+        assert!(is_half_restored(&directories));
+        assert_eq!(read("store.db-wal.before-restore").as_deref(), Some("old"));
+
+        fill(backup.path(), &["store.db", "pki/ca.key"], "new");
+        put_in_place(&directories, backup.path()).unwrap();
+        assert!(!is_half_restored(&directories));
+        for (part, expected) in [("store.db", "new"), ("pki/ca.key", "new"), ("store.key", "old")] {
+            assert_eq!(read(part).as_deref(), Some(expected), "{part}");
+        }
+        assert_eq!(read("store.db-wal"), None);
+        for part in ["store.db.before-restore", "store.db-wal.before-restore", "pki.before-restore/ca.key"] {
+            assert_eq!(read(part).as_deref(), Some("old"), "{part}");
+        }
+    }
 }

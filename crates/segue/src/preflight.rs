@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
 
+use crate::backup;
 use crate::cli::Up;
 use crate::settings::Directories;
 
@@ -32,6 +33,10 @@ pub(crate) enum NotHere {
     NotLoopback(SocketAddr),
     #[error("another engine runs on the data directory {0}: stop it first, or choose another with --data-dir")]
     OtherEngine(PathBuf),
+    #[error(
+        "a restore into {0} was interrupted: finish it with `segue restore --replace FILE`, or take it back by moving each *.before-restore there to its former name"
+    )]
+    HalfRestored(PathBuf),
     #[error("the directory {path} can't be used: {source}")]
     Directory { path: PathBuf, source: std::io::Error },
 }
@@ -43,6 +48,9 @@ pub(crate) fn check(options: &Up) -> anyhow::Result<TcpListener> {
     let directories = Directories::find(&options.directory.data_dir)?;
     if is_running(&directories) {
         return Err(NotHere::OtherEngine(directories.data).into());
+    }
+    if backup::is_half_restored(&directories) {
+        return Err(NotHere::HalfRestored(directories.data).into());
     }
     let listener = listen(options.listen)?;
     check_network(options, &directories)?;
