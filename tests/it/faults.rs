@@ -3,7 +3,7 @@
 use std::str::FromStr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use end_to_end::document::Document;
+use end_to_end::document::{Document, Standing};
 use end_to_end::images::{APP, SHELL};
 use end_to_end::machine::{LISTEN, Machine};
 use end_to_end::processes::{self, Process};
@@ -80,4 +80,74 @@ fn a_pod_that_forks_wildly_harms_nobody_else() {
     assert!(said.contains("can't fork"), "{said}");
     kubectl.run("delete pod bomb calm");
     machine.down();
+}
+
+/// A pod that runs a command in a shell, with an empty directory at `/scratch`.
+fn apply_greedy(machine: &Machine, medium: &str, command: &str) {
+    machine.kubectl().apply(&format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: greedy}}\nspec:\n  terminationGracePeriodSeconds: 1\n  containers:\n  \
+         - name: shell\n    image: {SHELL}\n    args: [-c, '{command}; sleep 600']\n    volumeMounts: [{{name: scratch, mountPath: /scratch}}]\n  \
+         volumes: [{{name: scratch, emptyDir: {{medium: {medium:?}}}}}]\n"
+    ));
+}
+
+fn up_evicting(machine: &Machine, threshold: &str) {
+    let said = machine.try_up(&["--eviction-hard", threshold]);
+    assert!(said.success, "segue up failed:\n{}{}", said.stdout, said.stderr);
+}
+
+/// The greedy pod goes, the document's pods stay, and the node lets nobody else in for a while.
+fn assert_relieved(machine: &Machine, document: &Document<'_>, before: &Standing, resource: &str, condition: &str) {
+    let kubectl = machine.kubectl();
+    kubectl.wait_for("pod/greedy", ".status.reason", "Evicted");
+    let message = kubectl.json("get pod greedy")["status"]["message"].to_string();
+    assert!(message.contains(&format!("The node was low on resource: {resource}. Threshold quantity: ")), "{message}");
+    assert!(message.contains("Container shell was using "), "{message}");
+    kubectl.run(&format!("wait nodes --all --for=condition={condition} --timeout=60s"));
+    let taints = kubectl.json("get nodes")["items"][0]["spec"]["taints"].to_string();
+    assert!(taints.contains("-pressure"), "{taints}");
+    assert_eq!(*before, document.standing(), "no other pod was replaced or restarted");
+}
+
+#[test]
+fn a_machine_short_of_memory_parts_with_the_pod_that_takes_more_than_it_asked_for() {
+    let machine = Machine::without_engine();
+    let meminfo = std::fs::read_to_string("/proc/meminfo").expect("the kernel says it");
+    let available = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let available: u64 = available.and_then(|text| text.trim().strip_suffix(" kB")?.parse().ok()).expect("a number");
+    // What else runs on the machine may come and go meanwhile.
+    let (spare, taken) = (1 << 20, (1 << 20) + (1 << 19));
+    up_evicting(&machine, &format!("memory.available<{}Ki", available - spare));
+    let document = Document::deployed(&machine, "v1");
+    let before = document.standing();
+    let mut load = document.load();
+    apply_greedy(&machine, "Memory", &format!("dd if=/dev/zero of=/scratch/file bs=1k count={taken}"));
+    assert_relieved(&machine, &document, &before, "memory", "MemoryPressure");
+    load.answered(240);
+    let report = load.stop();
+    assert_eq!(report.failures(), 0, "{report}");
+    machine.down();
+}
+
+#[test]
+fn a_machine_short_of_disk_parts_with_the_pod_that_takes_more_than_it_asked_for_and_with_its_data() {
+    let machine = Machine::without_engine();
+    std::fs::create_dir_all(machine.data_dir()).expect("a directory of ours");
+    let mut mount = machine.namespace().command("mount");
+    output_of(mount.args(["-t", "tmpfs", "-o", "size=600m", "data"]).arg(machine.data_dir()));
+    up_evicting(&machine, "nodefs.available<300Mi");
+    // kubectl has its files elsewhere than the machine.
+    let kubeconfig = machine.data_dir().join("kubeconfig");
+    let content = output_of(machine.namespace().command("cat").arg(&kubeconfig));
+    std::fs::write(kubeconfig, content).expect("a directory of ours");
+    let document = Document::deployed(&machine, "v1");
+    let before = document.standing();
+    apply_greedy(&machine, "", "for file in /file /scratch/file; do dd if=/dev/zero of=$file bs=1M count=175; done");
+    assert_relieved(&machine, &document, &before, "ephemeral-storage", "DiskPressure");
+    machine.kubectl().wait_for("pod/greedy", ".status.phase", "Failed");
+    let freed = "until [ $(df --output=used --block-size=1M $0 | tail -n 1) -lt 200 ]; do sleep 0.1; done";
+    output_of(machine.namespace().command("timeout").args(["20", "sh", "-c", freed]).arg(machine.data_dir()));
+    output_of(&mut machine.segue("down"));
+    output_of(machine.namespace().command("umount").arg(machine.data_dir()));
+    machine.left_behind().assert_nothing();
 }

@@ -75,7 +75,7 @@ impl Machine {
         started.elapsed()
     }
 
-    /// `segue up --detach` with `more` arguments, which may override its usual ones.
+    /// `segue up --detach` with `more` options and their values, which override its usual ones.
     #[must_use]
     pub fn try_up(&self, more: &[&str]) -> Said {
         self.try_up_of(&built("segue"), more)
@@ -88,9 +88,10 @@ impl Machine {
             vec!["--listen", LISTEN, "--pod-cidr", POD_CIDR, "--service-cidr", SERVICE_CIDR, "--mirror", MIRROR];
         for pair in more.chunks(2) {
             let [option, value] = pair else { panic!("options come with a value: {more:?}") };
-            let usual = arguments.iter().position(|argument| argument == option);
-            let usual = usual.unwrap_or_else(|| panic!("{option} is not a usual argument"));
-            arguments[usual + 1] = value;
+            match arguments.iter().position(|argument| argument == option) {
+                Some(usual) => arguments[usual + 1] = value,
+                None => arguments.extend([option, value]),
+            }
         }
         run(self.segue_of(program, "up").arg("--detach").args(arguments), "")
     }

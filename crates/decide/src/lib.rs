@@ -13,6 +13,7 @@ pub mod images;
 pub mod ingress;
 pub mod namespace;
 pub mod network_policy;
+pub mod node_pressure;
 pub mod object;
 pub mod owners;
 pub mod placement;

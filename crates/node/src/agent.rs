@@ -2,7 +2,7 @@
 //! own. Events of the API only wake a task. It never asks a controller and never calls the data plane.
 
 mod apply;
-mod clock;
+pub(crate) mod clock;
 mod disk;
 pub(crate) mod events;
 mod hooks;
@@ -13,6 +13,7 @@ mod mounted;
 mod news;
 mod pod_task;
 mod pods;
+mod pressure;
 mod pull_secrets;
 pub mod runtime;
 mod settings;
@@ -33,7 +34,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
 use objects::pods::Resources;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::cgroups::{self, CgroupError, Hierarchies};
 use crate::pod::etc_files::{EtcFiles, Naming};
@@ -179,9 +180,13 @@ async fn run_with(
         images,
     });
     node_status::register(&machine.client, &machine.settings).await.map_err(AgentError::Node)?;
-    let heartbeat = tokio::spawn(node_status::keep_up_to_date(machine.client.clone(), machine.settings.clone()));
+    let heartbeat =
+        tokio::spawn(node_status::keep_up_to_date(machine.client.clone(), machine.settings.clone(), machine.clock));
     let collector = tokio::spawn(image_garbage::collect(Arc::clone(&machine)));
-    let ended = pods::look_after_all(machine, orders).await;
+    let (evict, evictions) = mpsc::channel(1);
+    let relief = tokio::spawn(pressure::relieve(Arc::clone(&machine), evict));
+    let ended = pods::look_after_all(machine, orders, evictions).await;
+    relief.abort();
     collector.abort();
     heartbeat.abort();
     ended

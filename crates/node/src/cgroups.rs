@@ -157,6 +157,37 @@ impl Cgroup {
         Ok(find_counter(&text, "oom_kill").unwrap_or(0))
     }
 
+    /// The bytes of memory that are used here and below, but for what files left that nobody has used lately. Nothing
+    /// for a cgroup that isn't there.
+    pub fn working_set(&self, hierarchies: &Hierarchies) -> Result<u64, CgroupError> {
+        let (usage, inactive) = match hierarchies.version() {
+            Version::V1 => ("memory.usage_in_bytes", "total_inactive_file"),
+            Version::V2 => ("memory.current", "inactive_file"),
+        };
+        let Some(directory) = hierarchies.directory("memory", self) else { return Ok(0) };
+        let used = read_if_there(&directory.join(usage))?.and_then(|text| text.trim().parse().ok()).unwrap_or(0_u64);
+        let counters = read_if_there(&directory.join("memory.stat"))?.unwrap_or_default();
+        Ok(used.saturating_sub(find_counter(&counters, inactive).unwrap_or(0)))
+    }
+
+    /// The names of the cgroups directly below.
+    pub fn children(&self, hierarchies: &Hierarchies) -> Result<Vec<String>, CgroupError> {
+        let Some(path) = hierarchies.directory("memory", self) else { return Ok(Vec::new()) };
+        let failed = |source| CgroupError::Read { path: path.clone(), source };
+        let entries = match fs::read_dir(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(failed)?,
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(failed)?;
+            if entry.file_type().map_err(failed)?.is_dir() {
+                names.push(entry.file_name().to_string_lossy().into_owned());
+            }
+        }
+        Ok(names)
+    }
+
     /// Kills every process in this cgroup and below, and waits until all have ended. Blocks, for seconds at worst.
     pub fn kill(&self, hierarchies: &Hierarchies) -> Result<(), CgroupError> {
         let deadline = Instant::now() + KILL_DEADLINE;
@@ -276,6 +307,15 @@ fn v2_values(limits: &Limits) -> Vec<(&'static str, String)> {
 /// Shares of version 1 (2 to 262,144) on the scale of version 2 (1 to 10,000).
 fn weight(shares: u64) -> u64 {
     1 + (shares.clamp(2, 262_144) - 2) * 9_999 / 262_142
+}
+
+/// Nothing of a cgroup that went away, or was never there.
+fn read_if_there(path: &Path) -> Result<Option<String>, CgroupError> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
+        Err(source) => Err(CgroupError::Read { path: path.to_owned(), source }),
+    }
 }
 
 fn find_counter(text: &str, name: &str) -> Option<u64> {

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use decide::node_pressure::{self, Resource};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec, NodeStatus, NodeSystemInfo,
+    Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec, NodeStatus, NodeSystemInfo, Taint,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
@@ -13,10 +14,12 @@ use objects::pods::Resources;
 use tracing::warn;
 
 use crate::agent::Settings;
+use crate::agent::clock::Clock;
 use crate::agent::runtime::chain;
 
 mod machine;
 
+pub(crate) use machine::room;
 use machine::{Pressure, Shortage};
 
 /// How many pods a node takes; Kubernetes' number.
@@ -47,24 +50,25 @@ pub(crate) async fn register(client: &kube::Client, settings: &Settings) -> kube
         node.metadata.labels.get_or_insert_default().extend(labels);
         node = api.replace(&settings.node_name, &PostParams::default(), &node).await?;
     }
-    report(&api, node, settings).await
+    report(&api, node, settings, machine::pressure(settings)).await
 }
 
 /// Looks at the machine for as long as it is polled.
-pub(crate) async fn keep_up_to_date(client: kube::Client, settings: Settings) {
+pub(crate) async fn keep_up_to_date(client: kube::Client, settings: Settings, clock: Clock) {
     let api: Api<Node> = Api::all(client);
     let mut reported = tokio::time::Instant::now();
-    let mut last = machine::pressure(&settings.data_dir);
+    let mut recent = Recent::default();
+    let mut last = Pressure::default();
     let mut tick = tokio::time::interval(LOOK_EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        let pressure = machine::pressure(&settings.data_dir);
+        let pressure = recent.with(machine::pressure(&settings), clock.now());
         if pressure == last && reported.elapsed() < REPORT_EVERY {
             continue;
         }
         let done = match api.get(&settings.node_name).await {
-            Ok(node) => report(&api, node, &settings).await,
+            Ok(node) => report(&api, node, &settings, pressure).await,
             Err(kube::Error::Api(status)) if status.is_not_found() => {
                 register(&api.clone().into_client(), &settings).await
             }
@@ -77,9 +81,15 @@ pub(crate) async fn keep_up_to_date(client: kube::Client, settings: Settings) {
     }
 }
 
-async fn report(api: &Api<Node>, mut node: Node, settings: &Settings) -> kube::Result<()> {
+async fn report(api: &Api<Node>, mut node: Node, settings: &Settings, pressure: Pressure) -> kube::Result<()> {
+    let old_taints = node.spec.as_ref().and_then(|spec| spec.taints.clone()).unwrap_or_default();
+    let taints = taints(old_taints.clone(), pressure);
+    if taints != old_taints {
+        node.spec.get_or_insert_default().taints = Some(taints);
+        node = api.replace(&settings.node_name, &PostParams::default(), &node).await?;
+    }
     let old = node.status.take().unwrap_or_default();
-    node.status = Some(status(settings, old, machine::pressure(&settings.data_dir), Timestamp::now()));
+    node.status = Some(status(settings, old, pressure, Timestamp::now()));
     api.replace_status(&settings.node_name, &PostParams::default(), &node).await?;
     Ok(())
 }
@@ -135,7 +145,7 @@ fn amounts(settings: &Settings) -> std::collections::BTreeMap<String, Quantity> 
     [
         ("cpu", format!("{}", capacity.cpu_millis / 1000)),
         ("memory", format!("{}Ki", capacity.memory_bytes / 1024)),
-        ("ephemeral-storage", format!("{}Ki", machine::disk_bytes(&settings.data_dir) / 1024)),
+        ("ephemeral-storage", format!("{}Ki", machine::room(Resource::Disk, &settings.data_dir).capacity / 1024)),
         ("pods", MOST_PODS.to_string()),
     ]
     .map(|(name, amount)| (name.to_owned(), Quantity(amount)))
@@ -157,6 +167,48 @@ fn node_info() -> NodeSystemInfo {
         system_uuid: machine::read_line("/sys/class/dmi/id/product_uuid"),
         ..NodeSystemInfo::default()
     }
+}
+
+/// What the machine was short of lately, when it was so last.
+#[derive(Default)]
+struct Recent {
+    memory: Option<Timestamp>,
+    disk: Option<Timestamp>,
+    pids: Option<Timestamp>,
+}
+
+impl Recent {
+    /// Short of what it is short of `now`, or was so lately.
+    fn with(&mut self, pressure: Pressure, now: Timestamp) -> Pressure {
+        let held = |last: &mut Option<Timestamp>, shortage| {
+            if shortage == Shortage::Yes {
+                *last = Some(now);
+            }
+            if node_pressure::holds(*last, now) { Shortage::Yes } else { Shortage::No }
+        };
+        Pressure {
+            memory: held(&mut self.memory, pressure.memory),
+            disk: held(&mut self.disk, pressure.disk),
+            pids: held(&mut self.pids, pressure.pids),
+        }
+    }
+}
+
+/// Keeps new pods away from what the machine is short of. Taints that others set are kept.
+fn taints(old: Vec<Taint>, pressure: Pressure) -> Vec<Taint> {
+    let shortages = [
+        ("node.kubernetes.io/memory-pressure", pressure.memory),
+        ("node.kubernetes.io/disk-pressure", pressure.disk),
+        ("node.kubernetes.io/pid-pressure", pressure.pids),
+    ];
+    let is_ours = |taint: &Taint| shortages.iter().any(|(key, _)| taint.key == *key);
+    let mut taints: Vec<Taint> = old.iter().filter(|taint| !is_ours(taint)).cloned().collect();
+    for (key, _) in shortages.iter().filter(|(_, shortage)| *shortage == Shortage::Yes) {
+        let known = old.iter().find(|taint| taint.key == *key).cloned();
+        let new = || Taint { key: (*key).to_owned(), effect: "NoSchedule".to_owned(), ..Taint::default() };
+        taints.push(known.unwrap_or_else(new));
+    }
+    taints
 }
 
 /// Conditions that others write are kept.
@@ -195,7 +247,28 @@ fn shortage(
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    #[test]
+    fn a_shortage_keeps_new_pods_away_until_it_has_been_over_for_a_while() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let (none, low) = (Pressure::default(), Pressure { disk: Shortage::Yes, ..Pressure::default() });
+        let mut recent = Recent::default();
+        let pressures = [(0, none), (10, low), (20, none), (309, none), (310, none)];
+        let held = pressures.map(|(second, pressure)| recent.with(pressure, at(second)).disk);
+        assert_eq!(held, [Shortage::No, Shortage::Yes, Shortage::Yes, Shortage::Yes, Shortage::No]);
+
+        let foreign: Taint = serde_json::from_value(json!({"key": "gpu", "effect": "NoExecute"})).unwrap();
+        let short = taints(vec![foreign.clone()], low);
+        assert_eq!(
+            short.iter().map(|taint| &*taint.key).collect::<Vec<_>>(),
+            ["gpu", "node.kubernetes.io/disk-pressure"]
+        );
+        assert_eq!(taints(short.clone(), low), short);
+        assert_eq!(taints(short, none), [foreign]);
+    }
 
     #[test]
     fn a_condition_keeps_its_time_until_it_changes() {

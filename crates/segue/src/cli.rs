@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, FromArgMatches, Parser, Subcommand};
+use decide::node_pressure::Thresholds;
 use network::rules::Rules;
 use objects::ranges::{Range, RangeError};
 
@@ -115,6 +116,10 @@ pub(crate) struct Up {
     /// Processes and threads that a pod may have: one that forks wildly harms nobody else
     #[arg(long, default_value_t = 16_384, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) pod_pids_limit: u32,
+    /// When the machine is so short of memory or disk that pods have to go, one at a time, those first that use more than
+    /// they asked for
+    #[arg(long, default_value = "memory.available<100Mi,nodefs.available<10%", value_name = "SIGNAL<AMOUNT,…")]
+    pub(crate) eviction_hard: Thresholds,
     /// Connections that one address may have open to Services; 0 for no limit
     #[arg(long, default_value_t = 16_384, value_name = "NUMBER")]
     pub(crate) connections_per_client: u32,

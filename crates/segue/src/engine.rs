@@ -325,6 +325,7 @@ fn agent_settings(options: &Up, directories: &Directories) -> agent::Settings {
         dns: dns_address(options.service_cidr),
         cluster_domain: CLUSTER_DOMAIN.to_owned(),
         pod_pids_limit: i64::from(options.pod_pids_limit),
+        eviction: options.eviction_hard,
         executable: EXECUTABLE.into(),
     }
 }

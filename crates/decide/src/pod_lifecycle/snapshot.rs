@@ -89,6 +89,8 @@ pub enum Volumes {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Files {
     Kept,
+    /// Only its logs.
+    Logs,
     Removed,
 }
 

@@ -41,6 +41,8 @@ pub enum PodStep {
     },
     /// Ends every process of the pod and takes its network away.
     RemoveSandbox,
+    /// Removes what no finished pod needs: volumes, and what its containers wrote. Its logs stay.
+    RemoveData,
     /// Removes all that the pod has on disk: volumes, logs, what its containers wrote.
     RemoveFiles,
     /// Deletes the object, if it still is this pod's.

@@ -18,7 +18,7 @@ pub(super) fn clear(pod: &PodSnapshot, plan: &mut Plan) {
     if pod.sandbox != Sandbox::Absent {
         plan.step(PodStep::RemoveSandbox);
     }
-    if pod.files == Files::Kept {
+    if pod.files != Files::Removed {
         plan.step(PodStep::RemoveFiles);
     }
     plan.step(PodStep::Forget);
@@ -38,7 +38,7 @@ pub(super) fn delete(pod: &PodSnapshot, since: SignedDuration, now: Timestamp, p
 }
 
 fn remove_last_traces(pod: &PodSnapshot, plan: &mut Plan) {
-    if pod.files == Files::Kept {
+    if pod.files != Files::Removed {
         plan.step(PodStep::RemoveFiles);
     }
     match pod.object {
@@ -76,6 +76,8 @@ pub(super) fn finish(pod: &PodSnapshot, now: Timestamp, plan: &mut Plan) {
         }
     } else if pod.sandbox != Sandbox::Absent {
         plan.step(PodStep::RemoveSandbox);
+    } else if pod.files == Files::Kept {
+        plan.step(PodStep::RemoveData);
     } else {
         plan.wait(WaitingOn::Deletion);
     }

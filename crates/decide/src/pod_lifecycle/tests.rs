@@ -482,7 +482,10 @@ fn a_finished_pod_says_what_it_said() {
     assert_eq!(over.pod.status.as_ref().unwrap().phase.as_deref(), Some("Succeeded"));
     let later = over.clone().with("c", |each| each.instance = Instance::None);
     assert_eq!(status(&later, at(NOW + 100)), over.pod.status.clone().unwrap());
-    assert_eq!(next_steps(&later, at(NOW)).waiting_on, [WaitingOn::Deletion]);
+    assert_eq!(steps(&later), [PodStep::RemoveData]);
+    let bare = later.but(|pod| pod.files = Files::Logs);
+    assert_eq!(next_steps(&bare, at(NOW)).waiting_on, [WaitingOn::Deletion]);
+    assert_eq!(steps(&bare.deleted(0, 0))[0], PodStep::RemoveFiles);
 }
 
 #[test]

@@ -40,6 +40,7 @@ impl PodTask {
             }
             PodStep::KillContainer { container } => self.kill_container(container).await?,
             PodStep::RemoveSandbox => self.remove_sandbox().await?,
+            PodStep::RemoveData => self.remove_data().await?,
             PodStep::RemoveFiles => self.remove_files().await?,
             PodStep::DeleteObject => self.delete_object().await?,
             PodStep::Forget => {}
@@ -226,6 +227,14 @@ impl PodTask {
         self.memory.forget_sandbox();
         // Secrets went with the run directory.
         self.memory.volumes = Volumes::Unprepared;
+        Ok(())
+    }
+
+    async fn remove_data(&mut self) -> Result<(), PodError> {
+        let directory = self.machine.settings.pod_data_dir(&self.key.uid);
+        remove_directory(directory.join("volumes")).await?;
+        remove_directory(directory.join("containers")).await?;
+        self.memory.files = Files::Logs;
         Ok(())
     }
 

@@ -51,7 +51,7 @@ impl Measuring {
                 };
                 if let Some(message) = eviction::over_disk_limit(&pod, &usage) {
                     // A pod that is gone meanwhile wants no news.
-                    let _ = tell.send(News::OverDiskLimit { message }).await;
+                    let _ = tell.send(News::Evict { message }).await;
                     return;
                 }
             }
@@ -66,7 +66,7 @@ impl Drop for Measuring {
     }
 }
 
-fn measure(settings: &Settings, pod: &Pod) -> io::Result<DiskUsage> {
+pub(super) fn measure(settings: &Settings, pod: &Pod) -> io::Result<DiskUsage> {
     let directory = settings.pod_data_dir(pod.metadata.uid.as_deref().unwrap_or_default());
     let spec = pod.spec.as_ref();
     let volumes = spec.into_iter().flat_map(|spec| spec.volumes.iter().flatten());

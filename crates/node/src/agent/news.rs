@@ -39,7 +39,8 @@ pub(crate) enum News {
         container: String,
         message: String,
     },
-    OverDiskLimit {
+    /// The pod has to go, for what it uses.
+    Evict {
         message: String,
     },
     PullSecretsMissing {
@@ -72,7 +73,7 @@ impl PodTask {
                 );
                 self.record(None, EventType::Warning, "FailedToRetrieveImagePullSecret", text);
             }
-            News::OverDiskLimit { message } => {
+            News::Evict { message } => {
                 self.memory.nodes_end = Some(NodesEnd { reason: EndReason::Evicted, message });
             }
         }

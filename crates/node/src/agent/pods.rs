@@ -5,13 +5,15 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use decide::node_pressure::Evict;
 use futures::{Stream, StreamExt, stream};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, ListParams, WatchEvent, WatchParams};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 use tracing::{error, info, warn};
 
+use super::news::News;
 use super::pod_task::{PodKey, PodTask};
 use super::runtime::chain;
 use super::{AgentError, Machine, Order};
@@ -25,9 +27,15 @@ const RETRY: Duration = Duration::from_secs(1);
 struct Pods {
     machine: Arc<Machine>,
     orders: watch::Receiver<Order>,
-    wakes: BTreeMap<PodKey, Arc<Notify>>,
+    contacts: BTreeMap<PodKey, Contact>,
     tasks: JoinSet<()>,
     keys: HashMap<Id, PodKey>,
+}
+
+/// How a pod's task is reached.
+struct Contact {
+    wake: Arc<Notify>,
+    tell: mpsc::Sender<News>,
 }
 
 /// How a pod's task ended.
@@ -43,9 +51,15 @@ enum TaskEnd {
 pub(super) async fn look_after_all(
     machine: Arc<Machine>,
     mut orders: watch::Receiver<Order>,
+    mut evict: mpsc::Receiver<Evict>,
 ) -> Result<(), AgentError> {
-    let mut pods =
-        Pods { machine, orders: orders.clone(), wakes: BTreeMap::new(), tasks: JoinSet::new(), keys: HashMap::new() };
+    let mut pods = Pods {
+        machine,
+        orders: orders.clone(),
+        contacts: BTreeMap::new(),
+        tasks: JoinSet::new(),
+        keys: HashMap::new(),
+    };
     let mut version = pods.relist().await?;
     pods.remove_orphans().await?;
     loop {
@@ -61,6 +75,7 @@ pub(super) async fn look_after_all(
                         return Ok(());
                     }
                 }
+                Some(evict) = evict.recv() => pods.evict(evict),
                 Some(ended) = pods.tasks.join_next_with_id() => {
                     let ended = pods.forget(ended);
                     if pods.is_done() {
@@ -114,7 +129,7 @@ impl Pods {
             self.look_after(pod);
         }
         // Those that are not in the list find out for themselves.
-        self.wakes.values().for_each(|wake| wake.notify_one());
+        self.contacts.values().for_each(|contact| contact.wake.notify_one());
         Ok(version)
     }
 
@@ -154,22 +169,31 @@ impl Pods {
     }
 
     fn wake(&self, pod: &Pod) {
-        if let Some(wake) = PodKey::of(pod).and_then(|key| self.wakes.get(&key)) {
-            wake.notify_one();
+        if let Some(contact) = PodKey::of(pod).and_then(|key| self.contacts.get(&key)) {
+            contact.wake.notify_one();
+        }
+    }
+
+    /// A pod that hears too much to hear this is named again.
+    fn evict(&self, Evict { uid, message }: Evict) {
+        if let Some((key, contact)) = self.contacts.iter().find(|(key, _)| key.uid == uid) {
+            warn!(pod = %key.name, message, "evicting");
+            let _ = contact.tell.try_send(News::Evict { message });
         }
     }
 
     fn look_after(&mut self, pod: Pod) {
         let Some(key) = PodKey::of(&pod) else { return };
-        if let Some(wake) = self.wakes.get(&key) {
-            return wake.notify_one();
+        if let Some(contact) = self.contacts.get(&key) {
+            return contact.wake.notify_one();
         }
         let wake = Arc::new(Notify::new());
         let machine = Arc::clone(&self.machine);
         let task = PodTask::new(machine, key.clone(), pod, Arc::clone(&wake), self.orders.clone());
+        let contact = Contact { wake, tell: task.tell.clone() };
         let handle = self.tasks.spawn(task.run());
         self.keys.insert(handle.id(), key.clone());
-        self.wakes.insert(key, wake);
+        self.contacts.insert(key, contact);
     }
 
     /// A pod whose task failed runs on meanwhile; the next list starts its task again.
@@ -179,7 +203,7 @@ impl Pods {
             Err(failure) => (failure.id(), TaskEnd::Failed),
         };
         if let Some(key) = self.keys.remove(&id) {
-            self.wakes.remove(&key);
+            self.contacts.remove(&key);
             if let Err(failure) = ended {
                 error!(pod = %key.name, error = chain(&failure), "the pod's task failed; it is started again");
             }

@@ -1,6 +1,7 @@
 //! What the agent needs of the thing that runs pods: sandboxes with an address, containers in them, commands in those.
 //! The real one is `agent::shims`; the fake one is `agent::fakes`.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -28,6 +29,21 @@ pub trait Runtime: Send + Sync + 'static {
 
     /// Ends every process of the pod and takes its network and run directory away. Nothing left is no error.
     fn remove<'a>(&'a self, uid: &'a str) -> BoxFuture<'a, Result<(), RuntimeError>>;
+
+    /// The memory that the pod could not do without, as the kubelet counts it: all but files that were not used lately.
+    /// Nothing for a pod of which nothing runs. May block for a moment.
+    ///
+    /// # Errors
+    /// When the kernel does not say.
+    fn memory(&self, uid: &str) -> Result<Used, RuntimeError>;
+}
+
+/// What a pod uses of something, in bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Used {
+    pub whole: u64,
+    /// Of each container, by its name.
+    pub containers: BTreeMap<String, u64>,
 }
 
 /// A sandbox that is alive.
@@ -145,6 +161,12 @@ pub enum RuntimeError {
     #[error("cannot remove container {id}")]
     RemoveContainer {
         id: String,
+        #[source]
+        source: Cause,
+    },
+    #[error("cannot read how much memory pod {uid} uses")]
+    Memory {
+        uid: String,
         #[source]
         source: Cause,
     },

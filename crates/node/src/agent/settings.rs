@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
+use decide::node_pressure::Thresholds;
 use objects::ranges::Range;
 
 /// Where one agent keeps things and how its pods reach others.
@@ -26,6 +27,8 @@ pub struct Settings {
     pub cluster_domain: String,
     /// Processes and threads that all containers of a pod together may have.
     pub pod_pids_limit: i64,
+    /// When the machine is so short of something that pods have to go.
+    pub eviction: Thresholds,
     /// The `segue` program, whose `shim` command runs pods.
     pub executable: PathBuf,
 }
@@ -44,6 +47,7 @@ impl Settings {
             dns: Ipv4Addr::new(10, 45, 0, 10),
             cluster_domain: "cluster.local".to_owned(),
             pod_pids_limit: 1024,
+            eviction: Thresholds::DEFAULT,
             executable: PathBuf::from("/proc/self/exe"),
         }
     }

@@ -1,5 +1,6 @@
 //! The real runtime: one shim a pod, its network attached from outside, its `/etc` files beside its socket.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -11,9 +12,9 @@ use tokio::sync::{Notify, broadcast};
 
 use super::Settings;
 use super::runtime::{
-    Cause, ContainerSignal, ExecAnswer, Found, PodSandbox, Runtime, RuntimeError, SandboxConfig, Started,
+    Cause, ContainerSignal, ExecAnswer, Found, PodSandbox, Runtime, RuntimeError, SandboxConfig, Started, Used,
 };
-use crate::cgroups::{Cgroup, Hierarchies};
+use crate::cgroups::{Cgroup, CgroupError, Hierarchies};
 use crate::container::ContainerConfig;
 use crate::pod_network::PodNetwork;
 use crate::shim::Whose;
@@ -134,6 +135,19 @@ impl Shims {
         Ok(Some(found(uid.to_owned(), ip, state.level, client, wake)))
     }
 
+    fn memory_of(&self, uid: &str) -> Result<Used, CgroupError> {
+        let pod = Cgroup::parse(&self.cgroup(uid))?;
+        let whole = pod.working_set(&self.hierarchies)?;
+        let mut containers = BTreeMap::new();
+        for id in pod.children(&self.hierarchies)? {
+            // A run is named after its container and its number.
+            if let Some((name, _)) = id.rsplit_once('-') {
+                *containers.entry(name.to_owned()).or_default() += pod.child(&id)?.working_set(&self.hierarchies)?;
+            }
+        }
+        Ok(Used { whole, containers })
+    }
+
     fn list(&self) -> io::Result<Vec<String>> {
         let directory = self.settings.run_dir.join("pods");
         match std::fs::read_dir(directory) {
@@ -168,6 +182,10 @@ impl Runtime for Shims {
             self.clear(uid).await.map_err(failed)?;
             remove_directory(&self.settings.pod_run_dir(uid)).map_err(|error| failed(error.into()))
         })
+    }
+
+    fn memory(&self, uid: &str) -> Result<Used, RuntimeError> {
+        self.memory_of(uid).map_err(|error| RuntimeError::Memory { uid: uid.to_owned(), source: error.into() })
     }
 }
 

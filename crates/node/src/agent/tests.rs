@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use decide::node_pressure::{Least, Thresholds};
 use objects::{names, pods};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
@@ -26,6 +27,7 @@ struct World {
     runtime: FakeRuntime,
     images: FakeImages,
     directory: tempfile::TempDir,
+    eviction: Thresholds,
     engine: Option<Engine>,
 }
 
@@ -43,6 +45,7 @@ impl World {
             runtime: FakeRuntime::default(),
             images,
             directory: tempfile::tempdir().unwrap(),
+            eviction: Thresholds::DEFAULT,
             engine: None,
         };
         world.start_engine();
@@ -60,6 +63,7 @@ impl World {
             dns: Ipv4Addr::new(10, 45, 0, 10),
             cluster_domain: "cluster.local".to_owned(),
             pod_pids_limit: 1024,
+            eviction: self.eviction,
             executable: PathBuf::from("/proc/self/exe"),
         }
     }
@@ -605,6 +609,25 @@ async fn a_pod_fails_when_its_deadline_is_over() {
     let status = pod.status.unwrap();
     assert_eq!(status.reason.as_deref(), Some("DeadlineExceeded"));
     assert_eq!(status.phase.as_deref(), Some("Failed"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_of_a_machine_that_is_short_of_memory_drains_and_is_evicted() {
+    let mut world = World::new();
+    world.create_pod(json!({}));
+    world.ready().await;
+    world.kill_engine().await;
+    world.eviction.memory = Least::Percent(100);
+    world.start_engine();
+    let told = |api: &FakeApi| pods::is_true(&api.pod("web")?, names::DISRUPTION_TARGET).then_some(());
+    world.api.until("it is told that it goes", told).await;
+    assert_eq!(world.runtime.running(), ["c-0"], "it was signalled before it was drained");
+    world.api.set_condition("web", names::DRAINED, "True", "Idle");
+    let over = |api: &FakeApi| api.pod("web").filter(pods::is_finished);
+    let status = world.api.until("it is evicted", over).await.status.unwrap();
+    assert_eq!((status.phase.as_deref(), status.reason.as_deref()), (Some("Failed"), Some("Evicted")));
+    let message = status.message.unwrap();
+    assert!(message.starts_with("The node was low on resource: memory. Threshold quantity: "), "{message}");
 }
 
 #[tokio::test(start_paused = true)]

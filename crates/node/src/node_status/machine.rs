@@ -2,9 +2,11 @@
 
 use std::path::Path;
 
-/// The kubelet's default thresholds.
-const LEAST_MEMORY_BYTES: u64 = 100 << 20;
-const LEAST_DISK_PERCENT: u64 = 10;
+use decide::node_pressure::{Resource, Room};
+
+use crate::agent::Settings;
+
+/// The kubelet's default threshold.
 const LEAST_PIDS_PERCENT: u64 = 5;
 
 /// What the machine is short of.
@@ -34,22 +36,27 @@ pub(super) fn memory() -> Memory {
     read_memory(&std::fs::read_to_string("/proc/meminfo").unwrap_or_default())
 }
 
-/// What cannot be read is not short.
-pub(super) fn pressure(data_dir: &Path) -> Pressure {
-    let memory = memory();
-    Pressure {
-        memory: match memory.total_bytes {
-            0 => Shortage::No,
-            _ => Shortage::below(memory.available_bytes, LEAST_MEMORY_BYTES),
-        },
-        disk: disk_shortage(data_dir),
-        pids: pid_shortage(),
+/// What there is of a resource. What cannot be read is unknown.
+pub(crate) fn room(resource: Resource, data_dir: &Path) -> Room {
+    match resource {
+        Resource::Memory => {
+            let memory = memory();
+            Room { capacity: memory.total_bytes, available: memory.available_bytes }
+        }
+        Resource::Disk => rustix::fs::statvfs(data_dir).map_or(Room::default(), |disk| Room {
+            capacity: disk.f_blocks * disk.f_frsize,
+            available: disk.f_bavail * disk.f_frsize,
+        }),
     }
 }
 
-/// Bytes of the filesystem that holds the data directory.
-pub(super) fn disk_bytes(data_dir: &Path) -> u64 {
-    rustix::fs::statvfs(data_dir).map_or(0, |disk| disk.f_blocks * disk.f_frsize)
+/// What is unknown is not short.
+pub(super) fn pressure(settings: &Settings) -> Pressure {
+    let is_short = |resource| {
+        let crossed = settings.eviction.are_crossed(resource, room(resource, &settings.data_dir));
+        if crossed { Shortage::Yes } else { Shortage::No }
+    };
+    Pressure { memory: is_short(Resource::Memory), disk: is_short(Resource::Disk), pids: pid_shortage() }
 }
 
 /// As Kubernetes and images call it.
@@ -78,11 +85,6 @@ impl Shortage {
     fn below(left: u64, least: u64) -> Self {
         if left < least { Self::Yes } else { Self::No }
     }
-}
-
-fn disk_shortage(data_dir: &Path) -> Shortage {
-    let Ok(disk) = rustix::fs::statvfs(data_dir) else { return Shortage::No };
-    Shortage::below(disk.f_bavail * 100, disk.f_blocks * LEAST_DISK_PERCENT)
 }
 
 /// `/proc/loadavg` counts the threads that there are, `pid_max` says how many there can be.

@@ -60,6 +60,7 @@ impl RealWorld {
             dns: Ipv4Addr::new(10, 45, 0, 10),
             cluster_domain: "cluster.local".to_owned(),
             pod_pids_limit: 1024,
+            eviction: Thresholds::DEFAULT,
         };
         let mut world =
             Self { api: FakeApi::new(PATIENCE), images, settings, engine: None, created: 0, _directory: directory };
