@@ -57,3 +57,4 @@ machines: programs
 
 programs:
 	cargo build --workspace --bins
+	tests/former

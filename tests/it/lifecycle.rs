@@ -3,6 +3,8 @@
 use end_to_end::document::{Document, NAME};
 use end_to_end::images::SHELL;
 use end_to_end::machine::Machine;
+use end_to_end::outside::assert_nothing_lost;
+use end_to_end::paths::tool;
 use end_to_end::processes;
 use end_to_end::run::{output_of, run};
 
@@ -180,4 +182,44 @@ fn a_machine_that_loses_its_power_brings_its_pods_back_with_what_they_had_on_dis
     let last = kubectl.json("get pod counts")["status"]["containerStatuses"][0]["lastState"]["terminated"].clone();
     assert_eq!((&last["exitCode"], &last["reason"]), (&137.into(), &"ContainerStatusUnknown".into()), "{last}");
     machine.down();
+}
+
+/// Shims, keeper, proxy and store of the version that `tests/former` builds.
+#[test]
+fn what_a_former_version_left_goes_on_under_this_one() {
+    let machine = Machine::without_engine();
+    let former = tool("former/segue");
+    let said = machine.try_up_of(&former, &[]);
+    assert!(said.success, "the former segue did not come up:\n{}{}", said.stdout, said.stderr);
+    let kubectl = machine.kubectl();
+    kubectl.run("create secret generic keys --from-literal=token=hunter2");
+    let document = Document::deployed(&machine, "v1");
+    // The former version refused to mount a part of a volume.
+    kubectl.apply(&format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: part}}\nspec:\n  terminationGracePeriodSeconds: 1\n  containers:\n  \
+         - name: shell\n    image: {SHELL}\n    args: [-c, 'sleep 600']\n    volumeMounts: [{{name: all, mountPath: /part, subPath: part}}]\n  \
+         volumes: [{{name: all, emptyDir: {{}}}}]\n"
+    ));
+    kubectl.wait_for("pod/part", ".status.containerStatuses[0].state.waiting.reason", "CreateContainerConfigError");
+    let before = document.standing();
+    let mut load = document.load();
+    load.answered(240);
+
+    machine.kill_engine();
+    machine.up();
+    load.answered(240);
+    assert_eq!(before, document.standing(), "no pod was replaced or restarted");
+    assert_eq!(kubectl.json("get secret keys")["data"]["token"], "aHVudGVyMg==");
+    kubectl.wait_for("pod/part", ".status.containerStatuses[0].state.waiting.reason", "CreateContainerError");
+    let waiting = kubectl.json("get pod part")["status"]["containerStatuses"][0]["state"]["waiting"].to_string();
+    assert!(waiting.contains("an earlier Segue made this pod"), "{waiting}");
+    assert_eq!(kubectl.run(&format!("exec -n production deploy/{NAME} -- /bin/sh -c pwd")), "/\n");
+
+    document.roll_to("v2");
+    load.answered(240);
+    assert_nothing_lost(&load.stop(), &["v1", "v2"]);
+    kubectl.run("delete pod part");
+    machine.down();
+    let store = std::fs::read(machine.data_dir().join("store.db")).expect("it stays");
+    assert!(!store.windows(7).any(|part| part == b"hunter2" || part == b"aHVudGV"), "a Secret can be read");
 }
