@@ -7,6 +7,7 @@ mod faults;
 mod harness;
 mod images;
 mod inside_pods;
+mod installed;
 mod kubectl;
 mod lifecycle;
 mod pod_states;

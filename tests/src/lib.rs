@@ -11,3 +11,4 @@ pub mod paths;
 pub mod processes;
 pub mod registry;
 pub mod run;
+pub mod systemd;

@@ -50,6 +50,25 @@ Examples:
 
 Exit codes: 0 nothing is left running; 1 something could not be stopped or removed; 2 wrong usage")]
     Down(Down),
+    /// Have systemd start the engine at boot, and now
+    #[command(after_help = "\
+Examples:
+  segue install
+  segue install --mirror registry.example.com=http://127.0.0.1:5000   options are those of `segue up`
+  segue install --print                                               show the unit, change nothing
+
+Once more with other options restarts the engine with these; pods and connections go on. When the machine goes down, everything
+is drained first.
+Exit codes: 0 the service runs and its node is ready; 1 not; 2 wrong usage")]
+    Install(Install),
+    /// Stop the service that `segue install` made, and start it at boot no more; pods go on
+    #[command(after_help = "\
+Examples:
+  segue uninstall
+  segue down                                drain and stop the pods that went on
+
+Exit codes: 0 the service is gone; 1 not; 2 wrong usage")]
+    Uninstall(DataDirectory),
     /// The proxy that carries every connection to a Service
     #[command(subcommand)]
     Proxy(ProxyCommand),
@@ -147,13 +166,28 @@ impl Up {
 
     /// The defaults, on a data directory.
     pub(crate) fn on(directory: &DataDirectory) -> Self {
-        let arguments = [OsString::from("up"), "--data-dir".into(), directory.data_dir.clone().into()];
+        Self::of(&["--data-dir".into(), directory.data_dir.clone().into()])
+    }
+
+    /// Reads options; ends the program when they make no sense.
+    pub(crate) fn of(options: &[OsString]) -> Self {
+        let arguments = [OsString::from("up")].into_iter().chain(options.iter().cloned());
         let matches = Self::augment_args(clap::Command::new("up").no_binary_name(false)).get_matches_from(arguments);
         match Self::from_arg_matches(&matches) {
             Ok(options) => options,
             Err(error) => error.exit(),
         }
     }
+}
+
+#[derive(Args, Clone)]
+pub(crate) struct Install {
+    /// Show the unit and change nothing
+    #[arg(long)]
+    pub(crate) print: bool,
+    /// Options of `segue up`
+    #[arg(value_name = "OPTIONS", trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) up: Vec<OsString>,
 }
 
 #[derive(Args, Clone)]

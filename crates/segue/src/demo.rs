@@ -2,20 +2,20 @@
 //! tells on them. It needs nothing that runs on the machine and leaves nothing behind.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{Seek, SeekFrom};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use clap::Parser;
 use decide::images::ImageReference;
 use node::images::ImageStore;
 use node::images::build::{FileContent, NewFile, NewImage};
 use objects::ranges::Range;
 use tools::demo::{Image, Images, Stage};
 
-use crate::cli::{Command, CommandLine, Up};
+use crate::cli::Up;
 use crate::engine::Engine;
 use crate::preflight;
 use crate::settings::Directories;
@@ -80,17 +80,8 @@ fn options(data_dir: &Path) -> anyhow::Result<Up> {
     let (pods, services) = free_ranges(&Directories::find(data_dir)?)?;
     let data_dir = data_dir.to_string_lossy();
     let (listen, pods, services) = (free.to_string(), pods.to_string(), services.to_string());
-    let line =
-        ["segue", "up", "--data-dir", &data_dir, "--listen", &listen, "--pod-cidr", &pods, "--service-cidr", &services];
-    match CommandLine::try_parse_from(line)?.command {
-        Command::Up(options) => Ok(options),
-        Command::Down(_)
-        | Command::Proxy(_)
-        | Command::Image(_)
-        | Command::Backup(_)
-        | Command::Restore(_)
-        | Command::Demo => anyhow::bail!("`up` was read as another command"),
-    }
+    let options = ["--data-dir", &data_dir, "--listen", &listen, "--pod-cidr", &pods, "--service-cidr", &services];
+    Ok(Up::of(&options.map(OsString::from)))
 }
 
 fn free_ranges(directories: &Directories) -> anyhow::Result<(Range, Range)> {

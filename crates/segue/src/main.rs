@@ -7,6 +7,7 @@ mod down;
 mod engine;
 mod engine_socket;
 mod image;
+mod install;
 mod pod_access;
 mod preflight;
 mod proxy;
@@ -39,6 +40,8 @@ fn command(line: CommandLine) -> anyhow::Result<()> {
     match line.command {
         Command::Up(options) => up::up(options),
         Command::Down(options) => down::down(&options),
+        Command::Install(options) => install::install(&options),
+        Command::Uninstall(directory) => install::uninstall(&directory),
         Command::Proxy(ProxyCommand::Upgrade { directory }) => proxy::upgrade(&directory),
         Command::Image(ImageCommand::Load { file, directory }) => image::load(&file, &directory),
         Command::Image(ImageCommand::List { directory, output }) => image::list(&directory, output),

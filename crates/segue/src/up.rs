@@ -7,6 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::process::{Command, Stdio};
 
 use anyhow::Context;
+use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::Up;
@@ -26,7 +27,13 @@ pub(crate) fn up(options: Up) -> anyhow::Result<()> {
         return detach(&options);
     }
     log_to_stderr();
-    run(options, |engine| show::line(&engine.how_to_use()))
+    run(options, |engine| {
+        show::line(&engine.how_to_use());
+        // Heard where systemd started it (`segue install`).
+        if let Err(error) = sd_notify::notify(false, &[NotifyState::Ready]) {
+            tracing::warn!(%error, "systemd could not be told that the node is ready");
+        }
+    })
 }
 
 /// Starts this program again in the background and waits until it says that the node is ready.
