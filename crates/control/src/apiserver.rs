@@ -191,6 +191,11 @@ impl Caller {
     }
 }
 
+/// Whether the request stays open to tell of changes.
+pub(crate) fn is_watch(uri: &http::Uri) -> bool {
+    uri.query().is_some_and(|query| query.contains("watch") && Query::parse(Some(query)).is_true("watch"))
+}
+
 /// A request's verb and what it is about, as an ObjectReference of an audit Event names it.
 pub(crate) fn describe(method: &http::Method, uri: &http::Uri) -> Value {
     let Target::Objects(place) = Target::of(uri.path()) else {

@@ -4,6 +4,7 @@ pub mod apiserver;
 pub mod audit;
 pub mod controllers;
 mod events;
+mod in_flight;
 pub mod pki;
 pub mod serve;
 pub mod store;

@@ -23,6 +23,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::apiserver::{ApiServer, Body, Caller, failure};
 use crate::audit::AuditLog;
+use crate::in_flight::InFlight;
 
 /// The largest body that is read: Kubernetes' own limit for a request.
 const BODY_BYTES_MAX: usize = 3 * 1024 * 1024;
@@ -33,10 +34,12 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Serves TLS connections until the future is dropped.
 pub async fn serve(api: ApiServer, listener: TcpListener, tls: ServerConfig, audit: Option<Arc<AuditLog>>) {
     let acceptor = TlsAcceptor::from(Arc::new(tls));
+    let in_flight = InFlight::new();
     loop {
         match listener.accept().await {
             Ok((connection, client)) => {
-                let entrance = Entrance { api: api.clone(), audit: audit.clone(), client };
+                let entrance =
+                    Entrance { api: api.clone(), audit: audit.clone(), in_flight: in_flight.clone(), client };
                 tokio::spawn(serve_connection(entrance, acceptor.clone(), connection));
             }
             // Out of file descriptors, most likely: connections that end give some back.
@@ -53,6 +56,7 @@ pub async fn serve(api: ApiServer, listener: TcpListener, tls: ServerConfig, aud
 struct Entrance {
     api: ApiServer,
     audit: Option<Arc<AuditLog>>,
+    in_flight: InFlight,
     client: SocketAddr,
 }
 
@@ -90,7 +94,10 @@ impl Entrance {
 
     async fn answer(&self, caller: &Caller, request: Request<hyper::body::Incoming>) -> Response<Body> {
         let noted = self.audit.as_ref().and_then(|audit| audit.note(&request, caller, self.client));
-        let answered = answer(&self.api, caller, request).await;
+        let answered = match self.in_flight.admit(&request) {
+            Ok(_place) => answer(&self.api, caller, request).await,
+            Err(refused) => failure(&refused),
+        };
         if let (Some(audit), Some(noted)) = (&self.audit, noted) {
             audit.write(noted, answered.status());
         }

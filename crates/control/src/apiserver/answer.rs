@@ -1,7 +1,7 @@
 //! Answers: bodies, and the form in which a client wants objects (as they are, metadata only, or as a table).
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_TYPE, HeaderValue, WARNING};
+use http::header::{ACCEPT, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WARNING};
 use http::{Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
@@ -164,7 +164,11 @@ where
 /// A failure as the `Status` that it is.
 pub(crate) fn failure(failure: &Failure) -> Response<Body> {
     let code = StatusCode::from_u16(failure.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    json(code, &failure.to_value(), &[])
+    let mut answer = json(code, &failure.to_value(), &[]);
+    if let Some(details) = failure.details.as_ref().filter(|details| details.retry_after_seconds > 0) {
+        answer.headers_mut().insert(RETRY_AFTER, details.retry_after_seconds.into());
+    }
+    answer
 }
 
 pub(super) fn full(text: Bytes) -> Body {
