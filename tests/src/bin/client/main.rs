@@ -1,6 +1,9 @@
 //! The clients of the end-to-end tests, each a process of its own so that it can be in another network:
-//! `client load PLAN`, `client streams PLAN`, `client datagrams PLAN`, `client write`, `client pods COUNT IMAGE`. A plan is JSON.
-//! All but the last end with their standard input.
+//! `client load PLAN`, `client streams PLAN`, `client datagrams PLAN`, `client write`; a plan is JSON, and all of these end
+//! with their standard input. Those for figures end by themselves: `client pods COUNT IMAGE`, `client gets CLIENTS SECONDS`,
+//! `client writes CLIENTS SECONDS`, `client services COUNT`, `client switches COUNT ADDRESS ENDPOINT ENDPOINT`.
+
+mod figures;
 
 use std::error::Error;
 use std::io::{self, Read, Write};
@@ -34,7 +37,11 @@ async fn main() -> Outcome<()> {
         ["datagrams", plan] => datagrams(&serde_json::from_str(plan)?).await,
         ["write"] => write(Client::try_default().await?).await,
         ["pods", count, image] => pods(Client::try_default().await?, count.parse()?, image).await,
-        other => Err(format!("load, streams, datagrams, write or pods, not {other:?}").into()),
+        ["gets", clients, seconds] => figures::gets(clients.parse()?, seconds.parse()?).await,
+        ["writes", clients, seconds] => figures::writes(clients.parse()?, seconds.parse()?).await,
+        ["services", count] => figures::services(count.parse()?).await,
+        ["switches", count, address, one, other] => figures::switches(count.parse()?, address, [one, other]).await,
+        other => Err(format!("{other:?} is none of what this can do").into()),
     }
 }
 
