@@ -38,7 +38,7 @@ use crate::kernel::Scope;
 use crate::link::{DataPlaneCommand, Link, LinkError};
 use crate::rules::Rules;
 use balance::{Counted, Kernel, KernelError};
-use book::{Book, Condition, Round, Sending, Side};
+use book::{Book, Condition, Now, Round, Sending, Side};
 use ingress::{CertificateFaults, IngressStatus};
 use ledger::Told;
 use load_balancers::{BalancerStatus, statuses};
@@ -129,6 +129,8 @@ struct Routing {
     client: Client,
     settings: Settings,
     caches: Caches,
+    /// When, by the wall and by a clock that never jumps.
+    began: (Timestamp, Instant),
     book: Book,
     link: Option<Link>,
     open_link_at: Instant,
@@ -174,6 +176,7 @@ impl Routing {
             kernel: Kernel::new(scope),
             ask_kernel_at: None,
             settings,
+            began: (Timestamp::now(), Instant::now()),
             book: Book::default(),
             link: None,
             open_link_at: Instant::now(),
@@ -311,11 +314,17 @@ impl Routing {
         self.open_link_at = Instant::now();
     }
 
+    fn now(&self) -> Now {
+        let (began_at, began) = self.began;
+        let steady = began_at.checked_add(began.elapsed()).unwrap_or(Timestamp::MAX);
+        Now { steady, wall: Timestamp::now() }
+    }
+
     /// Does what follows from everything known. Nothing follows before everything was listed once: the first
     /// configuration of a restarted engine is as complete as the last of its predecessor.
     async fn act(&mut self) {
         let Some(snapshot) = self.caches.snapshot(&self.settings) else { return };
-        let now = Timestamp::now();
+        let now = self.now();
         let Round { send, write, look_again_at } = self.book.round(&snapshot, &self.settings.base, now);
         if let Some(sending) = send {
             self.send(sending, &snapshot).await;
@@ -328,7 +337,7 @@ impl Routing {
         self.write_ingresses(&snapshot);
         self.tell_certificate_faults(&snapshot);
         if let Some(time) = look_again_at {
-            self.look_again_in(Duration::try_from(time.duration_since(now)).unwrap_or_default());
+            self.look_again_in(Duration::try_from(time.duration_since(now.steady)).unwrap_or_default());
         }
         self.written.retain(|uid, _| snapshot.pods.values().any(|pod| plan::uid_of(pod) == *uid));
     }

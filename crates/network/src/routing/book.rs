@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use decide::balancing::EndpointState;
 use decide::draining::{self, DrainSnapshot, DrainStep, DrainedReason, InFlight, Reach, Serving};
 use decide::safe_to_stop::drain_budgets;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 use objects::names;
 use objects::pods::{condition, is_ready, is_true, leaves_since};
@@ -35,6 +35,7 @@ pub(super) struct Book {
     kernel_refuses: bool,
     /// How far each terminating pod was taken, by this engine.
     steps: BTreeMap<PodUid, DrainStep>,
+    leaving: BTreeMap<PodUid, Leaving>,
     /// The last version that any engine sent.
     last_version: u64,
     link: LinkState,
@@ -73,6 +74,22 @@ struct Sent {
     plan: Plan,
     kernel: KernelConfig,
     base: Base,
+}
+
+/// The time by two clocks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Now {
+    /// Never jumps: what is counted is counted by it.
+    pub(super) steady: Timestamp,
+    /// What objects of the API are stamped with.
+    pub(super) wall: Timestamp,
+}
+
+/// Since when a pod goes, by both clocks: as its object says it, and as that was when it was seen first.
+#[derive(Clone, Copy, Debug)]
+struct Leaving {
+    since: Timestamp,
+    steady: Timestamp,
 }
 
 /// What to do now.
@@ -206,11 +223,12 @@ impl Book {
     }
 
     /// What follows from everything that is known.
-    pub(super) fn round(&mut self, snapshot: &Snapshot, base: &Base, now: Timestamp) -> Round {
+    pub(super) fn round(&mut self, snapshot: &Snapshot, base: &Base, now: Now) -> Round {
         let mut round = Round::default();
         let living: BTreeSet<PodUid> = snapshot.pods.values().map(|pod| uid_of(pod)).collect();
         self.steps.retain(|uid, _| living.contains(uid));
         self.balanced.retain(|uid| living.contains(uid));
+        self.leaving.retain(|uid, _| living.contains(uid));
         for pod in snapshot.pods.values() {
             match self.goal {
                 Goal::DrainAll => drop(self.steps.insert(uid_of(pod), DrainStep::Withdraw)),
@@ -280,16 +298,19 @@ impl Book {
         is_in_force.then(|| written(pod, names::POLICIES_IN_FORCE, "True", "Acknowledged", String::new()))
     }
 
-    fn drain(&mut self, pod: &Pod, now: Timestamp, round: &mut Round) {
+    fn drain(&mut self, pod: &Pod, now: Now, round: &mut Round) {
         let uid = uid_of(pod);
         if is_true(pod, names::DRAINED) {
             self.steps.insert(uid, DrainStep::Withdraw);
             return;
         }
-        let Some(deleted_at) = leaves_since(pod) else { return };
+        let Some(since) = leaves_since(pod) else { return };
+        let known = self.leaving.get(&uid).filter(|known| known.since == since).copied();
+        let leaving = known.unwrap_or_else(|| Leaving { since, steady: now.steady_time_of(since) });
+        self.leaving.insert(uid.clone(), leaving);
         let budgets = drain_budgets(pod);
         let snapshot = DrainSnapshot {
-            deleted_at,
+            deleted_at: leaving.steady,
             budget: budgets.requests,
             long_budget: budgets.long_connections,
             serving: if is_ready(pod) { Serving::Ready } else { Serving::NotReady },
@@ -298,7 +319,7 @@ impl Book {
             without_another: self.without_another(&uid),
             in_flight: self.in_flight(&uid),
         };
-        let decision = draining::next(&snapshot, now);
+        let decision = draining::next(&snapshot, now.steady);
         let message = decision.waiting_on.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
         for step in decision.steps {
             let step = snapshot.asked.map_or(step, |asked| asked.max(step));
@@ -332,6 +353,14 @@ impl Book {
         let (proxy, kernel) =
             (of(Side::Proxy)?, if self.balanced.contains(uid) { of(Side::Kernel)? } else { InFlight::default() });
         Some(InFlight { requests: proxy.requests + kernel.requests, long: proxy.long + kernel.long })
+    }
+}
+
+impl Now {
+    /// When, by the clock that never jumps, something happened of which an object says when. Not in the future.
+    fn steady_time_of(self, stamp: Timestamp) -> Timestamp {
+        let age = self.wall.duration_since(stamp).max(SignedDuration::ZERO);
+        self.steady.checked_sub(age).unwrap_or(self.steady)
     }
 }
 

@@ -10,6 +10,8 @@ struct Story {
     service: Value,
     book: Book,
     base: Base,
+    /// Seconds by which the wall clock was set.
+    wall_is_ahead: i64,
 }
 
 /// A round in short: the version sent, and `pod type status reason` of each write.
@@ -19,7 +21,8 @@ impl Story {
     fn new(pods: Vec<Value>) -> Self {
         let mut book = Book::default();
         book.connected(0);
-        Self { pods, policies: Vec::new(), service: service("demo", "10.45.0.7"), book, base: Base::default() }
+        let service = service("demo", "10.45.0.7");
+        Self { pods, policies: Vec::new(), service, book, base: Base::default(), wall_is_ahead: 0 }
     }
 
     fn round(&mut self, second: i64) -> Round {
@@ -33,7 +36,8 @@ impl Story {
             policies: self.policies.clone(),
             ..Cluster::default()
         };
-        self.book.round(&cluster.snapshot(), &self.base, at(second))
+        let now = Now { steady: at(second), wall: at(second + self.wall_is_ahead) };
+        self.book.round(&cluster.snapshot(), &self.base, now)
     }
 
     /// A round whose writes arrive.
@@ -203,6 +207,25 @@ fn counts_of_an_older_version_prove_nothing() {
     story.tell(1);
     story.acknowledge_uncounted(2);
     assert_eq!(story.tell(1), told(None, &["demo-1 segue.dev/Drained False Withdrawn"]));
+}
+
+#[test]
+fn a_drain_takes_as_long_wherever_the_clock_jumps() {
+    for jump in [3600, -3600] {
+        let mut story = Story::new(vec![pod("demo", 1, "True"), pod("demo", 2, "True")]);
+        story.tell(0);
+        story.acknowledge(1, &[]);
+        story.tell(0);
+        story.delete(0);
+        story.tell(1);
+        story.acknowledge(2, &[(1, 1, 0)]);
+        assert_eq!(story.tell(2), told(None, &["demo-1 segue.dev/Drained False Withdrawn"]));
+        story.wall_is_ahead = jump;
+        assert_eq!(story.tell(14), told(None, &[]), "{jump}");
+        let deadline = story.round(14).look_again_at.expect("a deadline");
+        assert_eq!(deadline, at(30), "{jump}");
+        assert_eq!(story.tell(30), told(None, &["demo-1 segue.dev/Drained True DeadlinePassed"]), "{jump}");
+    }
 }
 
 #[test]
