@@ -2,7 +2,7 @@
 # test   installs what the tests need, and passes all of them; CI runs this and nothing else
 # soak   the tests of the traffic, 20 times over, 100 kills at random, then 100 rolling updates under a million requests,
 #        of each kind of app
-# bench  figures: start, pods, rollouts, memory, idle CPU
+# bench  figures: start, pods, rollouts, memory, idle CPU, the API; Docker Swarm beside them
 # bench-traffic  the proxy beside nginx, HAProxy, Envoy and Caddy, in one run
 # fuzz   a minute of any bytes for each parser of ours
 
@@ -35,6 +35,7 @@ soak: prerequisites programs
 		cargo test --workspace --test machines -- --test-threads=1 traffic::rolling
 
 bench: prerequisites
+	bench/prerequisites
 	cargo build --release --workspace --bins
 	target/release/bench
 

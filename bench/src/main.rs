@@ -1,5 +1,7 @@
 //! Figures, measured on a machine of its own: start, pods, rollouts, memory, idle CPU, the API. No figure is judged here;
-//! beside each stands what it must be and what it aims at.
+//! beside each stands what it must be and what it aims at. `bench swarm` measures only what stands beside Segue.
+
+mod swarm;
 
 use std::io::{self, Write};
 use std::process::{Command, ExitCode};
@@ -27,6 +29,14 @@ const IDLE: Duration = Duration::from_secs(30);
 const ROLES: [&str; 4] = ["up", "keeper", "proxy", "shim"];
 
 fn main() -> ExitCode {
+    if std::env::args().nth(1).as_deref() != Some("swarm") {
+        segue();
+    }
+    swarm::compare();
+    ExitCode::SUCCESS
+}
+
+fn segue() {
     let machine = Machine::without_engine();
     starts(&machine);
     machine.up();
@@ -38,7 +48,6 @@ fn main() -> ExitCode {
     endpoints(&machine);
     binary();
     machine.down();
-    ExitCode::SUCCESS
 }
 
 fn starts(machine: &Machine) {
