@@ -4,13 +4,16 @@ use std::time::Duration;
 
 use decide::node_pressure::{self, Resource};
 use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::{
     Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec, NodeStatus, NodeSystemInfo, Taint,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
-use kube::api::{Api, PostParams};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, Time};
+use kube::Resource as _;
+use kube::api::{Api, Patch, PatchParams, PostParams};
 use objects::pods::Resources;
+use serde_json::json;
 use tracing::warn;
 
 use crate::agent::Settings;
@@ -26,6 +29,9 @@ use machine::{Pressure, Shortage};
 const MOST_PODS: u32 = 110;
 /// How often the machine is looked at; Kubernetes' number.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// The namespace of nodes' leases, and how long one holds; Kubernetes' names and numbers.
+const LEASES: &str = "kube-node-lease";
+const LEASE_SECONDS: i32 = 40;
 /// How often the Node is written although nothing has changed; Kubernetes' number.
 const REPORT_EVERY: Duration = Duration::from_secs(300);
 
@@ -55,6 +61,7 @@ pub(crate) async fn register(client: &kube::Client, settings: &Settings) -> kube
 
 /// Looks at the machine for as long as it is polled.
 pub(crate) async fn keep_up_to_date(client: kube::Client, settings: Settings, clock: Clock) {
+    let leases: Api<Lease> = Api::namespaced(client.clone(), LEASES);
     let api: Api<Node> = Api::all(client);
     let mut reported = tokio::time::Instant::now();
     let mut recent = Recent::default();
@@ -63,6 +70,9 @@ pub(crate) async fn keep_up_to_date(client: kube::Client, settings: Settings, cl
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
+        if let Err(error) = renew_lease(&leases, &api, &settings.node_name).await {
+            warn!(error = chain(&error), "the node's lease could not be renewed; trying again");
+        }
         let pressure = recent.with(machine::pressure(&settings), clock.now());
         if pressure == last && reported.elapsed() < REPORT_EVERY {
             continue;
@@ -79,6 +89,30 @@ pub(crate) async fn keep_up_to_date(client: kube::Client, settings: Settings, cl
             Err(error) => warn!(error = chain(&error), "the node's status could not be written; trying again"),
         }
     }
+}
+
+/// Says that the node is alive, to whoever looks for it where a kubelet says so.
+async fn renew_lease(leases: &Api<Lease>, nodes: &Api<Node>, name: &str) -> kube::Result<()> {
+    let renewal = json!({"spec": {"renewTime": MicroTime(Timestamp::now())}});
+    match leases.patch(name, &PatchParams::default(), &Patch::Merge(&renewal)).await {
+        Err(kube::Error::Api(status)) if status.is_not_found() => {}
+        renewed => return renewed.map(drop),
+    }
+    let Some(node) = nodes.get_opt(name).await? else { return Ok(()) };
+    let lease = Lease {
+        metadata: ObjectMeta {
+            name: Some(name.to_owned()),
+            owner_references: Some(node.owner_ref(&()).into_iter().collect()),
+            ..ObjectMeta::default()
+        },
+        spec: Some(LeaseSpec {
+            holder_identity: Some(name.to_owned()),
+            lease_duration_seconds: Some(LEASE_SECONDS),
+            renew_time: Some(MicroTime(Timestamp::now())),
+            ..LeaseSpec::default()
+        }),
+    };
+    leases.create(&PostParams::default(), &lease).await.map(drop)
 }
 
 async fn report(api: &Api<Node>, mut node: Node, settings: &Settings, pressure: Pressure) -> kube::Result<()> {
@@ -247,8 +281,6 @@ fn shortage(
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]

@@ -36,7 +36,7 @@ use crate::settings::Directories;
 use crate::traffic::DataPlaneTraffic;
 
 /// Namespaces that are always there.
-const NAMESPACES: [&str; 2] = ["default", "kube-system"];
+const NAMESPACES: [&str; 3] = ["default", "kube-node-lease", "kube-system"];
 
 /// The domain of the names that pods find Services by.
 const CLUSTER_DOMAIN: &str = "cluster.local";

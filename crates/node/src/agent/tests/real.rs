@@ -241,7 +241,9 @@ fn real_ends_have_real_reasons() {
 fn going_down_and_up_brings_the_same_pod_back() {
     inside("going_down_and_up_brings_the_same_pod_back", || async {
         let mut world = RealWorld::new("down");
-        world.create_pod(json!({"containers": [shell("echo run; trap 'exit 9' TERM; while :; do sleep 0.1; done")]}));
+        let mut traps = shell("echo run; trap 'exit 9' TERM; : > /up; while :; do sleep 0.1; done");
+        merge(&mut traps, json!({"readinessProbe": {"exec": {"command": ["/bin/cat", "/up"]}, "periodSeconds": 1}}));
+        world.create_pod(json!({"containers": [traps]}));
         world.status("the pod is ready", is_ready).await;
         world.go_down().await;
         world.assert_nothing_left();
