@@ -91,6 +91,38 @@ fn containers_see_each_others_processes_where_the_pod_shares_them() {
 }
 
 #[test]
+fn a_pod_may_see_the_machines_processes_and_share_its_ipc() {
+    let machine = Machine::with_engine();
+    let kubectl = machine.kubectl();
+    let script = "busybox readlink /proc/self/ns/ipc; busybox ps";
+    let own = said_by(&kubectl, "own", script, "", "");
+    let shares = said_by(&kubectl, "shares", script, "", "  hostPID: true\n  hostIPC: true\n");
+    let ipc = fs::read_link(machine.namespace().proc("ns/ipc")).expect("the first process lives");
+    let ipc = ipc.to_str().expect("a name");
+    assert!(shares.starts_with(ipc) && !own.starts_with(ipc), "{ipc} is shared by neither or both:\n{shares}{own}");
+    assert!(shares.contains("segue proxy") && !own.contains("segue proxy"), "{shares}{own}");
+    machine.down();
+}
+
+#[test]
+fn a_pod_names_hosts_and_nameservers_of_its_own() {
+    let machine = Machine::with_engine();
+    let spec = "  hostAliases: [{ip: 192.0.2.7, hostnames: [printer, printer.office]}]\n  dnsPolicy: None\n  \
+                dnsConfig: {nameservers: [192.0.2.53], searches: [office.example], options: [{name: ndots, value: '2'}]}\n  hostname: named\n";
+    let said = said_by(&machine.kubectl(), "named", "cat /etc/hosts /etc/resolv.conf; busybox hostname", "", spec);
+    for line in [
+        "192.0.2.7\tprinter\tprinter.office",
+        "nameserver 192.0.2.53",
+        "search office.example",
+        "options ndots:2",
+        "\nnamed\n",
+    ] {
+        assert!(said.contains(line), "{line:?} is missing in\n{said}");
+    }
+    machine.down();
+}
+
+#[test]
 fn a_pod_may_be_in_the_machines_own_network() {
     let machine = Machine::with_engine();
     let kubectl = machine.kubectl();
