@@ -2,6 +2,7 @@ use end_to_end::document::{Document, NAME};
 use end_to_end::images::APP;
 use end_to_end::kubectl::{Kubectl, Release};
 use end_to_end::machine::Machine;
+use end_to_end::run::run;
 
 const POD: &str = "
 apiVersion: v1
@@ -43,9 +44,27 @@ fn reads_writes_and_waits(release: Release) {
     assert!(kubectl.run("get pods -l tier=front -o name").contains("pod/plain"));
     assert_eq!(kubectl.run("get pods -l tier=back -o name"), "");
 
+    asks_what_there_is(&kubectl);
     kubectl.run("delete pod plain --grace-period=1");
     assert!(kubectl.fails("get pod plain").contains("pods \"plain\" not found"));
     machine.down();
+}
+
+fn asks_what_there_is(kubectl: &Kubectl<'_>) {
+    let resources = kubectl.run("api-resources --namespaced=true -o name");
+    for resource in ["pods", "deployments.apps", "leases.coordination.k8s.io", "servicetraffic.traffic.segue.dev"] {
+        assert!(resources.lines().any(|line| line == resource), "{resource} is missing in\n{resources}");
+    }
+    let explained = kubectl.run("explain pod.spec.containers.readinessProbe.httpGet.path");
+    assert!(explained.contains("FIELD: path <string>"), "{explained}");
+    let mut live = kubectl.json("get pod plain");
+    live["metadata"]["labels"]["tier"] = "back".into();
+    let changed = run(kubectl.command().args(["diff", "-f", "-"]), &live.to_string());
+    assert!(!changed.success && changed.stdout.contains("+    tier: back"), "{}{}", changed.stdout, changed.stderr);
+    live["metadata"]["labels"]["tier"] = "front".into();
+    let same = run(kubectl.command().args(["diff", "-f", "-"]), &live.to_string());
+    assert!(same.success, "{}{}", same.stdout, same.stderr);
+    assert_eq!(kubectl.run("get pods -l tier=back -o name"), "", "a question changes nothing");
 }
 
 fn pod_is_shown_in_every_form(kubectl: &Kubectl<'_>) {
