@@ -90,6 +90,19 @@ impl Timing {
     }
 }
 
+/// How long to wait before a container is asked again at which nobody listens yet, when that happened so often. Less
+/// than a period in all: then it counts. An app that is ready at once is so a moment after its start, not a period.
+#[must_use]
+pub fn knock_again_after(kind: ProbeKind, answers: Answers, refusals: u32) -> Option<SignedDuration> {
+    const KNOCKS: u32 = 6;
+    let starts = answers.last.is_none() && answers == Answers::none_yet(kind);
+    let may_knock = match kind {
+        ProbeKind::Startup | ProbeKind::Readiness => starts && refusals < KNOCKS,
+        ProbeKind::Liveness => false,
+    };
+    may_knock.then(|| SignedDuration::from_millis(10 << refusals))
+}
+
 impl Answers {
     /// No answer yet: not ready, but alive.
     #[must_use]
@@ -133,6 +146,23 @@ pub fn is_asked(kind: ProbeKind, startup: Verdict) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_starts_is_asked_again_soon_and_for_less_than_a_period() {
+        let waits = |kind, answers| (0..).map_while(move |refusals| knock_again_after(kind, answers, refusals));
+        for kind in [ProbeKind::Readiness, ProbeKind::Startup] {
+            let new = Answers::none_yet(kind);
+            let waits: Vec<_> = waits(kind, new).collect();
+            assert_eq!(waits[..2], [SignedDuration::from_millis(10), SignedDuration::from_millis(20)]);
+            let whole = waits.into_iter().fold(SignedDuration::ZERO, |sum, wait| sum + wait);
+            assert!(whole < SignedDuration::from_secs(1), "{whole}");
+            let asked = new.and(Outcome::Failure, &Timing::of(&Probe::default()));
+            for known in [asked, Answers::starting_from(Verdict::Success)] {
+                assert_eq!(knock_again_after(kind, known, 0), None, "{kind:?}");
+            }
+        }
+        assert_eq!(waits(ProbeKind::Liveness, Answers::none_yet(ProbeKind::Liveness)).count(), 0);
+    }
 
     fn timing(success_threshold: u32, failure_threshold: u32) -> Timing {
         Timing { success_threshold, failure_threshold, ..Timing::of(&Probe::default()) }

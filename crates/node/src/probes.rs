@@ -7,7 +7,7 @@ mod tcp;
 
 use std::time::Duration;
 
-use decide::probes::{Answers, Outcome, ProbeKind, Timing, Verdict};
+use decide::probes::{self, Answers, Outcome, ProbeKind, Timing, Verdict};
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::{Container, Probe};
 use tokio::sync::mpsc;
@@ -39,6 +39,13 @@ pub(crate) struct Prober {
 pub(crate) struct Answer {
     pub(crate) outcome: Outcome,
     pub(crate) message: String,
+}
+
+impl Answer {
+    /// Nobody listens.
+    fn is_refusal(&self) -> bool {
+        self.outcome == Outcome::Failure && self.message.ends_with(connect::REFUSED)
+    }
 }
 
 impl Prober {
@@ -77,7 +84,7 @@ async fn ask_repeatedly(
     due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         due.tick().await;
-        let Some(answer) = ask(&target, &probe, duration(timing.timeout)).await else { continue };
+        let Some(answer) = ask_patiently(&target, kind, &probe, &timing, answers).await else { continue };
         let before = answers.verdict;
         answers = answers.and(answer.outcome, &timing);
         if answer.outcome == Outcome::Success && answers.verdict == before {
@@ -88,6 +95,24 @@ async fn ask_repeatedly(
             return;
         }
     }
+}
+
+/// A container that starts is asked until it listens, for a while.
+async fn ask_patiently(
+    target: &Target,
+    kind: ProbeKind,
+    probe: &Probe,
+    timing: &Timing,
+    answers: Answers,
+) -> Option<Answer> {
+    for refusals in 0.. {
+        let answer = ask(target, probe, duration(timing.timeout)).await?;
+        match probes::knock_again_after(kind, answers, refusals).filter(|_| answer.is_refusal()) {
+            Some(wait) => tokio::time::sleep(duration(wait)).await,
+            None => return Some(answer),
+        }
+    }
+    None
 }
 
 fn news(target: &Target, kind: ProbeKind, answer: Answer, verdict: Verdict) -> News {

@@ -7,6 +7,14 @@ use objects::names::PROBE_MARK;
 use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream, lookup_host};
 
+/// How every answer ends that says that nobody listens.
+pub(super) const REFUSED: &str = "connection refused";
+
+/// Why there is no connection, as the kubelet says it.
+pub(super) fn reason(error: &io::Error) -> String {
+    if error.kind() == io::ErrorKind::ConnectionRefused { REFUSED.to_owned() } else { error.to_string() }
+}
+
 /// Connects to the first address of `host` that accepts.
 pub(super) async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");

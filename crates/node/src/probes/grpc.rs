@@ -43,7 +43,8 @@ pub(super) async fn check(action: &GRPCAction, pod_ip: IpAddr, timeout: Duration
 async fn ask(ip: IpAddr, port: u16, service: &str) -> Result<u8, String> {
     let place = std::net::SocketAddr::new(ip, port);
     let stream = super::connect::connect(&ip.to_string(), port).await;
-    let stream = stream.map_err(|error| format!("failed to connect service {place:?}: {error}"))?;
+    let failed = |error| format!("failed to connect service {place:?}: {}", super::connect::reason(&error));
+    let stream = stream.map_err(failed)?;
     let failed = |error: hyper::Error| format!("health rpc probe failed: {error}");
     let (mut client, connection) =
         http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.map_err(failed)?;

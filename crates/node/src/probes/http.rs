@@ -137,7 +137,7 @@ async fn get_once(request: &Request) -> Result<Response, String> {
     let failed = |error: String| format!("Get {:?}: {error}", request.url());
     let stream = super::connect::connect(host, port)
         .await
-        .map_err(|error| failed(format!("dial tcp {host}:{port}: connect: {}", reason(&error))))?;
+        .map_err(|error| failed(format!("dial tcp {host}:{port}: connect: {}", super::connect::reason(&error))))?;
     let response = match request.scheme {
         Scheme::Http => exchange(request, stream).await,
         Scheme::Https => {
@@ -188,11 +188,4 @@ fn headers(get: &HTTPGetAction) -> Result<HeaderMap, String> {
         headers.entry(name).or_insert(HeaderValue::from_static(value));
     }
     Ok(headers)
-}
-
-fn reason(error: &std::io::Error) -> String {
-    if error.kind() == std::io::ErrorKind::ConnectionRefused {
-        return "connection refused".to_owned();
-    }
-    error.to_string()
 }

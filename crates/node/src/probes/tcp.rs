@@ -21,7 +21,7 @@ pub(super) fn address(
 pub(super) async fn connect((host, port): &(String, u16), timeout: Duration) -> Answer {
     match tokio::time::timeout(timeout, super::connect::connect(host, *port)).await {
         Ok(Ok(_)) => Answer { outcome: Outcome::Success, message: String::new() },
-        Ok(Err(error)) => failure(format!("dial tcp {host}:{port}: {error}")),
+        Ok(Err(error)) => failure(format!("dial tcp {host}:{port}: connect: {}", super::connect::reason(&error))),
         Err(_) => failure(format!("dial tcp {host}:{port}: i/o timeout")),
     }
 }

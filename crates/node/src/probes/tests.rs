@@ -1,4 +1,5 @@
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::HTTPGetAction;
 use serde_json::{Value, json};
@@ -6,6 +7,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::*;
+use crate::agent::fakes::FakeRuntime;
+use crate::agent::runtime::{Runtime, SandboxConfig};
+use crate::cgroups::Limits;
+use crate::shim::Sharing;
 
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -117,4 +122,26 @@ fn ports_are_numbers_or_names_of_the_containers_ports() {
     assert_eq!(url(json!("web")).unwrap(), "http://127.0.0.1:8080/");
     assert_eq!(url(json!("none")).unwrap_err(), "couldn't find port: \"none\"");
     assert_eq!(url(json!(0)).unwrap_err(), "invalid port number: 0");
+}
+
+#[tokio::test]
+async fn an_app_that_listens_a_moment_after_its_start_is_ready_then() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let config = SandboxConfig {
+        uid: "u".to_owned(),
+        hostname: "web".to_owned(),
+        limits: Limits::default(),
+        sharing: Sharing::default(),
+    };
+    let sandbox = FakeRuntime::default().create(&config, Arc::default()).await.unwrap();
+    let container = parsed(json!({"name": "c"}));
+    let target = Target { sandbox, container, runtime_id: "c-0".to_owned(), container_id: "id".to_owned() };
+    let probe: Probe = parsed(json!({"tcpSocket": {"host": "127.0.0.1", "port": free.port()}, "periodSeconds": 3600}));
+    let (tell, mut news) = mpsc::channel(1);
+    let none_yet = Answers::none_yet(ProbeKind::Readiness);
+    let _prober = Prober::start(target, ProbeKind::Readiness, probe, SignedDuration::ZERO, none_yet, tell);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let _app = tokio::net::TcpListener::bind(free).await.unwrap();
+    let told = tokio::time::timeout(Duration::from_secs(20), news.recv()).await.unwrap().unwrap();
+    assert!(matches!(told, News::Probed { outcome: Outcome::Success, .. }), "{told:?}");
 }
