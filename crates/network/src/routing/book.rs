@@ -2,6 +2,7 @@
 //! every event, with everything that is known, and says what to send and what to write.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use decide::balancing::EndpointState;
 use decide::draining::{self, DrainSnapshot, DrainStep, DrainedReason, InFlight, Reach, Serving};
@@ -36,6 +37,7 @@ pub(super) struct Book {
     /// How far each terminating pod was taken, by this engine.
     steps: BTreeMap<PodUid, DrainStep>,
     leaving: BTreeMap<PodUid, Leaving>,
+    planned: Option<Planned>,
     /// The last version that any engine sent.
     last_version: u64,
     link: LinkState,
@@ -71,9 +73,17 @@ enum LinkState {
 #[derive(Debug)]
 struct Sent {
     version: u64,
-    plan: Plan,
+    plan: Arc<Plan>,
     kernel: KernelConfig,
     base: Base,
+}
+
+/// The last plan, and what it was made of.
+#[derive(Debug)]
+struct Planned {
+    snapshot: Snapshot,
+    steps: BTreeMap<PodUid, DrainStep>,
+    plan: Arc<Plan>,
 }
 
 /// The time by two clocks.
@@ -239,7 +249,7 @@ impl Book {
                 }
             }
         }
-        let plan = plan(snapshot, &self.steps);
+        let plan = self.planned(snapshot);
         let kernel = KernelConfig { ports: plan.balanced(&self.open), policies: plan.policies.clone() };
         let endpoints = kernel.ports.iter().flat_map(|port| &port.port.endpoints);
         self.balanced.extend(endpoints.map(|endpoint| endpoint.pod.clone()));
@@ -247,8 +257,19 @@ impl Book {
         round
     }
 
+    /// Most events change nothing that a plan is made of.
+    fn planned(&mut self, snapshot: &Snapshot) -> Arc<Plan> {
+        let is_same = |known: &&Planned| known.snapshot.is(snapshot) && known.steps == self.steps;
+        if let Some(known) = self.planned.as_ref().filter(is_same) {
+            return Arc::clone(&known.plan);
+        }
+        let plan = Arc::new(plan(snapshot, &self.steps));
+        self.planned = Some(Planned { snapshot: snapshot.clone(), steps: self.steps.clone(), plan: Arc::clone(&plan) });
+        plan
+    }
+
     /// The configuration to send, unless one is on its way: the newest wins once that is acknowledged.
-    fn next_configuration(&mut self, plan: Plan, kernel: KernelConfig, base: &Base) -> Option<Sending> {
+    fn next_configuration(&mut self, plan: Arc<Plan>, kernel: KernelConfig, base: &Base) -> Option<Sending> {
         let last = self.sent.last();
         let is_on_its_way = last.is_some_and(|last| self.acknowledged != Some(last.version));
         let is_the_same =
@@ -272,7 +293,7 @@ impl Book {
     }
 
     /// A Service without ports changes what is routed and nothing that is sent.
-    fn renew_what_is_routed(&mut self, plan: Plan) {
+    fn renew_what_is_routed(&mut self, plan: Arc<Plan>) {
         if let Some(last) = self.sent.last_mut().filter(|last| last.plan.sends_the_same_as(&plan)) {
             last.plan = plan;
         }

@@ -48,6 +48,19 @@ pub(super) struct Snapshot {
 }
 
 impl Snapshot {
+    /// Whether this is the other, not only its like.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.services, &other.services)
+            && Arc::ptr_eq(&self.slices, &other.slices)
+            && Arc::ptr_eq(&self.pods, &other.pods)
+            && Arc::ptr_eq(&self.ingresses, &other.ingresses)
+            && Arc::ptr_eq(&self.ingress_classes, &other.ingress_classes)
+            && Arc::ptr_eq(&self.secrets, &other.secrets)
+            && Arc::ptr_eq(&self.policies, &other.policies)
+            && Arc::ptr_eq(&self.namespaces, &other.namespaces)
+            && (self.host, self.service_range) == (other.host, other.service_range)
+    }
+
     /// The pods by their addresses.
     pub(super) fn addresses(&self) -> BTreeMap<Ipv4Addr, PodUid> {
         let address = |pod: &Arc<Pod>| Some((pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()?, uid_of(pod)));
@@ -97,12 +110,13 @@ impl Plan {
     }
 
     pub(super) fn sends_the_same_as(&self, other: &Plan) -> bool {
-        self.services == other.services
-            && self.datagrams == other.datagrams
-            && self.aliases == other.aliases
-            && self.end_long == other.end_long
-            && self.ingress == other.ingress
-            && self.policies == other.policies
+        std::ptr::eq(self, other)
+            || self.services == other.services
+                && self.datagrams == other.datagrams
+                && self.aliases == other.aliases
+                && self.end_long == other.end_long
+                && self.ingress == other.ingress
+                && self.policies == other.policies
     }
 
     /// Services that use a pod at a port where nobody else is ready.
