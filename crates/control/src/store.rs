@@ -2,10 +2,11 @@
 //! A write is answered once it would survive power loss; reads see only such writes. Knows nothing of kinds' meaning.
 
 mod disk;
+mod history;
 mod seal;
 mod watch;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
@@ -14,11 +15,9 @@ use bytes::Bytes;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch as notify};
 
+use history::{History, Kept};
 pub use seal::{KeyError, Unsealable};
 pub use watch::{Change, ChangeKind, TooOld, Watch};
-
-/// Changes kept per resource for watches that come back; one that is further behind lists anew (410 Gone).
-const HISTORY_PER_RESOURCE: usize = 4_096;
 
 /// Writes that may wait for the disk at once; the sender waits beyond that, which is the back-pressure.
 const QUEUED_WRITES: usize = 1_024;
@@ -121,9 +120,7 @@ struct State {
 #[derive(Default)]
 struct Resource {
     objects: BTreeMap<Name, Arc<Object>>,
-    history: VecDeque<Change>,
-    /// The last revision that was dropped from the history.
-    compacted: u64,
+    history: History,
 }
 
 struct Write {
@@ -200,7 +197,7 @@ impl Store {
         let objects = match state.resources.get(resource) {
             None if revision < state.opened_at => return Err(TooOld),
             None => Vec::new(),
-            Some(found) if revision < found.compacted.max(state.opened_at) => return Err(TooOld),
+            Some(found) if revision < found.history.compacted.max(state.opened_at) => return Err(TooOld),
             Some(found) => found.select_at(namespace, revision),
         };
         Ok(Listing { revision, objects })
@@ -241,7 +238,7 @@ impl Store {
     /// [`TooOld`] when changes since then are no longer known.
     pub fn watch(&self, resource: &str, after: u64) -> Result<Watch, TooOld> {
         let state = self.shared.read();
-        let compacted = state.resources.get(resource).map_or(0, |found| found.compacted);
+        let compacted = state.resources.get(resource).map_or(0, |found| found.history.compacted);
         if after < compacted.max(state.opened_at) {
             return Err(TooOld);
         }
@@ -267,6 +264,13 @@ impl Object {
     fn new(revision: u64, mut value: Value) -> Self {
         value["metadata"]["resourceVersion"] = Value::String(revision.to_string());
         Self { revision, value, json: OnceLock::new() }
+    }
+
+    /// One of which this is the text.
+    fn of_json(revision: u64, json: &Bytes) -> Self {
+        // It was made of an object.
+        let value = serde_json::from_slice(json).unwrap_or_default();
+        Self { revision, value, json: OnceLock::from(json.clone()) }
     }
 
     /// The object as JSON text, made once.
@@ -300,12 +304,7 @@ impl Resource {
             ChangeKind::Added | ChangeKind::Modified => self.objects.insert(name, change.object.clone()),
             ChangeKind::Deleted => self.objects.remove(&name),
         };
-        self.history.push_back(change);
-        if self.history.len() > HISTORY_PER_RESOURCE
-            && let Some(dropped) = self.history.pop_front()
-        {
-            self.compacted = dropped.object.revision;
-        }
+        self.history.push(change);
     }
 
     fn select(&self, namespace: Option<&str>) -> Vec<Arc<Object>> {
@@ -322,7 +321,7 @@ impl Resource {
 
     fn select_at(&self, namespace: Option<&str>, revision: u64) -> Vec<Arc<Object>> {
         let mut objects = self.objects.clone();
-        for change in self.history.iter().rev().take_while(|change| change.object.revision > revision) {
+        for change in self.history.since(revision).rev().map(Kept::change) {
             match &change.previous {
                 Some(previous) => objects.insert(change.name(), previous.clone()),
                 None => objects.remove(&change.name()),

@@ -85,6 +85,36 @@ async fn a_watch_from_before_the_history_is_too_old() {
 }
 
 #[tokio::test]
+async fn a_watch_that_comes_back_late_hears_every_change_as_it_was() {
+    const CHANGES: u64 = 300;
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder);
+    let mut watch = store.watch("configmaps", store.revision()).unwrap();
+    let before = store.revision();
+    let mut expected = Expected::Absent;
+    for number in 0..CHANGES {
+        let written = store.write("configmaps", named("a"), expected, object("a", &number.to_string())).await.unwrap();
+        expected = Expected::Revision(written.revision);
+    }
+    let told = watch.next().await.unwrap();
+    let mut late = store.watch("configmaps", before).unwrap();
+    let told_late = late.next().await.unwrap();
+    let texts = |changes: &[Change]| -> Vec<String> {
+        let previous = |change: &Change| change.previous_value().map(|value| value["data"]["text"].clone());
+        let text = |change: &Change| (change.kind, change.object.revision, change.object.json(), previous(change));
+        changes.iter().map(|change| format!("{:?}", text(change))).collect()
+    };
+    assert_eq!(texts(&told), texts(&told_late));
+    assert_eq!(told.len() as u64, CHANGES);
+    for (number, change) in told_late.iter().enumerate() {
+        assert_eq!(change.object.value["data"]["text"], number.to_string());
+        assert_eq!(change.name().1, "a");
+    }
+    let earlier = store.list_at("configmaps", Some("default"), before + 10).unwrap();
+    assert_eq!(earlier.objects[0].value["data"]["text"], "9");
+}
+
+#[tokio::test]
 async fn a_list_can_show_an_earlier_revision() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(&folder);

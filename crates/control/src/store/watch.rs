@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use tokio::sync::watch as notify;
 
+use super::history::Kept;
 use super::{Name, Object, Shared};
 
 /// One change of one object.
@@ -68,11 +69,13 @@ impl Watch {
         let state = self.shared.read();
         let seen = std::mem::replace(&mut self.seen, state.revision);
         let Some(resource) = state.resources.get(&self.resource) else { return Ok(Vec::new()) };
-        if seen < resource.compacted {
+        if seen < resource.history.compacted {
             return Err(TooOld);
         }
-        let start = resource.history.partition_point(|change| change.object.revision <= seen);
-        Ok(resource.history.range(start..).cloned().collect())
+        let kept: Vec<Kept> = resource.history.since(seen).collect();
+        // Nobody waits for what was long ago to be made again.
+        drop(state);
+        Ok(kept.into_iter().map(Kept::change).collect())
     }
 }
 

@@ -1,0 +1,83 @@
+//! The changes of one resource that are kept for watches that come back, and for lists that go on. The last are kept as
+//! they are, for everybody who follows; older ones only as text, which takes a tenth of the memory, and are made again
+//! for the few who ask.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{Change, ChangeKind, Object};
+
+/// Changes kept; whoever is further behind lists anew (410 Gone).
+const KEPT: usize = 4_096;
+/// So many of them as they are.
+const KEPT_WHOLE: usize = 128;
+
+#[derive(Default)]
+pub(super) struct History {
+    older: VecDeque<Text>,
+    recent: VecDeque<Change>,
+    /// The last revision that was dropped.
+    pub(super) compacted: u64,
+}
+
+/// A change, of which it may take a while to make what it was.
+pub(super) enum Kept {
+    Whole(Change),
+    Text(Text),
+}
+
+/// A change as text.
+#[derive(Clone)]
+pub(super) struct Text {
+    kind: ChangeKind,
+    revision: u64,
+    object: Bytes,
+    previous: Option<(u64, Bytes)>,
+}
+
+impl History {
+    pub(super) fn push(&mut self, change: Change) {
+        self.recent.push_back(change);
+        if self.recent.len() > KEPT_WHOLE
+            && let Some(change) = self.recent.pop_front()
+        {
+            self.older.push_back(Text::of(&change));
+        }
+        if self.older.len() + KEPT_WHOLE > KEPT
+            && let Some(dropped) = self.older.pop_front()
+        {
+            self.compacted = dropped.revision;
+        }
+    }
+
+    /// The changes after a revision, oldest first.
+    pub(super) fn since(&self, revision: u64) -> impl DoubleEndedIterator<Item = Kept> {
+        let older = self.older.partition_point(|change| change.revision <= revision);
+        let recent = self.recent.partition_point(|change| change.object.revision <= revision);
+        let older = self.older.range(older..).cloned().map(Kept::Text);
+        older.chain(self.recent.range(recent..).cloned().map(Kept::Whole))
+    }
+}
+
+impl Kept {
+    pub(super) fn change(self) -> Change {
+        match self {
+            Self::Whole(change) => change,
+            Self::Text(text) => text.change(),
+        }
+    }
+}
+
+impl Text {
+    fn of(change: &Change) -> Self {
+        let previous = change.previous.as_ref().map(|previous| (previous.revision, previous.json()));
+        Self { kind: change.kind, revision: change.object.revision, object: change.object.json(), previous }
+    }
+
+    fn change(&self) -> Change {
+        let previous = self.previous.as_ref().map(|(revision, json)| Arc::new(Object::of_json(*revision, json)));
+        Change { kind: self.kind, object: Arc::new(Object::of_json(self.revision, &self.object)), previous }
+    }
+}
