@@ -14,6 +14,7 @@ use rustix::mount::{
 };
 
 use super::Overlay;
+use crate::open_inside::open_inside;
 
 /// Nothing in it outlives the machine's next start, so nothing has to reach the disk when it is unmounted, which would
 /// keep the shim waiting.
@@ -177,7 +178,7 @@ fn make_place_for(opened: &OwnedFd, target: &Path) -> io::Result<()> {
 fn open_within(root: &Path, path: &Path, mode: Mode) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let root = rustix::fs::open(root, flags | OFlags::DIRECTORY, Mode::empty())?;
-    let open = |path: &Path| rustix::fs::openat2(root.as_fd(), path, flags, Mode::empty(), ResolveFlags::IN_ROOT);
+    let open = |path: &Path| open_inside(&root, path, flags, ResolveFlags::IN_ROOT);
     let mut reached = PathBuf::from("/");
     let mut opened = open(&reached)?;
     for name in path.components().filter(|part| *part != Component::RootDir) {
