@@ -35,15 +35,19 @@ impl Systemd {
         let log = fs::File::options().create(true).append(true).open(machine.directory().join("systemd.log"));
         let log = log.expect("a directory of ours");
         let enter = format!(
-            "for directory in {HIERARCHIES} {HIERARCHIES}/*; do [ -e $directory/cgroup.procs ] || continue; \
+            "if [ -e {HIERARCHIES}/cgroup.subtree_control ]; then all={HIERARCHIES}; \
+             echo +cpu +memory +pids > $all/cgroup.subtree_control; else all={HIERARCHIES}/*; fi; \
+             for directory in $all; do [ -e $directory/cgroup.procs ] || continue; \
              mkdir -p $directory/{cgroup}; for file in cpuset.cpus cpuset.mems; do [ ! -s $directory/$file ] || \
              cat $directory/$file > $directory/{cgroup}/$file; done; echo $$ > $directory/{cgroup}/cgroup.procs; done; \
-             exec unshare --pid --fork --kill-child --mount-proc --mount --cgroup --ipc bash -c \"$0\" bash \"$1\""
+             exec unshare --mount-proc --mount --cgroup --ipc bash -c \"$0\" bash \"$1\""
         );
-        let mut bash = machine.namespace().unlimited("bash");
-        bash.args(["-c", &enter, include_str!("systemd.sh")]).arg(&units);
-        let child = bash.stdin(Stdio::null()).stdout(log.try_clone().expect("a descriptor")).stderr(log);
-        let child = child.spawn().expect("bash is there");
+        // Its parent, which systemd couldn't move, stays out of its cgroup: on version 2 that has to be empty to be divided.
+        let mut unshare = machine.namespace().unlimited("unshare");
+        unshare.args(["--pid", "--fork", "--kill-child", "bash", "-c", &enter]);
+        unshare.arg(include_str!("systemd.sh")).arg(&units);
+        let child = unshare.stdin(Stdio::null()).stdout(log.try_clone().expect("a descriptor")).stderr(log);
+        let child = child.spawn().expect("unshare is part of util-linux");
         let first_process = wait_for_first_process(child.id());
         let pid = i32::try_from(first_process).ok().and_then(Pid::from_raw).expect("a process of ours");
         let pidfd = pidfd_open(pid, PidfdFlags::empty()).expect("it waits for nobody to reap it");
@@ -100,11 +104,11 @@ fn cgroups(name: &str) -> Vec<PathBuf> {
     found
 }
 
-/// The one child of the `unshare` that is the one child of `nsenter`, once both have got so far.
+/// The one child of the `unshare` that is the one child of `nsenter`, once it is systemd: it has its namespaces by then.
 fn wait_for_first_process(nsenter: u32) -> u32 {
     let asks = "child_of() { cat /proc/$1/task/$1/children; }
         until unshare=$(child_of $0) && [ \"$(cat /proc/${unshare% }/comm)\" = unshare ] &&
-          first=$(child_of ${unshare% }) && [ -n \"$first\" ]; do sleep 0.05; done 2>/dev/null
+          first=$(child_of ${unshare% }) && [ \"$(cat /proc/${first% }/comm)\" = systemd ]; do sleep 0.05; done 2>/dev/null
         echo ${first% }";
     let said = output_of(Command::new("timeout").args(["20", "bash", "-c", asks, &nsenter.to_string()]));
     said.trim().parse().unwrap_or_else(|_| panic!("one child, not {said:?}"))

@@ -7,6 +7,7 @@ pub mod exec;
 pub mod images;
 pub mod logs;
 mod node_status;
+mod open_inside;
 pub mod pidfd;
 mod pod;
 mod pod_network;

@@ -14,6 +14,11 @@ use rustix::mount::{
 };
 
 use super::Overlay;
+use crate::open_inside::open_inside;
+
+/// Nothing in it outlives the machine's next start, so nothing has to reach the disk when it is unmounted, which would
+/// keep the shim waiting.
+const VOLATILE: &str = "volatile";
 
 /// Why a root filesystem could not be made or taken away.
 #[derive(Debug, thiserror::Error)]
@@ -78,38 +83,42 @@ pub(crate) fn mount(overlay: &Overlay, target: &Path) -> Result<(), RootfsError>
     })
 }
 
-/// Kernels before 6.5 don't know `lowerdir+`, and take all layers in one string instead.
+/// Kernels before 6.5 take all layers in one string instead. Some say so only when everything is there.
 fn mount_overlay(overlay: &Overlay, target: &Path) -> io::Result<()> {
+    match mount_overlay_by_layers(overlay, target) {
+        Err(Errno::INVAL) => mount_overlay_by_options(overlay, target),
+        result => Ok(result?),
+    }
+}
+
+fn mount_overlay_by_layers(overlay: &Overlay, target: &Path) -> Result<(), Errno> {
     let filesystem = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     for layer in overlay.lower.iter().rev() {
-        match rustix::mount::fsconfig_set_string(&filesystem, "lowerdir+", layer) {
-            Ok(()) => {}
-            Err(Errno::INVAL) => return mount_overlay_by_options(overlay, target),
-            Err(errno) => return Err(errno.into()),
-        }
+        rustix::mount::fsconfig_set_string(&filesystem, "lowerdir+", layer)?;
     }
     rustix::mount::fsconfig_set_string(&filesystem, "upperdir", &overlay.upper)?;
     rustix::mount::fsconfig_set_string(&filesystem, "workdir", &overlay.work)?;
-    // Nothing in it outlives the machine's next start, so nothing has to reach the disk when it is unmounted, which
-    // would keep the shim waiting. Kernels before 5.10 don't know this, and do wait.
-    let _ = rustix::mount::fsconfig_set_flag(&filesystem, "volatile");
+    rustix::mount::fsconfig_set_flag(&filesystem, VOLATILE)?;
     rustix::mount::fsconfig_create(&filesystem)?;
     attach(&filesystem, target)
 }
 
-fn attach(filesystem: &OwnedFd, target: &Path) -> io::Result<()> {
+fn attach(filesystem: &OwnedFd, target: &Path) -> Result<(), Errno> {
     let mounted =
         rustix::mount::fsmount(filesystem.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_NODEV)?;
-    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-    Ok(rustix::mount::move_mount(mounted.as_fd(), "", CWD, target, flags)?)
+    rustix::mount::move_mount(mounted.as_fd(), "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
 }
 
 fn mount_overlay_by_options(overlay: &Overlay, target: &Path) -> io::Result<()> {
     let lower: Vec<String> = overlay.lower.iter().rev().map(|layer| escaped(layer)).collect();
     let options =
         format!("lowerdir={},upperdir={},workdir={}", lower.join(":"), escaped(&overlay.upper), escaped(&overlay.work));
-    let options = std::ffi::CString::new(options)?;
-    Ok(rustix::mount::mount("overlay", target, "overlay", MountFlags::NODEV, options.as_c_str())?)
+    let mount = |options: String| -> io::Result<()> {
+        let options = std::ffi::CString::new(options)?;
+        Ok(rustix::mount::mount("overlay", target, "overlay", MountFlags::NODEV, options.as_c_str())?)
+    };
+    // Kernels before 5.10 don't know the last of them.
+    mount(format!("{options},{VOLATILE}")).or_else(|_| mount(options))
 }
 
 fn escaped(path: &Path) -> String {
@@ -169,7 +178,7 @@ fn make_place_for(opened: &OwnedFd, target: &Path) -> io::Result<()> {
 fn open_within(root: &Path, path: &Path, mode: Mode) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let root = rustix::fs::open(root, flags | OFlags::DIRECTORY, Mode::empty())?;
-    let open = |path: &Path| rustix::fs::openat2(root.as_fd(), path, flags, Mode::empty(), ResolveFlags::IN_ROOT);
+    let open = |path: &Path| open_inside(&root, path, flags, ResolveFlags::IN_ROOT);
     let mut reached = PathBuf::from("/");
     let mut opened = open(&reached)?;
     for name in path.components().filter(|part| *part != Component::RootDir) {

@@ -9,6 +9,7 @@ use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 
 use super::ConfigError;
 use crate::container::User;
+use crate::open_inside::open_inside;
 
 /// More of `/etc/passwd` is not read: such files hold some dozen lines.
 const LONGEST_FILE: u64 = 1 << 20;
@@ -135,8 +136,7 @@ fn number(given: i64) -> Result<u32, ConfigError> {
 fn read_within(layer: &Path, name: &str) -> Option<String> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let directory = rustix::fs::openat(CWD, layer, flags | OFlags::DIRECTORY, Mode::empty()).ok()?;
-    let file =
-        rustix::fs::openat2(directory, name, flags | OFlags::NONBLOCK, Mode::empty(), ResolveFlags::IN_ROOT).ok()?;
+    let file = open_inside(directory, Path::new(name), flags | OFlags::NONBLOCK, ResolveFlags::IN_ROOT).ok()?;
     read_limited(std::fs::File::from(file)).ok()
 }
 

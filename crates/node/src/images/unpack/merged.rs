@@ -12,6 +12,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
 use super::attributes::{Attributes, ExtendedAttribute, is_allowed};
+use crate::open_inside::open_inside;
 
 pub(crate) const OPAQUE: &str = "trusted.overlay.opaque";
 
@@ -153,7 +154,7 @@ fn look_up(tree: &OwnedFd, path: &Path) -> io::Result<InTree> {
 
 fn open_in(tree: &OwnedFd, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-    Ok(rustix::fs::openat2(tree, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)?)
+    Ok(open_inside(tree, path, flags, resolve)?)
 }
 
 fn extended(node: &File) -> io::Result<Vec<ExtendedAttribute>> {

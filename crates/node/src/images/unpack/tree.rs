@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Dev, FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, Dev, FileType, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use tar::EntryType;
 
@@ -22,6 +22,7 @@ use super::nodes::{
     make_opaque, no_directory, place, replace_whiteout,
 };
 use crate::images::limits::Limits;
+use crate::open_inside::open_inside;
 
 /// As the kernel: more links than this in one path are a loop.
 const MOST_LINKS: usize = 40;
@@ -309,7 +310,7 @@ impl Tree {
     fn open_by(&self, path: &Path, resolve: ResolveFlags) -> Result<OwnedFd, Errno> {
         let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        rustix::fs::openat2(&self.root, path, flags, Mode::empty(), resolve)
+        open_inside(&self.root, path, flags, resolve)
     }
 }
 
