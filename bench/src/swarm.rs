@@ -51,6 +51,8 @@ impl<'machine> Swarm<'machine> {
     fn on(machine: &'machine Machine) -> Self {
         let directory = machine.directory().join("docker");
         std::fs::create_dir(&directory).expect("a directory of ours");
+        // runc follows no link.
+        let directory = directory.canonicalize().expect("a directory of ours");
         let log = File::create(directory.join("log")).expect("a directory of ours");
         let mut dockerd = machine.namespace().unlimited("dockerd");
         dockerd.arg("--data-root").arg(directory.join("data"));
