@@ -119,9 +119,9 @@ fn a_backup_of_a_running_engine_brings_everything_back_elsewhere() {
     machine.down();
 }
 
-/// Sends requests that make ConfigMaps, and hangs up without waiting for an answer.
+/// Sends requests that make ConfigMaps, and hangs up before, while and after they are worked on.
 const HANGS_UP: &str = r#"
-import base64, json, socket, ssl, sys
+import base64, json, socket, ssl, sys, time
 config = json.loads(sys.stdin.read())
 server = config["clusters"][0]["cluster"]
 user = config["users"][0]["user"]
@@ -135,6 +135,7 @@ for number in range(100):
     with tls.wrap_socket(socket.create_connection((host, int(port))), server_hostname=host) as connection:
         head = f"POST /api/v1/namespaces/default/configmaps HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n\r\n"
         connection.sendall((head + body).encode())
+        time.sleep(number * 0.0005)
 "#;
 
 #[test]
