@@ -16,6 +16,8 @@ use crate::Decision;
 
 /// For so long after it was short last, a node counts as short: it is not given pods that it would evict again.
 pub const HELD_FOR: SignedDuration = SignedDuration::from_mins(5);
+/// What a pod had is free only a while after it has gone: longer than from one look to the next.
+const SETTLES_FOR: SignedDuration = SignedDuration::from_secs(15);
 /// From this priority on a pod is critical for the machine; Kubernetes' number.
 const CRITICAL_PRIORITY: i32 = 2_000_000_000;
 
@@ -83,17 +85,21 @@ pub struct Evict {
 pub enum WaitingOn {
     /// A pod goes, and may make enough room.
     Leaving { pod: String },
+    /// One has just gone.
+    Settling,
     /// No pod may go.
     NoCandidate(Resource),
 }
 
-/// Which pod to end now for the sake of what is short.
+/// Which pod to end now for the sake of what is short. `last` is when a pod was last named, or seen on its way.
 #[must_use]
 pub fn next_steps(
     short_of: Resource,
     room: Room,
     thresholds: &Thresholds,
     pods: &[Usage<'_>],
+    last: Option<Timestamp>,
+    now: Timestamp,
 ) -> Decision<Evict, WaitingOn> {
     let mut decision = Decision { steps: Vec::new(), waiting_on: Vec::new(), look_again_at: None };
     if !thresholds.are_crossed(short_of, room) {
@@ -105,11 +111,15 @@ pub fn next_steps(
         decision.waiting_on.push(WaitingOn::Leaving { pod });
         return decision;
     }
-    there.retain(|usage| priority(usage.pod) < CRITICAL_PRIORITY);
-    let over = |usage: &Usage<'_>| usage.whole.saturating_sub(requested(usage.pod, short_of));
+    if last.is_some_and(|last| now.duration_since(last) < SETTLES_FOR) {
+        decision.waiting_on.push(WaitingOn::Settling);
+        return decision;
+    }
+    // The end of one that has nothing would help nobody.
+    there.retain(|usage| priority(usage.pod) < CRITICAL_PRIORITY && usage.whole > 0);
     let first = there.into_iter().min_by_key(|usage| {
-        let over = over(usage);
-        (over == 0, priority(usage.pod), Reverse(over))
+        let over = i128::from(usage.whole) - i128::from(requested(usage.pod, short_of));
+        (over <= 0, priority(usage.pod), Reverse(over))
     });
     match first.and_then(|usage| Some((usage, usage.pod.metadata.uid.clone()?))) {
         Some((usage, uid)) => {
@@ -256,6 +266,7 @@ impl fmt::Display for WaitingOn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Leaving { pod } => write!(f, "pod {pod} goes and may make enough room"),
+            Self::Settling => write!(f, "what the last pod had is not free yet"),
             Self::NoCandidate(resource) => write!(f, "the node is short of {}, and no pod may go", resource.name()),
         }
     }
@@ -282,12 +293,16 @@ mod tests {
         serde_json::from_value(pod).unwrap()
     }
 
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
     /// The name of the pod that goes, or what is waited for.
     fn goes(resource: Resource, room: Room, pods: &[(Pod, u64)]) -> String {
         let containers = BTreeMap::new();
         let usages: Vec<_> =
             pods.iter().map(|(pod, whole)| Usage { pod, whole: *whole, containers: &containers }).collect();
-        let decision = next_steps(resource, room, &Thresholds::DEFAULT, &usages);
+        let decision = next_steps(resource, room, &Thresholds::DEFAULT, &usages, None, at(0));
         match (&decision.steps[..], &decision.waiting_on[..]) {
             ([evict], []) => evict.uid.clone(),
             ([], [reason]) => reason.to_string(),
@@ -312,6 +327,8 @@ mod tests {
                 "b",
             ),
             ("all as asked", SHORT, vec![(pod("a", "9Mi", 1, json!({})), MI), (plain("b", "9Mi"), MI)], "b"),
+            ("closest to what it asked", SHORT, vec![(plain("a", "9Mi"), MI), (plain("b", "9Mi"), 2 * MI)], "b"),
+            ("one that has nothing stays", SHORT, vec![(plain("a", "0"), 0), (plain("b", "9Mi"), MI)], "b"),
             (
                 "critical pods stay",
                 SHORT,
@@ -338,12 +355,22 @@ mod tests {
         let pod = pod("a", "1Mi", 0, json!({}));
         let containers = [("c".to_owned(), 2 * MI + 1)].into();
         let usages = [Usage { pod: &pod, whole: 3 * MI, containers: &containers }];
-        let decision = next_steps(Resource::Memory, SHORT, &Thresholds::DEFAULT, &usages);
+        let decision = next_steps(Resource::Memory, SHORT, &Thresholds::DEFAULT, &usages, None, at(0));
         assert_eq!(
             decision.steps[0].message,
             "The node was low on resource: memory. Threshold quantity: 100Mi, available: 10Mi. \
              Container c was using 2Mi, request is 1Mi, has larger consumption of memory. "
         );
+    }
+
+    #[test]
+    fn what_a_pod_had_is_waited_for() {
+        let (pod, containers) = (pod("a", "0", 0, json!({})), BTreeMap::new());
+        let usages = [Usage { pod: &pod, whole: MI, containers: &containers }];
+        let asked =
+            |second| next_steps(Resource::Memory, SHORT, &Thresholds::DEFAULT, &usages, Some(at(100)), at(second));
+        assert_eq!((asked(114).steps, asked(114).waiting_on), (vec![], vec![WaitingOn::Settling]));
+        assert_eq!(asked(115).steps.len(), 1);
     }
 
     #[test]
@@ -360,7 +387,6 @@ mod tests {
 
     #[test]
     fn a_shortage_is_held_for_a_while() {
-        let at = |second| Timestamp::from_second(second).unwrap();
         assert!(!holds(None, at(0)));
         assert!(holds(Some(at(0)), at(299)) && !holds(Some(at(0)), at(300)));
     }

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use decide::Decision;
 use decide::eviction::DiskUsage;
 use decide::node_pressure::{self, Evict, Resource, Usage, WaitingOn};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, ListParams};
 use tokio::sync::mpsc;
@@ -21,40 +23,41 @@ const LOOK_EVERY: Duration = Duration::from_secs(10);
 pub(super) async fn relieve(machine: Arc<Machine>, evict: mpsc::Sender<Evict>) {
     let mut look = tokio::time::interval(LOOK_EVERY);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    // What a pod had is free only a while after it has gone.
-    let mut settles = false;
+    let mut last = None;
     loop {
         look.tick().await;
         for resource in [Resource::Memory, Resource::Disk] {
-            match look_at(&machine, resource).await {
-                Ok(Look::Enough) => {}
-                Ok(Look::Leaving) => settles = true,
-                Ok(Look::Short(_)) if settles => settles = false,
-                Ok(Look::Short(pod)) => {
-                    settles = true;
-                    // Whoever would hear it goes with the engine.
-                    let _ = evict.send(pod).await;
+            let Decision { steps, waiting_on, .. } = match look_at(&machine, resource, last).await {
+                Ok(decision) => decision,
+                Err(error) => {
+                    warn!(error = chain(&*error), "what pods use could not be measured; trying again");
+                    continue;
                 }
-                Err(error) => warn!(error = chain(&*error), "what pods use could not be measured; trying again"),
+            };
+            for reason in &waiting_on {
+                warn!(%reason, "the machine is short of {}", resource.name());
+            }
+            let is_leaving = |reason: &WaitingOn| matches!(reason, WaitingOn::Leaving { .. });
+            if !steps.is_empty() || waiting_on.iter().any(is_leaving) {
+                last = Some(machine.clock.now());
+            }
+            for pod in steps {
+                // Whoever would hear it goes with the engine.
+                let _ = evict.send(pod).await;
             }
         }
     }
 }
 
-/// What is to be done for the sake of one resource.
-enum Look {
-    /// Nothing, or nothing that helps.
-    Enough,
-    /// A pod goes already.
-    Leaving,
-    Short(Evict),
-}
-
-async fn look_at(machine: &Arc<Machine>, resource: Resource) -> Result<Look, Cause> {
-    let thresholds = &machine.settings.eviction;
-    let now = room(resource, &machine.settings.data_dir);
-    if !thresholds.are_crossed(resource, now) {
-        return Ok(Look::Enough);
+async fn look_at(
+    machine: &Arc<Machine>,
+    resource: Resource,
+    last: Option<Timestamp>,
+) -> Result<Decision<Evict, WaitingOn>, Cause> {
+    let (thresholds, now) = (&machine.settings.eviction, machine.clock.now());
+    let room = room(resource, &machine.settings.data_dir);
+    if !thresholds.are_crossed(resource, room) {
+        return Ok(node_pressure::next_steps(resource, room, thresholds, &[], last, now));
     }
     let api: Api<Pod> = Api::all(machine.client.clone());
     let own = ListParams::default().fields(&format!("spec.nodeName={}", machine.settings.node_name));
@@ -62,16 +65,7 @@ async fn look_at(machine: &Arc<Machine>, resource: Resource) -> Result<Look, Cau
     let measured = measure(machine, resource, pods).await?;
     let usages: Vec<Usage<'_>> =
         measured.iter().map(|(pod, used)| Usage { pod, whole: used.whole, containers: &used.containers }).collect();
-    let decision = node_pressure::next_steps(resource, now, thresholds, &usages);
-    for reason in &decision.waiting_on {
-        warn!(%reason, "the machine is short of {}", resource.name());
-    }
-    let leaving = |reason: &WaitingOn| matches!(reason, WaitingOn::Leaving { .. });
-    Ok(match decision.steps.into_iter().next() {
-        Some(pod) => Look::Short(pod),
-        None if decision.waiting_on.iter().any(leaving) => Look::Leaving,
-        None => Look::Enough,
-    })
+    Ok(node_pressure::next_steps(resource, room, thresholds, &usages, last, now))
 }
 
 /// Blocks for as long as it takes to look at every file, if the disk is what is short.
