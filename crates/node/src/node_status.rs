@@ -65,7 +65,8 @@ pub(crate) async fn keep_up_to_date(client: kube::Client, settings: Settings, cl
     let api: Api<Node> = Api::all(client);
     let mut reported = tokio::time::Instant::now();
     let mut recent = Recent::default();
-    let mut last = Pressure::default();
+    // What a registration has told is not remembered.
+    let mut last = None;
     let mut tick = tokio::time::interval(LOOK_EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -74,7 +75,7 @@ pub(crate) async fn keep_up_to_date(client: kube::Client, settings: Settings, cl
             warn!(error = chain(&error), "the node's lease could not be renewed; trying again");
         }
         let pressure = recent.with(machine::pressure(&settings), clock.now());
-        if pressure == last && reported.elapsed() < REPORT_EVERY {
+        if last == Some(pressure) && reported.elapsed() < REPORT_EVERY {
             continue;
         }
         let done = match api.get(&settings.node_name).await {
@@ -85,7 +86,7 @@ pub(crate) async fn keep_up_to_date(client: kube::Client, settings: Settings, cl
             Err(error) => Err(error),
         };
         match done {
-            Ok(()) => (last, reported) = (pressure, tokio::time::Instant::now()),
+            Ok(()) => (last, reported) = (Some(pressure), tokio::time::Instant::now()),
             Err(error) => warn!(error = chain(&error), "the node's status could not be written; trying again"),
         }
     }
