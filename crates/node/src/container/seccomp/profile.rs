@@ -51,14 +51,15 @@ pub(super) fn compile(json: &str) -> Result<Vec<BpfProgram>, ProfileError> {
     }
     let mut filters = by_answer.into_values().collect::<Vec<_>>();
     let mut programs = Vec::new();
-    let allows_others = default == SeccompAction::Allow;
-    if !allows_others {
+    let lets_others_through = matches!(default, SeccompAction::Allow | SeccompAction::Log);
+    let refuses = !filters.is_empty();
+    if default != SeccompAction::Allow {
         programs.push(program(others, default, SeccompAction::Allow)?);
     }
     for (answer, rules) in filters.drain(..) {
         programs.push(program(rules, SeccompAction::Allow, answer)?);
     }
-    if allows_others && !programs.is_empty() {
+    if lets_others_through && refuses {
         programs.extend(without_other_numbers());
     }
     Ok(programs)
@@ -155,14 +156,16 @@ mod tests {
     #[test]
     #[cfg(target_arch = "x86_64")]
     fn what_is_refused_by_one_number_is_refused_by_the_other() {
-        let profile =
-            r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["getpid"], "action": "SCMP_ACT_ERRNO"}]}"#;
-        let programs = compile(profile).unwrap();
-        let answer = |call: u32| programs.iter().map(|program| run(program, call)).min().unwrap();
-        let allow = u32::from(SeccompAction::Allow);
-        assert_eq!(answer(libc::SYS_getppid as u32), allow);
-        assert_ne!(answer(libc::SYS_getpid as u32), allow);
-        assert_ne!(answer(libc::SYS_getpid as u32 | 0x4000_0000), allow);
+        for (default, others) in [("ALLOW", SeccompAction::Allow), ("LOG", SeccompAction::Log)] {
+            let refused = r#"[{"names": ["getpid"], "action": "SCMP_ACT_ERRNO"}]"#;
+            let profile = format!(r#"{{"defaultAction": "SCMP_ACT_{default}", "syscalls": {refused}}}"#);
+            let programs = compile(&profile).unwrap();
+            let answer = |call: u32| programs.iter().map(|program| run(program, call)).min().unwrap();
+            let is_refused = |call: u32| answer(call) < u32::from(SeccompAction::Trace(0));
+            let [refused, let_through] = [libc::SYS_getpid, libc::SYS_getppid].map(|call| call as u32);
+            assert_eq!(answer(let_through), u32::from(others));
+            assert!(is_refused(refused) && is_refused(refused | 0x4000_0000), "{default}");
+        }
     }
 
     /// What a filter answers to a call without arguments, by as much of BPF as filters are made of.
