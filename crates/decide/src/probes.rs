@@ -86,7 +86,8 @@ impl Timing {
     /// How long to wait before the first answer is asked for, when the container has run for this long.
     #[must_use]
     pub fn first_wait(&self, running_for: SignedDuration) -> SignedDuration {
-        (self.initial_delay - running_for).max(SignedDuration::ZERO)
+        // A start in the future is one that the wall clock has been set back from.
+        (self.initial_delay - running_for.max(SignedDuration::ZERO)).max(SignedDuration::ZERO)
     }
 }
 
