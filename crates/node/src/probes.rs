@@ -107,7 +107,8 @@ async fn ask_patiently(
 ) -> Option<Answer> {
     for refusals in 0.. {
         let answer = ask(target, probe, duration(timing.timeout)).await?;
-        match probes::knock_again_after(kind, answers, refusals).filter(|_| answer.is_refusal()) {
+        let knocks = probe.exec.is_none() && answer.is_refusal();
+        match probes::knock_again_after(kind, answers, refusals).filter(|_| knocks) {
             Some(wait) => tokio::time::sleep(duration(wait)).await,
             None => return Some(answer),
         }
