@@ -81,3 +81,26 @@ impl Text {
         Change { kind: self.kind, object: Arc::new(Object::of_json(self.revision, &self.object)), previous }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_is_too_old_is_dropped_and_said() {
+        let change = |revision| Change {
+            kind: ChangeKind::Modified,
+            object: Arc::new(Object::new(revision, json!({"metadata": {"name": "a"}}))),
+            previous: None,
+        };
+        let mut history = History::default();
+        let last = KEPT as u64 + 10;
+        (1..=last).for_each(|revision| history.push(change(revision)));
+        assert_eq!(history.compacted, 10);
+        let kept: Vec<u64> = history.since(10).map(|kept| kept.change().object.revision).collect();
+        assert_eq!(kept, (11..=last).collect::<Vec<_>>());
+        assert_eq!(history.since(last).count(), 0);
+    }
+}
