@@ -105,6 +105,14 @@ fn a_backup_of_a_running_engine_brings_everything_back_elsewhere() {
     machine.down();
     let refused = run(machine.segue("restore").arg(&with), "");
     assert!(refused.stderr.contains("--replace moves it aside"), "{}", refused.stderr);
+    // As a restore that is interrupted leaves it.
+    let (store, aside) = (machine.data_dir().join("store.db"), machine.data_dir().join("store.db.before-restore"));
+    std::fs::rename(&store, &aside).expect("nothing uses it");
+    let refused = machine.try_up(&[]);
+    let said = refused.stdout + &refused.stderr;
+    assert!(!refused.success && said.contains("was interrupted: finish it"), "{said}");
+    assert!(!store.exists(), "an engine began anew");
+    std::fs::rename(&aside, &store).expect("nothing uses it");
     output_of(machine.segue("restore --replace").arg(&without));
     // As on a new machine, which has no key either.
     std::fs::remove_dir_all(machine.data_dir()).expect("nothing uses it");
