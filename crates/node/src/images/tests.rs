@@ -118,6 +118,7 @@ async fn a_sweep_leaves_what_names_lead_to_what_containers_stand_on_and_what_is_
     let unswept = store.unswept().await;
     store.sweep_older(keep(&[]), Duration::ZERO).await.unwrap();
     assert!(goes.is_dir(), "it went while somebody counted on it");
+    drop(store.unswept().await);
     drop(unswept);
     store.sweep_older(keep(&[&runs]), Duration::ZERO).await.unwrap();
     assert!(!goes.exists() && runs.is_dir());
