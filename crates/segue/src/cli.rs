@@ -186,7 +186,7 @@ pub(crate) struct Install {
     #[arg(long)]
     pub(crate) print: bool,
     /// Options of `segue up`
-    #[arg(value_name = "OPTIONS", trailing_var_arg = true, allow_hyphen_values = true)]
+    #[arg(value_name = "OPTION OF UP", trailing_var_arg = true, allow_hyphen_values = true)]
     pub(crate) up: Vec<OsString>,
 }
 
