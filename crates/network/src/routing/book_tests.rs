@@ -25,6 +25,18 @@ impl Story {
         Self { pods, policies: Vec::new(), service, book, base: Base::default(), wall_is_ahead: 0 }
     }
 
+    /// The first of two pods is deleted, withdrawn everywhere, and has a request in flight.
+    fn of_a_busy_pod_that_goes() -> Self {
+        let mut story = Self::new(vec![pod("demo", 1, "True"), pod("demo", 2, "True")]);
+        story.tell(0);
+        story.acknowledge(1, &[]);
+        story.tell(0);
+        story.delete(0);
+        story.tell(1);
+        story.acknowledge(2, &[(1, 1, 0)]);
+        story
+    }
+
     fn round(&mut self, second: i64) -> Round {
         let cluster = Cluster {
             services: vec![self.service.clone()],
@@ -212,13 +224,7 @@ fn counts_of_an_older_version_prove_nothing() {
 #[test]
 fn a_drain_takes_as_long_wherever_the_clock_jumps() {
     for jump in [3600, -3600] {
-        let mut story = Story::new(vec![pod("demo", 1, "True"), pod("demo", 2, "True")]);
-        story.tell(0);
-        story.acknowledge(1, &[]);
-        story.tell(0);
-        story.delete(0);
-        story.tell(1);
-        story.acknowledge(2, &[(1, 1, 0)]);
+        let mut story = Story::of_a_busy_pod_that_goes();
         assert_eq!(story.tell(2), told(None, &["demo-1 segue.dev/Drained False Withdrawn"]));
         story.wall_is_ahead = jump;
         assert_eq!(story.tell(14), told(None, &[]), "{jump}");
@@ -278,13 +284,7 @@ fn a_pod_that_no_service_selects_or_that_never_was_ready_is_drained_at_once() {
 
 #[test]
 fn a_restarted_engine_goes_on_where_the_last_one_was() {
-    let mut story = Story::new(vec![pod("demo", 1, "True"), pod("demo", 2, "True")]);
-    story.tell(0);
-    story.acknowledge(1, &[]);
-    story.tell(0);
-    story.delete(0);
-    story.tell(1);
-    story.acknowledge(2, &[(1, 1, 0)]);
+    let mut story = Story::of_a_busy_pod_that_goes();
     story.tell(1);
 
     let mut restarted = Story::new(story.pods);
