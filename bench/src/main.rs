@@ -1,5 +1,6 @@
 //! Figures, measured on a machine of its own: start, pods, rollouts, memory, idle CPU, the API. No figure is judged here;
-//! beside each stands what it must be and what it aims at. `bench swarm` measures only what stands beside Segue.
+//! beside each stands what it must be and what it aims at. `bench NAME` measures one part alone, `bench swarm` only what
+//! stands beside Segue.
 
 mod swarm;
 
@@ -28,26 +29,36 @@ const SWITCHED: &str = "10.45.77.77";
 const IDLE: Duration = Duration::from_secs(30);
 const ROLES: [&str; 4] = ["up", "keeper", "proxy", "shim"];
 
-fn main() -> ExitCode {
-    if std::env::args().nth(1).as_deref() != Some("swarm") {
-        segue();
-    }
-    swarm::compare();
-    ExitCode::SUCCESS
-}
+/// In this order, with an engine.
+const PARTS: [(&str, fn(&Machine)); 6] = [
+    ("pods", of_pods),
+    ("rollouts", rollouts),
+    ("idle", memory_and_idle_cpu),
+    ("crowd", crowd),
+    ("api", api),
+    ("endpoints", endpoints),
+];
 
-fn segue() {
+fn main() -> ExitCode {
+    let only = std::env::args().nth(1);
+    let is_wanted = |name: &str| only.as_deref().is_none_or(|only| only == name);
+    let parts: Vec<_> = PARTS.into_iter().filter(|(name, _)| is_wanted(name)).collect();
     let machine = Machine::without_engine();
-    starts(&machine);
-    machine.up();
-    of_pods(&machine);
-    rollouts(&machine);
-    memory_and_idle_cpu(&machine);
-    crowd(&machine);
-    api(&machine);
-    endpoints(&machine);
-    binary();
-    machine.down();
+    if is_wanted("starts") {
+        starts(&machine);
+    }
+    if !parts.is_empty() {
+        machine.up();
+        parts.into_iter().for_each(|(_, measure)| measure(&machine));
+        machine.down();
+    }
+    if is_wanted("binary") {
+        binary();
+    }
+    if is_wanted("swarm") {
+        swarm::compare();
+    }
+    ExitCode::SUCCESS
 }
 
 fn starts(machine: &Machine) {
