@@ -1,9 +1,10 @@
-//! What the data plane is told: a whole configuration, never a difference. The engine computes it; the keeper reads
-//! only `version` and `listen`; the proxy puts it in force.
+//! What the data plane is told: a whole configuration, or what changes the one before into the next. The engine computes
+//! it; the keeper reads only versions and sockets; the proxy puts it in force.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
 use decide::balancing::EndpointState;
 use decide::ingress;
@@ -22,7 +23,7 @@ pub struct DataPlaneConfig {
     pub version: u64,
     /// Every socket to listen on.
     pub listen: BTreeSet<Listener>,
-    pub services: Vec<Service>,
+    pub services: Vec<Arc<Service>>,
     /// Services that only give a name outside another name.
     #[serde(default)]
     pub aliases: Vec<Alias>,
@@ -45,6 +46,73 @@ pub struct DataPlaneConfig {
     /// Connections that one address may have open; as many as it likes if not given.
     #[serde(default)]
     pub connections_per_client: Option<u32>,
+}
+
+/// What makes one configuration of another. What is None is as it was.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// The version of the configuration that it changes.
+    pub from: u64,
+    pub version: u64,
+    pub opened: BTreeSet<Listener>,
+    pub closed: BTreeSet<Listener>,
+    /// Services as [`DataPlaneConfig::services`] has them from now on. Several may have one name; then these are all of it.
+    pub services: Vec<Arc<Service>>,
+    /// Namespaces and names of Services that there are no more.
+    pub gone: BTreeSet<(String, String)>,
+    pub aliases: Option<Vec<Alias>>,
+    pub end_long: Option<BTreeSet<PodUid>>,
+    pub ingress: Option<Ingress>,
+    pub policies: Option<Policies>,
+}
+
+impl Change {
+    /// Namespaces and names of the Services that it is about.
+    #[must_use]
+    pub fn names(&self) -> HashSet<(&str, &str)> {
+        let gone = self.gone.iter().map(|(namespace, name)| (namespace.as_str(), name.as_str()));
+        self.services.iter().map(|service| service.full_name()).chain(gone).collect()
+    }
+
+    /// What makes one of the other, but for the order of Services. None where they differ in what never changes while an
+    /// engine runs.
+    #[must_use]
+    pub fn between(old: &DataPlaneConfig, new: &DataPlaneConfig) -> Option<Self> {
+        let base = |of: &DataPlaneConfig| (of.dns.clone(), of.metrics, of.access_log, of.connections_per_client);
+        if base(old) != base(new) {
+            return None;
+        }
+        // Most are not only alike but the same.
+        let [known, wanted] = [old, new].map(|it| it.services.iter().map(Arc::as_ptr).collect::<HashSet<_>>());
+        let others = new.services.iter().filter(|service| !known.contains(&Arc::as_ptr(service)));
+        let no_more = old.services.iter().filter(|service| !wanted.contains(&Arc::as_ptr(service)));
+        let names: HashSet<_> = others.chain(no_more).map(|service| service.full_name()).collect();
+        let [before, after] = [old, new].map(|config| config.services_of(&names));
+        let differ = after.iter().filter(|(name, services)| before.get(*name) != Some(services));
+        let gone = before.keys().filter(|name| !after.contains_key(*name));
+        Some(Self {
+            from: old.version,
+            version: new.version,
+            opened: new.listen.difference(&old.listen).copied().collect(),
+            closed: old.listen.difference(&new.listen).copied().collect(),
+            services: differ.flat_map(|(_, services)| services).map(|service| Arc::clone(service)).collect(),
+            gone: gone.map(|(namespace, name)| ((*namespace).to_owned(), (*name).to_owned())).collect(),
+            aliases: differing(&old.aliases, &new.aliases),
+            end_long: differing(&old.end_long, &new.end_long),
+            ingress: differing(&old.ingress, &new.ingress),
+            policies: differing(&old.policies, &new.policies),
+        })
+    }
+}
+
+fn differing<T: Clone + PartialEq>(old: &T, new: &T) -> Option<T> {
+    (old != new).then(|| new.clone())
+}
+
+fn renew<T: Clone>(part: &mut T, new: Option<&T>) {
+    if let Some(new) = new {
+        part.clone_from(new);
+    }
 }
 
 /// A socket the keeper opens and the proxy serves.
@@ -248,6 +316,15 @@ pub struct Base {
     pub connections_per_client: Option<u32>,
 }
 
+/// Whether a change could be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Applied {
+    Yes,
+    /// It is made for another version.
+    No,
+}
+
 /// How names are answered.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dns {
@@ -263,10 +340,40 @@ pub struct Dns {
 }
 
 impl DataPlaneConfig {
+    /// Becomes what `change` makes of it, if it is made for this version; else it stays as it is.
+    pub fn apply(&mut self, change: &Change) -> Applied {
+        if change.from != self.version {
+            return Applied::No;
+        }
+        let names = change.names();
+        self.services.retain(|service| !names.contains(&service.full_name()));
+        self.services.extend(change.services.iter().cloned());
+        self.listen.retain(|listener| !change.closed.contains(listener));
+        self.listen.extend(&change.opened);
+        renew(&mut self.aliases, change.aliases.as_ref());
+        renew(&mut self.end_long, change.end_long.as_ref());
+        renew(&mut self.ingress, change.ingress.as_ref());
+        renew(&mut self.policies, change.policies.as_ref());
+        self.version = change.version;
+        Applied::Yes
+    }
+
+    /// Those of its Services that have one of these names.
+    pub(crate) fn services_of<'c>(
+        &'c self,
+        names: &HashSet<(&str, &str)>,
+    ) -> BTreeMap<(&'c str, &'c str), Vec<&'c Arc<Service>>> {
+        let mut services: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for service in self.services.iter().filter(|service| names.contains(&service.full_name())) {
+            services.entry(service.full_name()).or_default().push(service);
+        }
+        services
+    }
+
     /// The sockets that everything in it needs.
     #[must_use]
     pub fn wanted_listeners(&self) -> BTreeSet<Listener> {
-        let of_services = self.services.iter().flat_map(Service::listeners);
+        let of_services = self.services.iter().flat_map(|service| service.listeners());
         let of_dns = self.dns.listen.iter().flat_map(|address| {
             [Transport::Tcp, Transport::Udp].map(|transport| Listener { transport, address: *address })
         });
@@ -288,10 +395,21 @@ impl Service {
         own.chain(port.node_port.map(|number| SocketAddr::new(ANY_ADDRESS, number)))
     }
 
+    /// Whether DNS says the same of it as of another.
+    pub(crate) fn is_named_like(&self, other: &Self) -> bool {
+        (self.is_headless(), &self.namespace, &self.name) == (other.is_headless(), &other.namespace, &other.name)
+            && (&self.answers, &self.hosts, &self.named_ports) == (&other.answers, &other.hosts, &other.named_ports)
+    }
+
     /// Whether it has no address of its own.
     #[must_use]
     pub fn is_headless(&self) -> bool {
         self.addresses.is_empty()
+    }
+
+    /// Namespace and name.
+    pub(crate) fn full_name(&self) -> (&str, &str) {
+        (&self.namespace, &self.name)
     }
 
     /// `namespace/name`.
@@ -300,3 +418,7 @@ impl Service {
         format!("{}/{}", self.namespace, self.name)
     }
 }
+
+#[cfg(test)]
+#[path = "config_tests.rs"]
+mod tests;

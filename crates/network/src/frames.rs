@@ -6,7 +6,7 @@ use objects::traffic::Series;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{DataPlaneConfig, Listener, PodUid};
+use crate::config::{Change, DataPlaneConfig, Listener, PodUid};
 
 /// The version of this protocol. It grows only when an older reader would misunderstand a newer writer.
 pub const PROTOCOL: u32 = 1;
@@ -32,10 +32,12 @@ pub enum FrameError {
     },
 }
 
-/// To the keeper, from an engine. To the proxy, from the keeper, which passes `Configure` on byte by byte.
+/// To the keeper, from an engine. To the proxy, from the keeper, which passes configurations on byte by byte.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Command<Configuration = DataPlaneConfig> {
     Configure(Configuration),
+    /// Only for those who say that they take it.
+    Change(Box<Change>),
     /// Sockets that come with this frame, in this order. Keeper to proxy only.
     Take(Vec<Passed>),
     /// Take no connection any more, finish those that are open, then end. Keeper to proxy only.
@@ -58,10 +60,22 @@ pub struct KeeperView {
 /// To the engine, from the keeper; `Acknowledged` and `Drains` come from the proxy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Report {
-    /// The first message to every engine that connects: the last version that was configured, 0 for none.
-    Hello { version: u64 },
+    /// The first message to every engine that connects, and the answer to what can't be done after this version: the last
+    /// that was configured, 0 for none.
+    Hello {
+        version: u64,
+        /// Whether it takes [`Command::Change`].
+        #[serde(default)]
+        takes_changes: bool,
+    },
     /// The configuration is in force for every new request, except at the sockets that could not be opened.
-    Acknowledged { version: u64, refused: Vec<Refused> },
+    Acknowledged {
+        version: u64,
+        refused: Vec<Refused>,
+        /// Whether whoever says this takes [`Command::Change`].
+        #[serde(default)]
+        takes_changes: bool,
+    },
     /// The counts of every pod that is not ready in this version, or has left it with work in flight.
     Drains { version: u64, pods: Vec<Drain> },
     /// Counts since the proxy of this number started: of everything, or of what changed since they were told last.
@@ -169,6 +183,12 @@ pub fn decode<M: DeserializeOwned>(payload: &[u8]) -> Result<M, FrameError> {
     }
 }
 
+/// What a frame holds.
+#[must_use]
+pub(crate) fn payload_of(frame: &[u8]) -> &[u8] {
+    frame.get(LENGTH_BYTES..).unwrap_or_default()
+}
+
 fn seal(mut frame: Vec<u8>) -> Vec<u8> {
     let length = u32::try_from(frame.len() - LENGTH_BYTES).unwrap_or(u32::MAX);
     frame[..LENGTH_BYTES].copy_from_slice(&length.to_be_bytes());
@@ -250,11 +270,12 @@ mod tests {
 
     #[test]
     fn two_frames_in_one_piece_are_two_messages() {
+        let hello = |version| Report::Hello { version, takes_changes: true };
         let mut reader = FrameReader::default();
-        reader.push(&[encode(&Report::Hello { version: 1 }), encode(&Report::Hello { version: 2 })].concat());
+        reader.push(&[encode(&hello(1)), encode(&hello(2))].concat());
         for version in [1, 2] {
             let payload = reader.next_payload().unwrap().unwrap();
-            assert_eq!(decode::<Report>(&payload).unwrap(), Report::Hello { version });
+            assert_eq!(decode::<Report>(&payload).unwrap(), hello(version));
         }
         assert!(reader.next_payload().unwrap().is_none());
     }

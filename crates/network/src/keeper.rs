@@ -1,6 +1,7 @@
 //! The keeper: holds every socket of the data plane, so that no connection is refused while a proxy or an engine is
 //! replaced. It never reads a byte of a client, and of a configuration only which sockets are wanted.
 
+mod configured;
 mod listeners;
 mod process;
 mod settings;
@@ -20,8 +21,9 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::channel::{Channel, ChannelError, DESCRIPTORS_PER_FRAME};
-use crate::config::{Listener, PodUid};
+use crate::config::{Applied, Change, Listener, PodUid};
 use crate::frames::{Command, Drain, FrameError, KeeperView, Passed, Report, decode, encode, encode_payload};
+use configured::Configured;
 use listeners::Listeners;
 pub use process::ProxyUser;
 pub(crate) use process::runs_another_file;
@@ -119,8 +121,7 @@ struct Keeper {
     /// Predecessors that finish their connections.
     leaving: Vec<Proxy>,
     listeners: Listeners,
-    /// The payload of the last `Configure` frame, and its version.
-    configured: Option<(Vec<u8>, u64)>,
+    configured: Option<Configured>,
     instant_deaths: u32,
     start_proxy_at: Instant,
     /// Held for as long as the process lives, so that there is one keeper.
@@ -246,8 +247,16 @@ impl Keeper {
     /// The newest engine is the one that counts; an older one is dropped.
     fn greet(&mut self, engine: Channel) {
         self.engine = Some(engine);
-        let version = self.configured.as_ref().map_or(0, |(_, version)| *version);
-        self.report(&Report::Hello { version });
+        self.say_hello();
+    }
+
+    fn version(&self) -> u64 {
+        self.configured.as_ref().map_or(0, |configured| configured.version)
+    }
+
+    /// What an engine answers with a whole configuration.
+    fn say_hello(&mut self) {
+        self.report(&Report::Hello { version: self.version(), takes_changes: true });
     }
 
     fn read_engine(&mut self) -> Life {
@@ -276,7 +285,8 @@ impl Keeper {
 
     fn obey(&mut self, payload: Vec<u8>) -> Life {
         match decode::<Command<KeeperView>>(&payload) {
-            Ok(Command::Configure(view)) => self.configure(payload, &view),
+            Ok(Command::Configure(view)) => self.configure(&payload, &view),
+            Ok(Command::Change(change)) => self.change(&payload, *change),
             Ok(Command::ShutDown) => return Life::End,
             Ok(Command::StepAside) => return Life::StepAside,
             Ok(Command::ReplaceProxy) => self.start_successor(),
@@ -289,19 +299,50 @@ impl Keeper {
         Life::GoOn
     }
 
-    fn configure(&mut self, payload: Vec<u8>, view: &KeeperView) {
-        let last = self.configured.as_ref().map_or(0, |(_, version)| *version);
+    fn configure(&mut self, payload: &[u8], view: &KeeperView) {
+        let last = self.version();
         if view.version <= last {
             tracing::warn!("configuration {} came after {last} and is refused", view.version);
-            return self.report(&Report::Hello { version: last });
+            return self.say_hello();
         }
         let opened = self.listeners.open_and_close(&view.listen);
-        let frame = encode_payload(&payload);
-        self.configured = Some((payload, view.version));
+        self.configured = Some(Configured::new(payload, view.version));
         for role in [Role::Present, Role::Successor] {
             self.pass_on(role, &opened);
         }
-        self.tell_all(&frame);
+        self.tell_all(&encode_payload(payload));
+    }
+
+    fn change(&mut self, payload: &[u8], change: Change) {
+        let (opened, closed, version) = (change.opened.clone(), change.closed.clone(), change.version);
+        let applied = self.configured.as_mut().map(|configured| configured.change(change, payload.len()));
+        if applied != Some(Applied::Yes) {
+            tracing::warn!("change {version} is not one of configuration {} and is refused", self.version());
+            return self.say_hello();
+        }
+        let opened = self.listeners.change(&opened, &closed);
+        for role in [Role::Present, Role::Successor] {
+            self.pass_on(role, &opened);
+        }
+        let frame = encode_payload(payload);
+        for role in self.roles().into_iter().rev() {
+            if self.proxy_in(role).is_some_and(|proxy| proxy.takes_changes) {
+                self.tell(role, frame.clone(), Vec::new());
+            } else {
+                self.tell_everything(role);
+            }
+        }
+    }
+
+    fn tell_everything(&mut self, role: Role) {
+        match self.configured.as_mut().map(Configured::frame) {
+            None => {}
+            Some(Ok(frame)) => self.tell(role, frame, Vec::new()),
+            Some(Err(error)) => {
+                tracing::warn!("the configuration is asked for anew: {error}");
+                self.say_hello();
+            }
+        }
     }
 
     fn start_proxy(&mut self) {
@@ -339,15 +380,13 @@ impl Keeper {
     }
 
     fn remind_those_who_leave(&mut self) {
-        let Some((payload, _)) = &self.configured else { return };
-        let frame = encode_payload(payload);
         for place in (0..self.leaving.len()).rev() {
-            self.tell(Role::Leaving(place), frame.clone(), Vec::new());
+            self.tell_everything(Role::Leaving(place));
         }
     }
 
     fn succeed_if_acknowledged(&mut self) {
-        let wanted = self.configured.as_ref().map_or(0, |(_, version)| *version);
+        let wanted = self.version();
         let Some(successor) = self.successor.take_if(|successor| successor.acknowledged >= wanted) else { return };
         if let Some(mut predecessor) = self.proxy.replace(successor) {
             let told = predecessor.channel.enqueue(encode(&Command::<KeeperView>::Leave), Vec::new());
@@ -365,10 +404,7 @@ impl Keeper {
 
     fn equip(&mut self, role: Role) {
         self.pass_on(role, &self.listeners.all());
-        if let Some((payload, _)) = &self.configured {
-            let frame = encode_payload(payload);
-            self.tell(role, frame, Vec::new());
-        }
+        self.tell_everything(role);
     }
 
     fn hand_over_adoption(&mut self) {
@@ -441,8 +477,8 @@ impl Keeper {
     fn hear(&mut self, role: Role, payload: &[u8]) -> Result<(), FrameError> {
         let Some(proxy) = self.proxy_in(role) else { return Ok(()) };
         match decode::<Report>(payload)? {
-            Report::Acknowledged { version, .. } => {
-                proxy.acknowledged = version;
+            Report::Acknowledged { version, takes_changes, .. } => {
+                (proxy.acknowledged, proxy.takes_changes) = (version, takes_changes);
                 self.report_acknowledged(version);
             }
             Report::Drains { version, pods } => {
@@ -464,7 +500,7 @@ impl Keeper {
     fn report_acknowledged(&mut self, version: u64) {
         if self.proxy.is_some() && self.proxies().all(|proxy| proxy.acknowledged >= version) {
             let refused = self.listeners.refused().to_vec();
-            self.report(&Report::Acknowledged { version, refused });
+            self.report(&Report::Acknowledged { version, refused, takes_changes: true });
         }
     }
 

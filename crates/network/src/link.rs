@@ -14,7 +14,7 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 use crate::channel::{AsyncChannel, Channel, ChannelError};
-use crate::config::DataPlaneConfig;
+use crate::config::{Change, DataPlaneConfig};
 use crate::frames::{self, FrameError, Report, decode, encode};
 use crate::keeper::{KeeperSettings, proxy_socket_path, runs_another_file, socket_path};
 
@@ -67,6 +67,15 @@ pub struct DataPlaneCommand {
     pub access_log: PathBuf,
 }
 
+/// What a keeper says first.
+#[derive(Clone, Copy, Debug)]
+pub struct Greeting {
+    /// The last that was configured, 0 for none.
+    pub version: u64,
+    /// Whether [`Link::change`] is understood.
+    pub takes_changes: bool,
+}
+
 /// A connection to the keeper.
 #[derive(Debug)]
 pub struct Link {
@@ -75,11 +84,11 @@ pub struct Link {
 
 impl Link {
     /// Connects to the keeper, or starts one where there is none; one of another build is replaced first, and replaces
-    /// the proxy in turn. Also gives the last configured version.
+    /// the proxy in turn. Also gives its greeting.
     ///
     /// # Errors
     /// When neither works.
-    pub async fn open(command: &DataPlaneCommand) -> Result<(Self, u64), LinkError> {
+    pub async fn open(command: &DataPlaneCommand) -> Result<(Self, Greeting), LinkError> {
         let channel = match UnixStream::connect(socket_path(&command.keeper.run_dir)).await {
             Ok(stream) if is_of_another_build(&stream, command) => Ok(replace(stream, command).await?),
             Ok(stream) => stream.into_std().and_then(Channel::new),
@@ -90,7 +99,7 @@ impl Link {
             channel.and_then(AsyncChannel::new).map_err(|source| LinkError::Connect { path: path(), source })?;
         let mut link = Self { channel };
         match timeout(LONGEST_START, link.receive()).await.map_err(|_| LinkError::Silent)?? {
-            Some(Report::Hello { version }) => Ok((link, version)),
+            Some(Report::Hello { version, takes_changes }) => Ok((link, Greeting { version, takes_changes })),
             Some(
                 Report::Acknowledged { .. }
                 | Report::Drains { .. }
@@ -109,6 +118,15 @@ impl Link {
     pub async fn configure(&mut self, config: &DataPlaneConfig) -> Result<(), LinkError> {
         // Written as `Command::Configure` is, without a copy of the configuration.
         let frame = encode(&frames::Command::Configure(config));
+        Ok(self.channel.send(frame, Vec::new()).await?)
+    }
+
+    /// Sends a change of the configuration that was sent last.
+    ///
+    /// # Errors
+    /// When the keeper is gone.
+    pub async fn change(&mut self, change: Change) -> Result<(), LinkError> {
+        let frame = encode(&frames::Command::<DataPlaneConfig>::Change(Box::new(change)));
         Ok(self.channel.send(frame, Vec::new()).await?)
     }
 

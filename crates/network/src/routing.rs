@@ -35,10 +35,10 @@ use tokio::time::Instant;
 use crate::config::{Base, Listener, PodUid};
 use crate::frames::{Refused, Report};
 use crate::kernel::Scope;
-use crate::link::{DataPlaneCommand, Link, LinkError};
+use crate::link::{DataPlaneCommand, Greeting, Link, LinkError};
 use crate::rules::Rules;
 use balance::{Counted, Kernel, KernelError};
-use book::{Book, Condition, Now, Round, Sending, Side};
+use book::{Book, Condition, ForProxy, Now, Round, Sending, Side};
 use ingress::{CertificateFaults, IngressStatus};
 use ledger::Told;
 use load_balancers::{BalancerStatus, statuses};
@@ -254,8 +254,8 @@ impl Routing {
 
     fn hear_report(&mut self, report: Report) {
         match report {
-            Report::Hello { version } => self.book.connected(version),
-            Report::Acknowledged { version, refused } => {
+            Report::Hello { version, takes_changes } => self.book.connected(version, takes_changes),
+            Report::Acknowledged { version, refused, .. } => {
                 self.book.open(version, &refused.iter().map(|refused| refused.listener).collect());
                 self.book.acknowledge(Side::Proxy, version);
                 self.tell_refused(refused);
@@ -288,8 +288,8 @@ impl Routing {
 
     async fn open_link(&mut self) {
         match Link::open(&self.settings.data_plane).await {
-            Ok((link, version)) => {
-                self.book.connected(version);
+            Ok((link, Greeting { version, takes_changes })) => {
+                self.book.connected(version, takes_changes);
                 self.link = Some(link);
             }
             Err(error) => {
@@ -342,11 +342,14 @@ impl Routing {
         self.written.retain(|uid, _| snapshot.pods.values().any(|pod| plan::uid_of(pod) == *uid));
     }
 
-    async fn send(&mut self, Sending { config, kernel }: Sending, snapshot: &Snapshot) {
-        self.kernel.want(config.version, kernel, snapshot.addresses());
-        if let Some(link) = &mut self.link
-            && let Err(error) = link.configure(&config).await
-        {
+    async fn send(&mut self, Sending { version, proxy, kernel }: Sending, snapshot: &Snapshot) {
+        self.kernel.want(version, kernel, snapshot.addresses());
+        let Some(link) = &mut self.link else { return };
+        let sent = match proxy {
+            ForProxy::Whole(config) => link.configure(&config).await,
+            ForProxy::Change(change) => link.change(*change).await,
+        };
+        if let Err(error) = sent {
             self.lose_link(&chain(&error));
         }
     }

@@ -2,6 +2,7 @@
 //! of which one changes 50 times a second.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use decide::balancing::EndpointState::{Ready, Withdrawn};
@@ -26,12 +27,13 @@ pub(crate) async fn in_force_milliseconds() -> (f64, f64) {
         access_log: run_dir.path().join("access.log"),
     };
     let (mut link, _) = Link::open(&command).await.expect("a data plane starts");
-    let mut config = DataPlaneConfig { services: (0..SERVICES).map(service).collect(), ..DataPlaneConfig::default() };
+    let mut config =
+        DataPlaneConfig { services: (0..SERVICES).map(service).map(Arc::new).collect(), ..DataPlaneConfig::default() };
     configure(&mut link, &mut config).await;
     let mut took = Vec::with_capacity(CHANGES);
     for change in 0..CHANGES {
         tokio::time::sleep(PAUSE).await;
-        let endpoints = &mut config.services[change % usize::from(SERVICES)].ports[0].endpoints;
+        let endpoints = &mut Arc::make_mut(&mut config.services[change % usize::from(SERVICES)]).ports[0].endpoints;
         let changed = &mut endpoints[change / usize::from(SERVICES) % usize::from(PODS)];
         changed.state = if changed.state == Ready { Withdrawn } else { Ready };
         changed.pod = PodUid(format!("{}-{change}", changed.pod));
@@ -50,7 +52,7 @@ async fn configure(link: &mut Link, config: &mut DataPlaneConfig) -> Duration {
     link.configure(config).await.expect("the keeper lives");
     loop {
         match link.receive().await.expect("the keeper lives") {
-            Some(Report::Acknowledged { version, refused }) if version == config.version => {
+            Some(Report::Acknowledged { version, refused, .. }) if version == config.version => {
                 assert_eq!(refused, [], "every socket can be opened");
                 return begun.elapsed();
             }

@@ -9,12 +9,12 @@ use crate::dns::names::tests::config;
 /// The Services of `config` and one with 100 pods.
 fn names() -> Names {
     let mut config = config();
-    config.services.push(Service {
+    config.services.push(std::sync::Arc::new(Service {
         namespace: "production".to_owned(),
         name: "many".to_owned(),
         answers: (1..=100).map(|index| IpAddr::from([10, 44, 2, index])).collect(),
         ..Service::default()
-    });
+    }));
     Names::new(&config)
 }
 

@@ -1,7 +1,7 @@
 //! Whatever bytes come, as queries or as others' answers, DNS neither panics nor says what can't be read.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use hickory_proto::op::Message;
@@ -26,7 +26,12 @@ fn names() -> &'static Names {
         let web = Service { namespace, name, addresses: vec![IP], answers: vec![IP], ..Service::default() };
         let shop = Alias { namespace: of, name: alias, target: "web.default.svc.cluster.local".to_owned() };
         let dns = Dns { domain: "cluster.local".to_owned(), ..Dns::default() };
-        Names::new(&DataPlaneConfig { services: vec![web], aliases: vec![shop], dns, ..DataPlaneConfig::default() })
+        Names::new(&DataPlaneConfig {
+            services: vec![Arc::new(web)],
+            aliases: vec![shop],
+            dns,
+            ..DataPlaneConfig::default()
+        })
     })
 }
 

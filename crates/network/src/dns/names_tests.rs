@@ -1,4 +1,5 @@
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use hickory_proto::rr::RecordType;
 
@@ -53,7 +54,7 @@ pub(in crate::dns) fn config() -> DataPlaneConfig {
         ..service("twins", &[], &["10.44.0.6", "10.44.1.1", "203.0.113.1"])
     };
     DataPlaneConfig {
-        services: vec![demo, db, twins, service("nobody", &[], &[])],
+        services: [demo, db, twins, service("nobody", &[], &[])].map(Arc::new).into(),
         aliases: vec![
             alias("shop", "shop.example.com"),
             alias("near", "DEMO-app.production.svc.cluster.local."),

@@ -42,6 +42,13 @@ impl Listeners {
         missing.into_iter().filter(|listener| self.open_one(*listener)).collect()
     }
 
+    /// Opens and closes these, and leaves the others as they are. Gives what was opened.
+    pub(super) fn change(&mut self, opened: &BTreeSet<Listener>, closed: &BTreeSet<Listener>) -> Vec<Listener> {
+        self.open.retain(|listener, _| !closed.contains(listener));
+        self.refused.retain(|refused| !closed.contains(&refused.listener));
+        opened.iter().copied().filter(|listener| self.open_one(*listener)).collect()
+    }
+
     /// Copies of the sockets of `listeners`, to be passed on.
     pub(super) fn copies(&self, listeners: &[Listener]) -> io::Result<Vec<OwnedFd>> {
         listeners.iter().filter_map(|listener| self.open.get(listener)).map(OwnedFd::try_clone).collect()
@@ -51,7 +58,7 @@ impl Listeners {
         self.open.keys().copied().collect()
     }
 
-    /// What the last configuration asked for and could not be opened.
+    /// What is asked for and could not be opened.
     pub(super) fn refused(&self) -> &[Refused] {
         &self.refused
     }

@@ -13,6 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::KeeperError;
+use super::configured::Configured;
 use crate::channel::Channel;
 use crate::config::Listener;
 use crate::frames::{Drain, Handover, Passed, decode};
@@ -36,6 +37,8 @@ pub(super) struct Proxy {
     pub(super) started: Instant,
     /// The last configuration that it has put in force.
     pub(super) acknowledged: u64,
+    /// Whether it is known to take changes of a configuration.
+    pub(super) takes_changes: bool,
     /// The counts that it told last, and the version that they were counted under.
     pub(super) drains: (u64, Vec<Drain>),
     process: Process,
@@ -56,8 +59,7 @@ pub(super) struct Adopted {
     /// Its predecessors that finish their connections.
     pub(super) leaving: Vec<Proxy>,
     pub(super) listeners: Vec<(Listener, OwnedFd)>,
-    /// The payload of the `Configure` frame in force, and its version.
-    pub(super) configured: Option<(Vec<u8>, u64)>,
+    pub(super) configured: Option<Configured>,
 }
 
 impl Adopted {
@@ -82,7 +84,14 @@ impl Proxy {
     }
 
     fn new(channel: Channel, process: Process) -> Self {
-        Self { channel, started: Instant::now(), acknowledged: 0, drains: (0, Vec::new()), process }
+        Self {
+            channel,
+            started: Instant::now(),
+            acknowledged: 0,
+            takes_changes: false,
+            drains: (0, Vec::new()),
+            process,
+        }
     }
 
     /// Copies by which another keeper can go on with it: of its channel, and of the process.
@@ -166,7 +175,7 @@ pub(super) fn adopt(path: &Path) -> Result<Option<Adopted>, KeeperError> {
                 }
                 continue;
             }
-            Handover::Configure(view) => Some((payload, view.version)),
+            Handover::Configure(view) => Some(Configured::new(&payload, view.version)),
             Handover::Unconfigured => None,
         };
         let (Some(adoption), Some(process)) = (adoption, process) else { return Err(KeeperError::HalfAHandover) };

@@ -27,7 +27,9 @@ use super::counts::{OpenConnection, Registry, Series};
 use super::retry_budget::RetryBudget;
 use super::sticky;
 use super::upstream::{Aside, Upstream};
-use crate::config::{Backend, DataPlaneConfig, Endpoint, Ingress, PodUid, ProxyProtocol, Service, ServicePort, Speaks};
+use crate::config::{
+    Applied, Backend, Change, DataPlaneConfig, Endpoint, Ingress, PodUid, ProxyProtocol, Service, ServicePort, Speaks,
+};
 use crate::dns::Names;
 use crate::frames::Drain;
 use port::{Port, random};
@@ -54,13 +56,13 @@ pub(crate) struct Balancer {
 #[derive(Default)]
 struct Table {
     version: u64,
-    ports: HashMap<SocketAddr, Port>,
+    ports: HashMap<SocketAddr, Arc<Port>>,
     /// Pods whose work is reported: not ready, or gone from the configuration with work in flight.
     drains: Vec<Arc<Pod>>,
     names: Arc<Names>,
     metrics: Option<SocketAddr>,
-    ingress: Entries,
-    policies: Policies,
+    ingress: Arc<Entries>,
+    policies: Arc<Policies>,
 }
 
 /// Where requests from outside come in, and where they go.
@@ -76,6 +78,9 @@ struct Memory {
     /// Threads that keep connections of their own to each pod.
     workers: usize,
     counts: Arc<Registry>,
+    counts_changed: Arc<Notify>,
+    /// What is in force; None before the first.
+    config: Option<DataPlaneConfig>,
     pods: HashMap<PodUid, Arc<Pod>>,
     upstreams: HashMap<(PodUid, SocketAddr), Arc<Upstream>>,
     retries: HashMap<SocketAddr, Arc<RetryBudget>>,
@@ -144,11 +149,12 @@ impl Balancer {
     /// For so many threads, of which each keeps connections of its own.
     pub(crate) fn new(workers: usize) -> Self {
         let (aside, counts) = (Arc::new(AtomicUsize::new(0)), Arc::new(Registry::new(workers)));
+        let counts_changed = Arc::default();
         Self {
             table: RwLock::default(),
-            memory: Mutex::new(Memory::new(workers, &counts, &aside)),
+            memory: Mutex::new(Memory::new(workers, &counts, &counts_changed, &aside)),
             version: watch::Sender::default(),
-            counts_changed: Arc::default(),
+            counts_changed,
             aside,
             counts,
             access_log: AccessLog::default(),
@@ -270,7 +276,7 @@ impl Balancer {
     /// Whether requests that come in there are told apart by host and path, and whether with TLS.
     pub(crate) fn is_ingress(&self, at: SocketAddr) -> Option<Tls> {
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
-        let Entries { http, https, .. } = &table.ingress;
+        let Entries { http, https, .. } = &*table.ingress;
         if *https == Some(at) { Some(Tls::Yes) } else { (*http == Some(at)).then_some(Tls::No) }
     }
 
@@ -325,11 +331,46 @@ impl Balancer {
         self.version.subscribe()
     }
 
+    /// What is in force, if anything is.
+    pub(crate) fn configuration(&self) -> Option<DataPlaneConfig> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner).config.clone()
+    }
+
+    /// The version in force.
+    pub(crate) fn version(&self) -> u64 {
+        *self.version.borrow()
+    }
+
     /// Puts a configuration in force. When this returns it holds for every later pick.
-    pub(crate) fn apply(&self, config: &DataPlaneConfig) {
+    pub(crate) fn apply(&self, config: DataPlaneConfig) {
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        memory.remember_withdrawals(config);
-        let mut table = memory.table(config, &self.counts_changed);
+        let table = memory.table(&config);
+        self.put_in_force(&mut memory, table, &config);
+        memory.config = Some(config);
+    }
+
+    /// Puts what has changed in force, if it is a change of what is in force. When this returns it holds for every later
+    /// pick.
+    pub(crate) fn change(&self, change: &Change) -> Applied {
+        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(mut config) = memory.config.take() else { return Applied::No };
+        let before = config.services_of(&change.names()).into_values().flatten().cloned().collect::<Vec<_>>();
+        let applied = config.apply(change);
+        if applied == Applied::Yes {
+            let table = if change.policies.is_some() {
+                // Every port knows whether they are about it.
+                memory.table(&config)
+            } else {
+                let in_force = self.table.read().unwrap_or_else(PoisonError::into_inner);
+                memory.changed_table(&in_force, &config, change, &before)
+            };
+            self.put_in_force(&mut memory, table, &config);
+        }
+        memory.config = Some(config);
+        applied
+    }
+
+    fn put_in_force(&self, memory: &mut Memory, mut table: Table, config: &DataPlaneConfig) {
         let standings = memory.standings(&table);
         {
             let mut in_force = self.table.write().unwrap_or_else(PoisonError::into_inner);
@@ -379,10 +420,12 @@ impl Entries {
 }
 
 impl Memory {
-    fn new(workers: usize, counts: &Arc<Registry>, aside: &Arc<AtomicUsize>) -> Self {
+    fn new(workers: usize, counts: &Arc<Registry>, counts_changed: &Arc<Notify>, aside: &Arc<AtomicUsize>) -> Self {
         Self {
             workers,
             counts: counts.clone(),
+            counts_changed: counts_changed.clone(),
+            config: None,
             pods: HashMap::new(),
             upstreams: HashMap::new(),
             retries: HashMap::new(),
@@ -392,8 +435,8 @@ impl Memory {
         }
     }
 
-    fn remember_withdrawals(&mut self, config: &DataPlaneConfig) {
-        let endpoints = config.services.iter().flat_map(|service| &service.ports).flat_map(|port| &port.endpoints);
+    fn remember_withdrawals(&mut self, services: &[Arc<Service>]) {
+        let endpoints = services.iter().flat_map(|service| &service.ports).flat_map(|port| &port.endpoints);
         for endpoint in endpoints.filter(|endpoint| endpoint.state == EndpointState::Withdrawn) {
             if self.withdrawn.insert(endpoint.pod.clone()) {
                 self.withdrawn_in_order.push_back(endpoint.pod.clone());
@@ -405,26 +448,68 @@ impl Memory {
         }
     }
 
-    fn table(&mut self, config: &DataPlaneConfig, counts_changed: &Arc<Notify>) -> Table {
+    fn table(&mut self, config: &DataPlaneConfig) -> Table {
         let mut ports = HashMap::new();
-        for service in &config.services {
-            let key: Arc<str> = service.key().into();
-            for port in &service.ports {
-                for at in service.addresses_of(port) {
-                    ports.insert(at, self.port(at, (service, port), key.clone(), &config.policies, counts_changed));
-                }
-            }
-        }
-        self.retries.retain(|at, _| ports.contains_key(at));
+        self.add_ports(&mut ports, &config.services, &config.policies);
         Table {
             version: config.version,
             ports,
             drains: Vec::new(),
             names: Arc::new(Names::new(config)),
             metrics: config.metrics,
-            ingress: Entries::new(&config.ingress),
-            policies: config.policies.clone(),
+            ingress: Arc::new(Entries::new(&config.ingress)),
+            policies: Arc::new(config.policies.clone()),
         }
+    }
+
+    /// The table of `config`, which `change` has made of the one before; `before` are the Services that it is about as
+    /// they were there.
+    fn changed_table(
+        &mut self,
+        table: &Table,
+        config: &DataPlaneConfig,
+        change: &Change,
+        before: &[Arc<Service>],
+    ) -> Table {
+        let mut ports = table.ports.clone();
+        for service in before {
+            for at in service.ports.iter().flat_map(|port| service.addresses_of(port)) {
+                ports.remove(&at);
+            }
+        }
+        self.add_ports(&mut ports, &change.services, &config.policies);
+        let has_its_names = change.aliases.is_none()
+            && before.len() == change.services.len()
+            && before.iter().all(|old| change.services.iter().any(|new| new.is_named_like(old)));
+        let has_its_entries = change.ingress.is_none();
+        Table {
+            version: config.version,
+            ports,
+            drains: Vec::new(),
+            names: if has_its_names { table.names.clone() } else { Arc::new(Names::new(config)) },
+            metrics: config.metrics,
+            ingress: if has_its_entries { table.ingress.clone() } else { Arc::new(Entries::new(&config.ingress)) },
+            policies: table.policies.clone(),
+        }
+    }
+
+    /// Adds the ports of these Services, and forgets what concerns none of all.
+    fn add_ports(
+        &mut self,
+        ports: &mut HashMap<SocketAddr, Arc<Port>>,
+        services: &[Arc<Service>],
+        policies: &Policies,
+    ) {
+        self.remember_withdrawals(services);
+        for service in services {
+            let key: Arc<str> = service.key().into();
+            for port in &service.ports {
+                for at in service.addresses_of(port) {
+                    ports.insert(at, Arc::new(self.port(at, (service, port), key.clone(), policies)));
+                }
+            }
+        }
+        self.retries.retain(|at, _| ports.contains_key(at));
     }
 
     fn port(
@@ -433,10 +518,9 @@ impl Memory {
         (of, port): (&Service, &ServicePort),
         service: Arc<str>,
         policies: &Policies,
-        counts_changed: &Arc<Notify>,
     ) -> Port {
         let states = port.endpoints.iter().map(|endpoint| self.state(endpoint)).collect();
-        let upstreams: Vec<_> = port.endpoints.iter().map(|endpoint| self.upstream(endpoint, counts_changed)).collect();
+        let upstreams: Vec<_> = port.endpoints.iter().map(|endpoint| self.upstream(endpoint)).collect();
         let with_each = port.endpoints.iter().zip(&upstreams);
         let counts = with_each
             .map(|(endpoint, upstream)| self.counts.series(series_key(of, port, Some(endpoint)), Some(&upstream.pod)))
@@ -467,8 +551,9 @@ impl Memory {
         if self.withdrawn.contains(&endpoint.pod) { EndpointState::Withdrawn } else { endpoint.state }
     }
 
-    fn upstream(&mut self, endpoint: &Endpoint, counts_changed: &Arc<Notify>) -> Arc<Upstream> {
-        let pod = self.pods.entry(endpoint.pod.clone()).or_insert_with(|| Arc::new(Pod::new(endpoint, counts_changed)));
+    fn upstream(&mut self, endpoint: &Endpoint) -> Arc<Upstream> {
+        let new = || Arc::new(Pod::new(endpoint, &self.counts_changed));
+        let pod = self.pods.entry(endpoint.pod.clone()).or_insert_with(new);
         let address = SocketAddr::new(endpoint.ip, endpoint.port);
         let token = sticky::token(&endpoint.pod, address);
         let upstream = self.upstreams.entry((endpoint.pod.clone(), address));

@@ -1,7 +1,7 @@
 //! What the keeper tells the proxy, and what it is told: sockets and configurations in, acknowledgements and counts
 //! out. A proxy without a keeper goes on serving, and hands everything to the next keeper that asks.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::SocketAddr;
@@ -23,9 +23,9 @@ use super::connection::{self, Leaving, Serving};
 use super::metrics;
 use super::workers::{Open, WorkerNumber, Workers};
 use crate::channel::{AsyncChannel, Channel, ChannelError, DESCRIPTORS_PER_FRAME};
-use crate::config::{DataPlaneConfig, Listener, Transport};
+use crate::config::{Applied, Change, DataPlaneConfig, Listener, Transport};
 use crate::dns;
-use crate::frames::{Command, Drain, Handover, Passed, Report, decode, encode, encode_payload};
+use crate::frames::{Command, Drain, Handover, Passed, Report, decode, encode};
 
 /// The shortest time between two reports of counts, so that a busy pod's drain costs 100 messages a second at most.
 const REPORT_EVERY: Duration = Duration::from_millis(10);
@@ -54,8 +54,6 @@ pub(super) struct Control {
     /// Set once another proxy has taken over: from when on idle connections are closed.
     close_idle_at: Option<Instant>,
     dns: Arc<dns::Server>,
-    /// The payload of the `Configure` frame in force.
-    configured: Option<Vec<u8>>,
     reported: (u64, Vec<Drain>),
     /// This process among all proxies there were.
     number: u64,
@@ -91,7 +89,6 @@ impl Control {
             balancer,
             leaving: Arc::new(watch::Sender::default()),
             close_idle_at: None,
-            configured: None,
             reported: (0, Vec::new()),
             number: RandomState::new().hash_one(0),
             started: Timestamp::now(),
@@ -140,7 +137,7 @@ impl Control {
     /// Takes no connection any more, since another proxy does, and finishes those that are open.
     async fn leave(&mut self) {
         self.adoption = None;
-        self.stop_serving_others(&BTreeSet::new()).await;
+        self.stop_serving(|_| true).await;
         self.balancer.leave();
         self.leaving.send_replace(Leaving::AfterTheNextAnswer);
         self.close_idle_at = Some(Instant::now() + LONGEST_IDLE);
@@ -148,7 +145,7 @@ impl Control {
 
     /// Takes no connection any more, and lets the answers that are on their way reach their clients.
     async fn end(&mut self) {
-        self.stop_serving_others(&BTreeSet::new()).await;
+        self.stop_serving(|_| true).await;
         self.leaving.send_replace(Leaving::Now);
         let longest = if self.keeper.is_some() { LONGEST_FAREWELL } else { LONGEST_FAREWELL_OF_AN_ORPHAN };
         if tokio::time::timeout(longest, self.leaving.closed()).await.is_err() {
@@ -159,7 +156,7 @@ impl Control {
 
     async fn hear(&mut self, received: Result<Option<Vec<u8>>, ChannelError>) -> Life {
         match received {
-            Ok(Some(payload)) => match self.obey(payload).await {
+            Ok(Some(payload)) => match self.obey(&payload).await {
                 Ok(life) => return life,
                 Err(error) => self.report(&Report::Trouble { sentence: error.to_string() }).await,
             },
@@ -175,18 +172,16 @@ impl Control {
         Life::GoOn
     }
 
-    async fn obey(&mut self, payload: Vec<u8>) -> Result<Life, ProxyError> {
-        match decode::<Command>(&payload).map_err(ChannelError::from)? {
+    async fn obey(&mut self, payload: &[u8]) -> Result<Life, ProxyError> {
+        match decode::<Command>(payload).map_err(ChannelError::from)? {
             Command::Take(names) => {
                 let descriptors = self.keeper.as_mut().map(|keeper| keeper.take_descriptors(names.len()));
                 for (name, descriptor) in names.into_iter().zip(descriptors.unwrap_or_default()) {
                     self.take(name, descriptor)?;
                 }
             }
-            Command::Configure(config) => {
-                self.configured = Some(payload);
-                self.configure(&config).await;
-            }
+            Command::Configure(config) => self.configure(config).await,
+            Command::Change(change) => self.change(&change).await,
             Command::Leave => self.leave().await,
             Command::ReplaceProxy | Command::StepAside => tracing::warn!("only a keeper is told such a thing"),
             Command::ShutDown => return Ok(Life::End),
@@ -210,8 +205,8 @@ impl Control {
         taken.map_err(|source| ProxyError::Take { name: format!("{name:?}"), source })
     }
 
-    async fn stop_serving_others(&mut self, listen: &BTreeSet<Listener>) {
-        let others: Vec<_> = self.served.extract_if(.., |listener, _| !listen.contains(listener)).collect();
+    async fn stop_serving(&mut self, is_over: impl Fn(&Listener) -> bool) {
+        let others: Vec<_> = self.served.extract_if(.., |listener, _| is_over(listener)).collect();
         for task in others.into_iter().filter_map(|(_, served)| served.task) {
             task.abort();
             // The task holds the socket: awaited, so that it is closed when the configuration is acknowledged.
@@ -238,15 +233,35 @@ impl Control {
         }
     }
 
-    async fn configure(&mut self, config: &DataPlaneConfig) {
+    async fn configure(&mut self, config: DataPlaneConfig) {
+        let listen = config.listen.clone();
         self.balancer.apply(config);
-        self.stop_serving_others(&config.listen).await;
-        self.serve_what_was_taken().await;
-        self.report(&Report::Acknowledged { version: config.version, refused: Vec::new() }).await;
-        self.reported = self.balancer.drains();
-        self.report_all_drains().await;
-        // Whoever configures may be new, and know nothing yet.
+        self.stop_serving(|listener| !listen.contains(listener)).await;
+        self.acknowledge().await;
+        // Whoever sends everything may be new, and know nothing yet.
         self.has_told_traffic = false;
+    }
+
+    async fn change(&mut self, change: &Change) {
+        match self.balancer.change(change) {
+            Applied::Yes => {
+                self.stop_serving(|listener| change.closed.contains(listener)).await;
+                self.acknowledge().await;
+            }
+            Applied::No => {
+                let version = self.balancer.version();
+                tracing::warn!("change {} is not one of configuration {version} and is refused", change.version);
+                self.report(&Report::Hello { version, takes_changes: true }).await;
+            }
+        }
+    }
+
+    async fn acknowledge(&mut self) {
+        self.serve_what_was_taken().await;
+        self.reported = self.balancer.drains();
+        let version = self.reported.0;
+        self.report(&Report::Acknowledged { version, refused: Vec::new(), takes_changes: true }).await;
+        self.report_all_drains().await;
     }
 
     async fn tell_traffic(&mut self) {
@@ -298,8 +313,8 @@ impl Control {
         for (names, descriptors) in self.belongings().map_err(|source| ProxyError::HandOver { source })? {
             keeper.send(encode(&Handover::Take(names)), descriptors).await?;
         }
-        let last = match &self.configured {
-            Some(payload) => encode_payload(payload),
+        let last = match self.balancer.configuration() {
+            Some(config) => encode(&Command::Configure(config)),
             None => encode(&Handover::Unconfigured),
         };
         keeper.send(last, Vec::new()).await?;

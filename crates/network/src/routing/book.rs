@@ -12,8 +12,8 @@ use k8s_openapi::api::core::v1::Pod;
 use objects::names;
 use objects::pods::{condition, is_ready, is_true, leaves_since};
 
-use super::plan::{Plan, Snapshot, asks_for_policies, plan, selecting, uid_of};
-use crate::config::{Base, DataPlaneConfig, Listener, PodUid, Service};
+use super::plan::{Plan, Planner, Snapshot, asks_for_policies, selecting, uid_of};
+use crate::config::{Base, Change, DataPlaneConfig, Listener, PodUid, Service};
 use crate::frames::Drain;
 use crate::kernel::KernelConfig;
 
@@ -37,10 +37,13 @@ pub(super) struct Book {
     /// How far each terminating pod was taken, by this engine.
     steps: BTreeMap<PodUid, DrainStep>,
     leaving: BTreeMap<PodUid, Leaving>,
+    planner: Planner,
     planned: Option<Planned>,
     /// The last version that any engine sent.
     last_version: u64,
     link: LinkState,
+    /// Whether the keeper takes changes of a configuration.
+    takes_changes: bool,
     goal: Goal,
 }
 
@@ -76,6 +79,7 @@ struct Sent {
     plan: Arc<Plan>,
     kernel: KernelConfig,
     base: Base,
+    config: Arc<DataPlaneConfig>,
 }
 
 /// The last plan, and what it was made of.
@@ -113,8 +117,15 @@ pub(super) struct Round {
 /// What each side is told.
 #[derive(Debug, PartialEq)]
 pub(super) struct Sending {
-    pub(super) config: DataPlaneConfig,
+    pub(super) version: u64,
+    pub(super) proxy: ForProxy,
     pub(super) kernel: KernelConfig,
+}
+
+#[derive(Debug, PartialEq)]
+pub(super) enum ForProxy {
+    Whole(Arc<DataPlaneConfig>),
+    Change(Box<Change>),
 }
 
 /// A condition to be written to a pod, if the pod is still as it was.
@@ -140,8 +151,9 @@ pub(super) enum Transition {
 
 impl Book {
     /// A keeper was connected; it was last told `version`.
-    pub(super) fn connected(&mut self, version: u64) {
+    pub(super) fn connected(&mut self, version: u64, takes_changes: bool) {
         self.last_version = self.last_version.max(version);
+        self.takes_changes = takes_changes;
         self.link = LinkState::SendAnyway;
     }
 
@@ -165,7 +177,7 @@ impl Book {
     /// These sockets could not be opened under the version that the proxy has acknowledged.
     pub(super) fn open(&mut self, version: u64, refused: &BTreeSet<Listener>) {
         if let Some(sent) = self.sent.iter().find(|sent| sent.version == version) {
-            let wanted = sent.plan.services.iter().flat_map(Service::listeners);
+            let wanted = sent.plan.services.iter().flat_map(|service| service.listeners());
             self.open = wanted.filter(|listener| !refused.contains(listener)).collect();
         }
     }
@@ -197,7 +209,7 @@ impl Book {
     /// The Service that is reached at a listener.
     pub(super) fn service_at(&self, listener: &Listener) -> Option<&Service> {
         let mut services = self.sent.last()?.plan.services.iter();
-        services.find(|service| service.listeners().any(|it| it == *listener))
+        services.find(|service| service.listeners().any(|it| it == *listener)).map(Arc::as_ref)
     }
 
     /// Whether connections to a listener come to this Service under every configuration that may be in use.
@@ -263,7 +275,7 @@ impl Book {
         if let Some(known) = self.planned.as_ref().filter(is_same) {
             return Arc::clone(&known.plan);
         }
-        let plan = Arc::new(plan(snapshot, &self.steps));
+        let plan = Arc::new(self.planner.plan(snapshot, &self.steps));
         self.planned = Some(Planned { snapshot: snapshot.clone(), steps: self.steps.clone(), plan: Arc::clone(&plan) });
         plan
     }
@@ -284,12 +296,21 @@ impl Book {
             self.renew_what_is_routed(plan);
             return None;
         }
+        self.last_version += 1;
+        let version = self.last_version;
+        let config = Arc::new(plan.config(version, base));
+        let proxy = self.for_proxy(&config);
         self.link = LinkState::UpToDate;
         self.kernel_refuses = false;
-        self.last_version += 1;
-        let config = plan.config(self.last_version, base);
-        self.sent.push(Sent { version: self.last_version, plan, kernel: kernel.clone(), base: base.clone() });
-        Some(Sending { config, kernel })
+        self.sent.push(Sent { version, plan, kernel: kernel.clone(), base: base.clone(), config });
+        Some(Sending { version, proxy, kernel })
+    }
+
+    /// A change, unless what came before may not have arrived.
+    fn for_proxy(&self, config: &Arc<DataPlaneConfig>) -> ForProxy {
+        let last = self.sent.last().filter(|_| self.takes_changes && self.link == LinkState::UpToDate);
+        let change = last.and_then(|last| Change::between(&last.config, config));
+        change.map_or_else(|| ForProxy::Whole(Arc::clone(config)), |change| ForProxy::Change(Box::new(change)))
     }
 
     /// A Service without ports changes what is routed and nothing that is sent.

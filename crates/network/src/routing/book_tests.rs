@@ -8,6 +8,8 @@ struct Story {
     pods: Vec<Value>,
     policies: Vec<Value>,
     service: Value,
+    /// Services that lead nowhere.
+    more: Vec<Value>,
     book: Book,
     base: Base,
     /// Seconds by which the wall clock was set.
@@ -20,9 +22,9 @@ type Told = (Option<u64>, Vec<String>);
 impl Story {
     fn new(pods: Vec<Value>) -> Self {
         let mut book = Book::default();
-        book.connected(0);
+        book.connected(0, true);
         let service = service("demo", "10.45.0.7");
-        Self { pods, policies: Vec::new(), service, book, base: Base::default(), wall_is_ahead: 0 }
+        Self { pods, policies: Vec::new(), service, more: Vec::new(), book, base: Base::default(), wall_is_ahead: 0 }
     }
 
     /// The first of two pods is deleted, withdrawn everywhere, and has a request in flight.
@@ -39,7 +41,7 @@ impl Story {
 
     fn round(&mut self, second: i64) -> Round {
         let cluster = Cluster {
-            services: vec![self.service.clone()],
+            services: self.more.iter().chain([&self.service]).cloned().collect(),
             slices: vec![slice(
                 "demo",
                 &self.pods.iter().filter(|pod| pod["metadata"]["labels"]["app"] == "demo").collect::<Vec<_>>(),
@@ -50,6 +52,11 @@ impl Story {
         };
         let now = Now { steady: at(second), wall: at(second + self.wall_is_ahead) };
         self.book.round(&cluster.snapshot(), &self.base, now)
+    }
+
+    /// What was sent last, as a whole.
+    fn sent(&self) -> &DataPlaneConfig {
+        &self.book.sent.last().unwrap().config
     }
 
     /// A round whose writes arrive.
@@ -63,7 +70,7 @@ impl Story {
             conditions.push(json!({"type": write.type_, "status": write.status, "reason": write.reason}));
             told.push(format!("{} {} {} {}", write.pod, write.type_, write.status, write.reason));
         }
-        (round.send.map(|sending| sending.config.version), told)
+        (round.send.map(|sending| sending.version), told)
     }
 
     fn delete(&mut self, index: usize) {
@@ -185,8 +192,8 @@ fn one_configuration_is_on_its_way_and_the_newest_wins() {
         assert_eq!(story.tell(0), told(None, &[]));
     }
     story.acknowledge(1, &[]);
-    let round = story.round(0);
-    let config = round.send.unwrap().config;
+    story.round(0);
+    let config = story.sent();
     assert_eq!((config.version, config.services[0].ports[0].endpoints.len()), (2, 8));
 }
 
@@ -288,9 +295,9 @@ fn a_restarted_engine_goes_on_where_the_last_one_was() {
     story.tell(1);
 
     let mut restarted = Story::new(story.pods);
-    restarted.book.connected(2);
+    restarted.book.connected(2, true);
     let round = restarted.round(2);
-    let config = round.send.unwrap().config;
+    let config = restarted.sent();
     assert_eq!((config.version, round.write), (3, Vec::new()), "nothing is written before the first acknowledgement");
     assert_eq!(config.services[0].ports[0].endpoints[0].state, EndpointState::Withdrawn, "its object says so");
     restarted.acknowledge(3, &[(1, 1, 0)]);
@@ -314,10 +321,35 @@ fn a_replaced_keeper_is_sent_everything_again() {
     let mut story = Story::new(vec![pod("demo", 1, "True")]);
     assert_eq!(story.tell(0), told(Some(1), &[]));
     story.book.disconnected();
-    story.book.connected(7);
+    story.book.connected(7, true);
     assert_eq!(story.tell(0), told(Some(8), &[]));
     story.acknowledge(8, &[]);
     assert_eq!(story.tell(0), told(None, &["demo-1 segue.dev/Routed True Acknowledged"]));
+}
+
+#[test]
+fn only_what_has_changed_is_sent_while_all_before_has_arrived() {
+    let mut story = Story::new(vec![pod("demo", 1, "True")]);
+    story.more = (1..=3).map(|number| service(&format!("other-{number}"), &format!("10.45.1.{number}"))).collect();
+    let mut sent_of = |number: u8, is_connected_anew: bool| {
+        if is_connected_anew {
+            story.book.connected(0, true);
+        }
+        story.pods.push(pod("demo", number, "True"));
+        let sending = story.round(0).send.unwrap();
+        story.acknowledge(sending.version, &[]);
+        match sending.proxy {
+            ForProxy::Whole(config) => format!("{} of all", config.services.len()),
+            ForProxy::Change(change) => format!("{} of {}", change.services.len(), change.from),
+        }
+    };
+    let sent = [(2, false), (3, false), (4, false), (5, true), (6, false)].map(|(pod, anew)| sent_of(pod, anew));
+    assert_eq!(sent, ["4 of all", "1 of 1", "1 of 2", "4 of all", "1 of 4"]);
+    story.book.connected(0, false);
+    story.tell(0);
+    story.acknowledge(story.book.last_version, &[]);
+    story.pods.push(pod("demo", 11, "True"));
+    assert!(matches!(story.round(0).send.unwrap().proxy, ForProxy::Whole(_)), "this keeper takes no changes");
 }
 
 #[test]
@@ -343,9 +375,8 @@ fn long_connections_are_told_to_end_shortly_before_their_deadline() {
     story.acknowledge(2, &[(1, 0, 1)]);
     assert_eq!(story.tell(2), told(None, &["demo-1 segue.dev/Drained False Withdrawn"]));
     assert_eq!(story.round(3).look_again_at, Some(at(27)));
-    let round = story.round(27);
-    assert_eq!(round.send.map(|sending| sending.config.end_long), Some([uid(1)].into()));
-    assert_eq!(story.tell(27), told(None, &["demo-1 segue.dev/Drained False EndingLongConnections"]));
+    assert_eq!(story.tell(27), told(Some(3), &["demo-1 segue.dev/Drained False EndingLongConnections"]));
+    assert_eq!(story.sent().end_long, [uid(1)].into());
     story.acknowledge(3, &[(1, 0, 0)]);
     assert_eq!(story.tell(28), told(Some(4), &["demo-1 segue.dev/Drained True Idle"]));
 }

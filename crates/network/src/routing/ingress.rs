@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
 use decide::ingress::{PathType, Rule};
 use k8s_openapi::api::networking::v1::{HTTPIngressPath, Ingress, IngressBackend, IngressRule, IngressTLS};
@@ -20,7 +21,7 @@ const HTTPS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 443
 const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
 
 /// What all Ingresses of ours ask for together; of two that want the same the older gets it.
-pub(super) fn ingress(snapshot: &Snapshot, services: &[config::Service]) -> config::Ingress {
+pub(super) fn ingress(snapshot: &Snapshot, services: &[Arc<config::Service>]) -> config::Ingress {
     let ours = ours(snapshot);
     let mut ingress = config::Ingress::default();
     for one in &ours {
@@ -58,7 +59,7 @@ fn is_ours(snapshot: &Snapshot, one: &Ingress) -> bool {
 /// What the Ingresses of one namespace can lead to.
 struct Behind<'a> {
     namespace: &'a str,
-    services: &'a [config::Service],
+    services: &'a [Arc<config::Service>],
 }
 
 impl Behind<'_> {

@@ -1,8 +1,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::routing::plan::plan;
-use crate::routing::plan::tests::{Cluster, service};
+use crate::routing::plan::tests::{Cluster, plan, service};
 
 fn class(name: &str, controller: &str) -> Value {
     json!({"metadata": {"name": name}, "spec": {"controller": controller}})

@@ -3,6 +3,7 @@
 mod balanced;
 pub(super) mod host_ports;
 mod naming;
+mod planner;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -25,6 +26,7 @@ use objects::validation::is_cookie_name;
 use super::ingress::ingress;
 use super::watch::Objects;
 use crate::config::{self, Affinity, Base, DataPlaneConfig, Listener, PodUid, ProxyProtocol, Speaks, Transport};
+pub(super) use planner::Planner;
 
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const TEMPLATE_HASH: &str = "pod-template-hash";
@@ -71,9 +73,9 @@ impl Snapshot {
 /// A configuration without its version, and what follows from it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Plan {
-    pub(super) services: Vec<config::Service>,
+    pub(super) services: Vec<Arc<config::Service>>,
     /// The same Services with their ports for UDP, of which the proxy knows nothing.
-    pub(super) datagrams: Vec<config::Service>,
+    pub(super) datagrams: Vec<Arc<config::Service>>,
     pub(super) aliases: Vec<config::Alias>,
     /// The Services for which each pod is ready here.
     pub(super) routed: BTreeMap<PodUid, BTreeSet<String>>,
@@ -127,7 +129,7 @@ impl Plan {
             uses_it && !others.into_iter().any(|endpoint| endpoint.state == EndpointState::Ready)
         };
         let services = self.services.iter().chain(&self.datagrams);
-        services.filter(|service| service.ports.iter().any(is_alone)).map(config::Service::key).collect()
+        services.filter(|service| service.ports.iter().any(is_alone)).map(|service| service.key()).collect()
     }
 
     /// Whether connections to a listener come to this Service.
@@ -143,21 +145,18 @@ impl Plan {
     }
 }
 
-/// Everything that the data plane is to do. `leaving` has the step that each pod is at that goes away.
-pub(super) fn plan(snapshot: &Snapshot, leaving: &BTreeMap<PodUid, DrainStep>) -> Plan {
-    let mut slices: BTreeMap<String, Vec<&EndpointSlice>> = BTreeMap::new();
-    for slice in snapshot.slices.values().filter(|slice| slice.address_type == "IPv4") {
-        if let Some(service) = service_of(slice) {
-            slices.entry(service).or_default().push(slice);
-        }
-    }
+/// Everything that the data plane is to do. `leaving` has the step that each pod is at that goes away; `parts` are what
+/// each Service has in it.
+fn plan<'p>(
+    snapshot: &Snapshot,
+    leaving: &BTreeMap<PodUid, DrainStep>,
+    parts: impl Iterator<Item = (&'p String, &'p Part)>,
+) -> Plan {
     let ending = leaving.iter().filter(|(_, step)| **step == DrainStep::EndLong).map(|(uid, _)| uid.clone());
     let aliases = naming::aliases(&snapshot.services);
     let mut plan = Plan { end_long: ending.collect(), aliases, ..Plan::default() };
-    for (key, service) in snapshot.services.iter().filter(|(_, service)| has_endpoints(service)) {
-        let of_service = slices.get(key).map(Vec::as_slice).unwrap_or_default();
-        let routes = Routes { snapshot, leaving, service, slices: of_service };
-        plan.add(key, &routes);
+    for (key, part) in parts {
+        plan.add(key, part);
     }
     settle_conflicts(&mut plan.services, &snapshot.services);
     settle_conflicts(&mut plan.datagrams, &snapshot.services);
@@ -216,17 +215,21 @@ fn affinity(service: &Service) -> Affinity {
     }
 }
 
-fn service_of(slice: &EndpointSlice) -> Option<String> {
-    let name = slice.metadata.labels.as_ref()?.get(SERVICE_NAME)?;
-    Some(format!("{}/{name}", slice.metadata.namespace.as_deref().unwrap_or_default()))
-}
-
 /// One Service with all that belongs to it.
 struct Routes<'a> {
     snapshot: &'a Snapshot,
     leaving: &'a BTreeMap<PodUid, DrainStep>,
     service: &'a Service,
-    slices: &'a [&'a EndpointSlice],
+    slices: &'a [Arc<EndpointSlice>],
+}
+
+/// What one Service has in a plan.
+#[derive(Clone, Debug)]
+struct Part {
+    service: Arc<config::Service>,
+    datagrams: Option<Arc<config::Service>>,
+    ready: BTreeSet<PodUid>,
+    states: BTreeMap<PodUid, EndpointState>,
 }
 
 /// An endpoint of a slice that may be used.
@@ -238,12 +241,24 @@ struct Usable<'a> {
 }
 
 impl Plan {
-    fn add(&mut self, key: &str, routes: &Routes<'_>) {
+    fn add(&mut self, key: &str, part: &Part) {
+        for ready in &part.ready {
+            self.routed.entry(ready.clone()).or_default().insert(key.to_owned());
+        }
+        for (pod, state) in &part.states {
+            let known = self.states.entry(pod.clone()).or_insert(*state);
+            *known = (*known).max(*state);
+        }
+        self.datagrams.extend(part.datagrams.clone());
+        self.services.push(Arc::clone(&part.service));
+    }
+}
+
+impl Part {
+    fn of(routes: &Routes<'_>) -> Self {
         let cluster = routes.addresses();
         let usable = routes.slices.iter().flat_map(|slice| routes.usable(slice));
-        for ready in usable.filter(|usable| usable.state == EndpointState::Ready) {
-            self.routed.entry(ready.uid).or_default().insert(key.to_owned());
-        }
+        let ready = usable.filter(|usable| usable.state == EndpointState::Ready).map(|usable| usable.uid).collect();
         let answers = if cluster.is_empty() { routes.named_addresses() } else { cluster.clone() };
         let ports = |protocol| if cluster.is_empty() { Vec::new() } else { routes.ports(protocol) };
         let (ports, udp_ports) = (ports("TCP"), ports("UDP"));
@@ -251,8 +266,9 @@ impl Plan {
         let outer = if cluster.is_empty() { Vec::new() } else { routes.outer_addresses() };
         let addresses: BTreeSet<IpAddr> = cluster.into_iter().chain(outer).collect();
         let addresses = addresses.into_iter().collect();
+        let mut states = BTreeMap::new();
         for endpoint in ports.iter().chain(&udp_ports).flat_map(|port| &port.endpoints) {
-            let known = self.states.entry(endpoint.pod.clone()).or_insert(endpoint.state);
+            let known = states.entry(endpoint.pod.clone()).or_insert(endpoint.state);
             *known = (*known).max(endpoint.state);
         }
         let metadata = &routes.service.metadata;
@@ -272,15 +288,18 @@ impl Plan {
             max_request_body: routes.annotation(names::MAX_REQUEST_BODY).and_then(quantity::positive),
             ports,
         };
-        if !udp_ports.is_empty() {
-            self.datagrams.push(config::Service { ports: udp_ports, ..service.clone() });
-        }
-        self.services.push(service);
+        let datagrams =
+            (!udp_ports.is_empty()).then(|| Arc::new(config::Service { ports: udp_ports, ..service.clone() }));
+        Self { service: Arc::new(service), datagrams, ready, states }
     }
 }
 
 /// One place leads to one Service: a cluster address to its own, any other place to the oldest that wants it.
-fn settle_conflicts(services: &mut [config::Service], objects: &Objects<Service>) {
+fn settle_conflicts(services: &mut [Arc<config::Service>], objects: &Objects<Service>) {
+    let has_only_its_own = |service: &config::Service| service.addresses.iter().all(|ip| service.answers.contains(ip));
+    if services.iter().all(|service| has_only_its_own(service)) {
+        return;
+    }
     let mut taken: BTreeSet<SocketAddr> = BTreeSet::new();
     for service in services.iter() {
         let cluster = service.answers.iter().filter(|ip| service.addresses.contains(ip));
@@ -291,7 +310,7 @@ fn settle_conflicts(services: &mut [config::Service], objects: &Objects<Service>
     let mut order: Vec<usize> = (0..services.len()).collect();
     order.sort_by_key(|index| (age(&services[*index]).map(|time| time.0), *index));
     for index in order {
-        let config::Service { addresses, answers, ports, .. } = &mut services[index];
+        let config::Service { addresses, answers, ports, .. } = Arc::make_mut(&mut services[index]);
         addresses.retain(|ip| {
             let places: Vec<_> = ports.iter().map(|port| SocketAddr::new(*ip, port.port)).collect();
             let is_free = answers.contains(ip) || !places.iter().any(|place| taken.contains(place));

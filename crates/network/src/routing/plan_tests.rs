@@ -4,6 +4,10 @@ use serde_json::{Value, json};
 
 use super::*;
 
+pub(in crate::routing) fn plan(snapshot: &Snapshot, leaving: &BTreeMap<PodUid, DrainStep>) -> Plan {
+    Planner::default().plan(snapshot, leaving)
+}
+
 /// Objects of a small cluster, as tests describe it.
 #[derive(Default)]
 pub(in crate::routing) struct Cluster {
@@ -199,7 +203,7 @@ fn a_headless_service_answers_with_its_ready_pods() {
 }
 
 /// The slice is newer than what is known of the pod.
-fn published_before_its_pod_has_an_address() -> config::Service {
+fn published_before_its_pod_has_an_address() -> Arc<config::Service> {
     let mut db = service("db", "10.45.0.7");
     db["spec"]["publishNotReadyAddresses"] = json!(true);
     let mut known = pod("db", 1, "False");
@@ -387,7 +391,7 @@ fn annotations_of_a_service_are_followed_if_they_can_be() {
         demo["metadata"]["annotations"] = annotations;
         let cluster = Cluster { services: vec![demo], ..Cluster::default() };
         let service = plan(&cluster.snapshot(), &BTreeMap::new()).services.remove(0);
-        (service.sticky_cookie, service.proxy_protocol, service.ports[0].speaks)
+        (service.sticky_cookie.clone(), service.proxy_protocol, service.ports[0].speaks)
     };
     let plain = planned(json!({}));
     assert_eq!((&plain.0, plain.1), (&None, None));

@@ -1,10 +1,11 @@
 //! Many Services whose endpoints change all the time.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use decide::balancing::EndpointState::{self, Ready, Withdrawn};
-use network::config::{Endpoint, PodUid};
+use network::config::{Endpoint, PodUid, Service};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::app::App;
@@ -40,11 +41,11 @@ async fn endpoints_that_change_all_the_time_fail_no_request() {
     let first = plane.config.services[0].clone();
     plane.config.services = (0..SERVICES)
         .map(|service| {
-            let mut copy = first.clone();
+            let mut copy = Service::clone(&first);
             copy.name = format!("demo-{service}");
             copy.ports[0].port = PORT + service;
             copy.ports[0].endpoints = (0..PODS).map(|number| endpoint(&plane, service, number, 0, Ready)).collect();
-            copy
+            Arc::new(copy)
         })
         .collect();
     plane.configure().await;
@@ -63,7 +64,7 @@ async fn endpoints_that_change_all_the_time_fail_no_request() {
             *old = endpoint(&plane, service, place as u8, change, Ready);
         }
         endpoints[usize::from(number)].state = Withdrawn;
-        plane.config.services[usize::from(service)].ports[0].endpoints = endpoints;
+        plane.service_mut(usize::from(service)).ports[0].endpoints = endpoints;
         assert!(plane.configure().await.is_empty());
     }
     for load in loads {

@@ -150,16 +150,16 @@ async fn ports_and_endpoints_are_found_by_name_and_by_address() {
         port,
         endpoints,
     };
-    plane.config.services[0].named_ports = vec![port("ping", "udp", 81, Vec::new())];
+    plane.service_mut(0).named_ports = vec![port("ping", "udp", 81, Vec::new())];
     let pods: Vec<IpAddr> = ["10.44.0.5", "10.44.0.6"].map(|ip| ip.parse().unwrap()).to_vec();
-    plane.config.services.push(Service {
+    plane.config.services.push(Arc::new(Service {
         namespace: "production".to_owned(),
         name: "db".to_owned(),
         answers: pods.clone(),
         hosts: vec![Host { hostname: "db-0".to_owned(), ip: pods[0] }],
         named_ports: vec![port("sql", "tcp", 5432, pods)],
         ..Service::default()
-    });
+    }));
     plane.config.dns.ranges = vec!["10.44.0.0/16".parse().unwrap()];
     plane.serve_dns(Vec::new()).await;
     let server = plane.config.dns.listen[0];

@@ -6,14 +6,17 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use decide::balancing::EndpointState;
-use network::config::{Affinity, DataPlaneConfig, Dns, Endpoint, PodUid, ProxyProtocol, Service, ServicePort, Speaks};
+use network::config::{
+    Affinity, Change, DataPlaneConfig, Dns, Endpoint, PodUid, ProxyProtocol, Service, ServicePort, Speaks,
+};
 use network::frames::{Command, Drain, Refused, Report, encode};
 use network::keeper::{KeeperSettings, ProxyUser};
-use network::link::{DataPlaneCommand, Link};
+use network::link::{DataPlaneCommand, Greeting, Link};
 use objects::traffic::{Series, SeriesKey};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
@@ -28,6 +31,8 @@ pub(crate) struct Plane {
     pub(crate) link: Link,
     pub(crate) command: DataPlaneCommand,
     pub(crate) config: DataPlaneConfig,
+    /// What was sent last over this link.
+    sent: Option<DataPlaneConfig>,
     pub(crate) affinity: Affinity,
     pub(crate) sticky_cookie: Option<String>,
     pub(crate) proxy_protocol: Option<ProxyProtocol>,
@@ -50,12 +55,13 @@ impl Plane {
             log: run_dir.path().join("data-plane.log"),
             access_log: run_dir.path().join("access.log"),
         };
-        let (link, version) = Link::open(&command).await.unwrap();
-        assert_eq!(version, 0, "a new keeper has no configuration");
+        let (link, greeting) = Link::open(&command).await.unwrap();
+        assert_eq!(greeting.version, 0, "a new keeper has no configuration");
         Self {
             link,
             command,
             config: DataPlaneConfig::default(),
+            sent: None,
             affinity: Affinity::None,
             sticky_cookie: None,
             proxy_protocol: None,
@@ -89,7 +95,7 @@ impl Plane {
         let endpoints = pods.iter().map(|(number, state)| self.endpoint(*number, *state)).collect();
         let ports = vec![ServicePort { port: PORT, node_port: None, name: String::new(), speaks, endpoints }];
         let addresses = vec![self.service_ip()];
-        self.config.services = vec![Service {
+        self.config.services = vec![Arc::new(Service {
             namespace: "production".to_owned(),
             name: "demo-app".to_owned(),
             answers: addresses.clone(),
@@ -100,16 +106,25 @@ impl Plane {
             max_request_body: self.max_request_body,
             ports,
             ..Service::default()
-        }];
+        })];
         self.configure().await
     }
 
-    /// Sends `config` under a new version, and waits for the acknowledgement.
+    /// Sends `config` under a new version, as a change where an engine would, and waits for the acknowledgement.
     pub(crate) async fn configure(&mut self) -> Vec<Refused> {
         self.config.version += 1;
         self.config.listen = self.config.wanted_listeners();
-        self.link.configure(&self.config).await.unwrap();
+        match self.sent.as_ref().and_then(|sent| Change::between(sent, &self.config)) {
+            Some(change) => self.link.change(change).await.unwrap(),
+            None => self.link.configure(&self.config).await.unwrap(),
+        }
+        self.sent = Some(self.config.clone());
         self.acknowledgement(self.config.version).await
+    }
+
+    /// The Service of this place, to be changed.
+    pub(crate) fn service_mut(&mut self, place: usize) -> &mut Service {
+        Arc::make_mut(&mut self.config.services[place])
     }
 
     pub(crate) async fn serve_dns(&mut self, forward_to: Vec<SocketAddr>) {
@@ -139,12 +154,17 @@ impl Plane {
 
     pub(crate) async fn acknowledgement(&mut self, wanted: u64) -> Vec<Refused> {
         loop {
-            if let Report::Acknowledged { version, refused } = self.report().await
+            if let Report::Acknowledged { version, refused, .. } = self.report().await
                 && version == wanted
             {
                 return refused;
             }
         }
+    }
+
+    /// Waits until the keeper says which version it has.
+    pub(crate) async fn greeting(&mut self, wanted: u64) {
+        while !matches!(self.report().await, Report::Hello { version, .. } if version == wanted) {}
     }
 
     /// Waits until the work of a pod, counted under the last configuration, is as wanted.
@@ -236,8 +256,9 @@ impl Plane {
             tokio::time::sleep(Duration::from_millis(20)).await;
             last = Link::open(&self.command).await;
         }
-        let (link, version) = last.unwrap();
-        self.link = link;
+        let (link, Greeting { version, takes_changes }) = last.unwrap();
+        assert!(takes_changes);
+        (self.link, self.sent) = (link, None);
         version
     }
 }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use decide::balancing::EndpointState::{Ready, Withdrawn};
-use network::config::Transport;
+use network::config::{Change, Transport};
 use network::keeper::ProxyUser;
 
 use crate::app::App;
@@ -72,7 +72,7 @@ async fn a_killed_keeper_breaks_nothing_and_its_successor_takes_over() {
     assert_eq!(get(plane.service(), "/").await.1, "app-3");
 
     let other: SocketAddr = (plane.service_ip(), PORT + 1).into();
-    plane.config.services[0].ports[0].port = PORT + 1;
+    plane.service_mut(0).ports[0].port = PORT + 1;
     assert!(plane.configure().await.is_empty());
     assert_eq!(get(other, "/").await.1, "app-3", "it opens sockets like the first");
 }
@@ -105,6 +105,19 @@ async fn the_proxy_runs_under_its_own_user_and_hands_over_all_the_same() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_another_configuration_is_refused_and_nothing_comes_of_it() {
+    let mut plane = Plane::start().await;
+    let _app = App::start(plane.pod(2), "app-2");
+    plane.route(&[(2, Ready)]).await;
+    let gone = [("production".to_owned(), "demo-app".to_owned())].into();
+    plane.link.change(Change { from: 7, version: 8, gone, ..Change::default() }).await.unwrap();
+    plane.greeting(1).await;
+    assert_eq!(get(plane.service(), "/").await.1, "app-2");
+    plane.route(&[(2, Ready)]).await;
+    assert_eq!(get(plane.service(), "/").await.1, "app-2");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_port_that_is_taken_is_named_and_the_others_work() {
     let mut plane = Plane::start().await;
     let _app = App::start(plane.pod(2), "app-2");
@@ -112,7 +125,7 @@ async fn a_port_that_is_taken_is_named_and_the_others_work() {
     plane.route(&[(2, Ready)]).await;
     let mut second = plane.config.services[0].ports[0].clone();
     second.port = PORT + 1;
-    plane.config.services[0].ports.push(second);
+    plane.service_mut(0).ports.push(second);
     let refused = plane.configure().await;
     let addresses: Vec<_> = refused.iter().map(|it| (it.listener.transport, it.listener.address)).collect();
     assert_eq!(addresses, [(Transport::Tcp, taken.local_addr().unwrap())]);

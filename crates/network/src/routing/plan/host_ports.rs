@@ -4,6 +4,7 @@
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use decide::balancing::EndpointState;
 use decide::draining::DrainStep;
@@ -24,13 +25,17 @@ pub(in crate::routing) fn pod_of(service: &Service) -> Option<&str> {
 impl Plan {
     /// Adds those that nobody else has.
     pub(super) fn add_host_ports(&mut self, snapshot: &Snapshot, step_of: &dyn Fn(&PodUid) -> Option<DrainStep>) {
-        let ingress = [self.ingress.http, self.ingress.https].into_iter().flatten().map(Listener::tcp);
-        let mut taken: BTreeSet<Listener> = self.services.iter().flat_map(Service::listeners).chain(ingress).collect();
-        let mut taken_udp: BTreeSet<Listener> = self.datagrams.iter().flat_map(Service::listeners).collect();
-        let in_own_network =
-            |pod: &&std::sync::Arc<Pod>| pod.spec.as_ref().is_some_and(|spec| spec.host_network != Some(true));
-        let pods = snapshot.pods.values().filter(|pod| !is_finished(pod)).filter(in_own_network);
+        let in_own_network = |pod: &&Arc<Pod>| pod.spec.as_ref().is_some_and(|spec| spec.host_network != Some(true));
+        let wants_any = |pod: &&Arc<Pod>| !is_finished(pod) && host_ports(pod).next().is_some();
+        let pods = snapshot.pods.values().filter(in_own_network).filter(wants_any);
         let mut pods: Vec<_> = pods.map(|pod| (state(step_of(&uid_of(pod))), pod)).collect();
+        if pods.is_empty() {
+            return;
+        }
+        let ingress = [self.ingress.http, self.ingress.https].into_iter().flatten().map(Listener::tcp);
+        let of_services = self.services.iter().flat_map(|service| service.listeners());
+        let mut taken: BTreeSet<Listener> = of_services.chain(ingress).collect();
+        let mut taken_udp: BTreeSet<Listener> = self.datagrams.iter().flat_map(|service| service.listeners()).collect();
         // Whoever goes gives its port to whoever stays, rather than the other way round.
         pods.sort_by_key(|(state, _)| Reverse(*state));
         for (state, pod) in pods {
@@ -45,7 +50,7 @@ impl Plan {
                 if service.listeners().all(|listener| taken.insert(listener)) {
                     let known = self.states.entry(uid_of(pod)).or_insert(state);
                     *known = (*known).max(state);
-                    all.push(service);
+                    all.push(Arc::new(service));
                 }
             }
         }
