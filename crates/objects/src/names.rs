@@ -64,5 +64,8 @@ pub const DISRUPTION_TARGET: &str = "DisruptionTarget";
 /// The reason of [`DISRUPTION_TARGET`] when that is the pod's node.
 pub const TERMINATION_BY_KUBELET: &str = "TerminationByKubelet";
 
+/// Pod condition, written by the node: True since it ends the pod for having been active longer than it may.
+pub const OUTLIVED: &str = "segue.dev/Outlived";
+
 /// Reason in the status of a pod that was active for longer than it may.
 pub const DEADLINE_EXCEEDED: &str = "DeadlineExceeded";

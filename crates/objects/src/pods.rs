@@ -120,10 +120,16 @@ fn evicted_at(pod: &Pod) -> Option<Timestamp> {
     disrupted.last_transition_time.as_ref().filter(|_| is_nodes).map(|time| time.0)
 }
 
+/// Not since the deadline: one that was shortened, or passed while no engine ran, drains all the same.
 fn outlived_at(pod: &Pod) -> Option<Timestamp> {
-    let status = pod.status.as_ref().filter(|status| status.reason.as_deref() == Some(names::DEADLINE_EXCEEDED))?;
-    let allowed = SignedDuration::from_secs(pod.spec.as_ref()?.active_deadline_seconds?);
-    status.start_time.as_ref()?.0.checked_add(allowed).ok()
+    let outlived = condition(pod, names::OUTLIVED).filter(|condition| condition.status == "True")?;
+    outlived.last_transition_time.as_ref().map(|time| time.0)
+}
+
+/// Whether the pod is to go, for whatever reason: it gets no new work.
+#[must_use]
+pub fn is_leaving(pod: &Pod) -> bool {
+    is_terminating(pod) || leaves_since(pod).is_some()
 }
 
 /// Since when the pod is to go, for whatever reason.

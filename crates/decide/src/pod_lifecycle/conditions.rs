@@ -42,16 +42,20 @@ pub(super) fn conditions(
     if pod.network_policies == NetworkPolicies::Awaited {
         write(&mut conditions, policies_awaited(), pod.pod.metadata.generation, now);
     }
-    if let Some(end) = nodes_end(pod).filter(|end| end.reason == EndReason::Evicted) {
-        write(&mut conditions, disrupted(end), pod.pod.metadata.generation, now);
+    if let Some(end) = nodes_end(pod).and_then(going) {
+        write(&mut conditions, end, pod.pod.metadata.generation, now);
     }
     conditions
 }
 
-/// Tells the data plane that the pod goes, before anything of it is signalled.
-fn disrupted(end: NodesEnd) -> Wanted {
-    let reason = Some(names::TERMINATION_BY_KUBELET);
-    Wanted { reason, message: Some(end.message), ..Wanted::plain(names::DISRUPTION_TARGET, "True") }
+/// Tells the data plane that the pod goes, and since when, before anything of it is signalled.
+fn going(end: NodesEnd) -> Option<Wanted> {
+    let (type_, reason) = match end.reason {
+        EndReason::Evicted => (names::DISRUPTION_TARGET, names::TERMINATION_BY_KUBELET),
+        EndReason::DeadlineExceeded => (names::OUTLIVED, names::DEADLINE_EXCEEDED),
+        EndReason::SysctlForbidden => return None,
+    };
+    Some(Wanted { reason: Some(reason), message: Some(end.message), ..Wanted::plain(type_, "True") })
 }
 
 fn ready_to_start(pod: &PodSnapshot) -> Wanted {

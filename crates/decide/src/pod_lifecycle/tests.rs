@@ -302,6 +302,15 @@ fn a_pod_that_its_node_ends_drains_as_a_deleted_one_does() {
 }
 
 #[test]
+fn a_deadline_that_passed_long_ago_drains_from_when_it_is_seen() {
+    let old = pod(json!({"activeDeadlineSeconds": 70})).running("c").but(|pod| pod.active_for = Some(seconds(3600)));
+    let told = old.reported();
+    assert_eq!(objects::pods::leaves_since(&told.pod), Some(at(NOW)));
+    assert_eq!(steps(&told), []);
+    assert_eq!(steps(&told.drained()), [stop(StopReason::DeadlineExceeded, 30)]);
+}
+
+#[test]
 fn a_sysctl_is_forbidden_to_a_pod_that_starts_but_not_to_one_that_runs() {
     let asking = || pod(json!({"securityContext": {"sysctls": [{"name": "kernel.msgmax", "value": "1"}]}}));
     assert_eq!(shown(&asking().running("c"))["phase"], "Running");
