@@ -36,7 +36,7 @@ impl Disruption {
         let old = self.budget.status.clone().unwrap_or_default();
         let on_leave = on_leave(&old, &pods, now);
         let is_healthy =
-            |pod: &&&Pod| pods::is_ready(pod) && !pods::is_terminating(pod) && !on_leave.contains_key(name_of(pod));
+            |pod: &&&Pod| pods::is_ready(pod) && !pods::is_leaving(pod) && !on_leave.contains_key(name_of(pod));
         let current = count(pods.iter().filter(is_healthy).count());
         let expected = self.expected(&pods);
         let desired = self.desired(expected);
@@ -121,7 +121,7 @@ pub enum NoLeave {
 /// The reason not to.
 pub fn may_evict(pod: &Pod, budgets: &[PodDisruptionBudget], now: Timestamp) -> Result<Leave, NoLeave> {
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    if pods::is_finished(pod) || phase == Some("Pending") || pods::is_terminating(pod) {
+    if pods::is_finished(pod) || phase == Some("Pending") || pods::is_leaving(pod) {
         return Ok(Leave::Free);
     }
     let mut about = budgets.iter().filter(|budget| is_about(budget, pod));
@@ -170,7 +170,7 @@ fn is_about(budget: &PodDisruptionBudget, pod: &Pod) -> bool {
 fn on_leave(old: &PodDisruptionBudgetStatus, pods: &[&Pod], now: Timestamp) -> BTreeMap<String, Time> {
     let stays = |name: &String, since: &Time| {
         let pod = pods.iter().find(|pod| name_of(pod) == name);
-        pod.is_some_and(|pod| !pods::is_terminating(pod)) && now.duration_since(since.0) < LEAVE_LASTS
+        pod.is_some_and(|pod| !pods::is_leaving(pod)) && now.duration_since(since.0) < LEAVE_LASTS
     };
     let mut on_leave = old.disrupted_pods.clone().unwrap_or_default();
     on_leave.retain(|name, since| stays(name, since));

@@ -58,7 +58,7 @@ fn address(pod: &Pod) -> Option<&str> {
 fn endpoint(service: &ServiceSpec, service_name: &str, pod: &Pod) -> Endpoint {
     let spec = pod.spec.as_ref();
     let serving = pods::is_ready(pod);
-    let terminating = pods::is_terminating(pod);
+    let terminating = pods::is_leaving(pod);
     let published = service.publish_not_ready_addresses == Some(true);
     let in_subdomain = spec.is_some_and(|spec| spec.subdomain.as_deref() == Some(service_name));
     Endpoint {

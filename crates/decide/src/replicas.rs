@@ -71,10 +71,10 @@ impl<'a> Situation<'a> {
         let claims: Vec<_> = replicas.pods.iter().filter(|pod| !pods::is_finished(pod)).map(claim).collect();
         let min_ready_seconds = spec.min_ready_seconds.unwrap_or(0);
         let standing = |pod| (pod, availability::standing(pod, min_ready_seconds, &replicas.services, now));
-        let mine = claims.iter().filter(|(pod, claim)| *claim == Claim::Ours && !pods::is_terminating(pod));
+        let mine = claims.iter().filter(|(pod, claim)| *claim == Claim::Ours && !pods::is_leaving(pod));
         let active: Vec<_> = mine.map(|(pod, _)| standing(pod)).collect();
         let wanted = spec.replicas.unwrap_or(1);
-        let family = replicas.pods.iter().filter(|pod| !pods::is_terminating(pod) && replicas.is_family(pod));
+        let family = replicas.pods.iter().filter(|pod| !pods::is_leaving(pod) && replicas.is_family(pod));
         let available = family.map(|pod| standing(pod).1).filter(|it| *it == Standing::Available).count();
         let floor = Floor {
             available: i32::try_from(available).unwrap_or(i32::MAX),

@@ -70,6 +70,18 @@ fn numbers_are_of_the_pods_there_are_and_shares_of_those_that_are_wanted() {
 }
 
 #[test]
+fn a_pod_that_its_node_evicts_is_not_healthy() {
+    let mut disruption = disruption(budget(json!({"minAvailable": 1}), no_status()), &[("a", true), ("b", true)], 2);
+    let allowed = |disruption: &Disruption| disruption.status(at(0)).0.disruptions_allowed;
+    assert_eq!(allowed(&disruption), Some(1));
+    let evicted = json!({"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet",
+        "lastTransitionTime": at(0)});
+    let conditions = disruption.pods[0].status.as_mut().unwrap().conditions.as_mut().unwrap();
+    conditions.push(serde_json::from_value(evicted).unwrap());
+    assert_eq!(allowed(&disruption), Some(0));
+}
+
+#[test]
 fn who_was_given_leave_does_not_count_until_it_has_gone_or_stayed() {
     let given = json!({"currentHealthy": 2, "desiredHealthy": 1, "disruptionsAllowed": 0, "expectedPods": 2,
         "disruptedPods": {"a": "1970-01-01T00:00:10Z", "gone": "1970-01-01T00:00:10Z"}});

@@ -67,12 +67,18 @@ fn conditions(service: &Service, pod: Pod) -> [bool; 3] {
 #[test]
 fn conditions_are_kubernetes_own() {
     let going = json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:30Z"}});
+    let evicted = json!({"status": {"conditions": [
+        {"type": "Ready", "status": "True"},
+        {"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet",
+         "lastTransitionTime": "1970-01-01T00:00:00Z"},
+    ]}});
     let unready = json!({"status": {"conditions": [{"type": "Ready", "status": "False"}]}});
     let publishing = json!({"spec": {"publishNotReadyAddresses": true}});
     let table = [
         ("ready", json!({}), json!({}), [true, true, false]),
         ("not ready", json!({}), unready.clone(), [false, false, false]),
         ("terminating, but Ready", json!({}), going.clone(), [false, true, true]),
+        ("evicted by its node, but Ready", json!({}), evicted, [false, true, true]),
         ("not ready, but published", publishing.clone(), unready, [true, false, false]),
         ("terminating, but published", publishing, going, [true, true, true]),
     ];

@@ -121,8 +121,14 @@ fn missing_pods_are_made_from_the_template() {
 #[test]
 fn finished_and_terminating_pods_are_replaced() {
     let going = json!({"metadata": {"deletionTimestamp": at(30).to_string()}});
-    let seen = replicas(2, vec![pod("a", json!({"status": {"phase": "Failed"}})), pod("b", going)]);
-    assert_eq!(moves(&seen), ["create Pod web-…", "create Pod web-…"]);
+    let evicted = json!({"status": {"conditions": [
+        {"type": "Ready", "status": "True"},
+        {"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet",
+         "lastTransitionTime": "1970-01-01T00:00:00Z"},
+    ]}});
+    let failed = json!({"status": {"phase": "Failed"}});
+    let seen = replicas(3, vec![pod("a", failed), pod("b", going), pod("c", evicted)]);
+    assert_eq!(moves(&seen), ["create Pod web-…", "create Pod web-…", "create Pod web-…"]);
 }
 
 #[test]

@@ -121,9 +121,9 @@ impl<'a> Member<'a> {
         let unfinished = || mine().filter(|pod| !pods::is_finished(pod));
         let min_ready_seconds = spec.min_ready_seconds.unwrap_or(0);
         let standing = |pod| (pod, availability::standing(pod, min_ready_seconds, &rollout.services, now));
-        let mut active: Vec<_> = unfinished().filter(|pod| !pods::is_terminating(pod)).map(standing).collect();
+        let mut active: Vec<_> = unfinished().filter(|pod| !pods::is_leaving(pod)).map(standing).collect();
         active.sort_by(|(one, _), (other, _)| one.metadata.name.cmp(&other.metadata.name));
-        let terminating = count(unfinished().filter(|pod| pods::is_terminating(pod)).count());
+        let terminating = count(unfinished().filter(|pod| pods::is_leaving(pod)).count());
         Self { replica_set: it, is_new, pods: active, terminating, may_run: unfinished().next().is_some() }
     }
 
