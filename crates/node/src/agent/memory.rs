@@ -86,6 +86,7 @@ pub(super) enum Looked {
 /// A moment of which the age is told by the agent's clock from when it was first seen.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Seen {
+    happened: Timestamp,
     age: SignedDuration,
     at: Timestamp,
 }
@@ -194,7 +195,13 @@ impl ContainerMemory {
 impl Seen {
     /// Seen now, when the wall clock says that it happened then.
     pub(super) fn now(happened: Timestamp, wall: Timestamp, now: Timestamp) -> Self {
-        Self { age: wall.duration_since(happened).max(SignedDuration::ZERO), at: now }
+        Self { happened, age: wall.duration_since(happened).max(SignedDuration::ZERO), at: now }
+    }
+
+    /// The age of what happened then, as it was seen first. A moment that is another by now was not seen yet.
+    pub(super) fn age_of(known: &mut Option<Self>, happened: Timestamp, now: Timestamp) -> SignedDuration {
+        let same = known.filter(|known| known.happened == happened);
+        known.insert(same.unwrap_or_else(|| Self::now(happened, Timestamp::now(), now))).age(now)
     }
 
     pub(super) fn age(&self, now: Timestamp) -> SignedDuration {

@@ -124,8 +124,7 @@ impl PodTask {
             return Some(Stop::Down { since: seen.age(now) });
         }
         let deleted_at = objects::pods::deleted_at(pod)?;
-        let seen = self.memory.deletion.get_or_insert_with(|| Seen::now(deleted_at, wall, now));
-        Some(Stop::Deleted { since: seen.age(now) })
+        Some(Stop::Deleted { since: Seen::age_of(&mut self.memory.deletion, deleted_at, now) })
     }
 
     /// Asked only for a pod with an address of which no container has run yet.
@@ -147,14 +146,12 @@ impl PodTask {
 
     fn active_for(&mut self, pod: &Pod, now: Timestamp) -> Option<SignedDuration> {
         let started = pod.status.as_ref()?.start_time.as_ref()?.0;
-        let seen = self.memory.start.get_or_insert_with(|| Seen::now(started, Timestamp::now(), now));
-        Some(seen.age(now))
+        Some(Seen::age_of(&mut self.memory.start, started, now))
     }
 
     fn ending_for(&mut self, pod: &Pod, now: Timestamp) -> Option<SignedDuration> {
         let since = objects::pods::node_ends_since(pod)?;
-        let seen = self.memory.ending.get_or_insert_with(|| Seen::now(since, Timestamp::now(), now));
-        Some(seen.age(now))
+        Some(Seen::age_of(&mut self.memory.ending, since, now))
     }
 
     fn container_snapshot(

@@ -375,6 +375,19 @@ async fn a_drain_is_waited_for_no_longer_than_its_budget() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_second_deletion_is_drained_from_when_it_came() {
+    let world = World::new();
+    world.create_pod(json!({}));
+    world.ready().await;
+    let deleted = Instant::now();
+    world.api.delete_pod("web", 60);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    world.api.delete_pod("web", 30);
+    world.asked("stop c-0", 1).await;
+    assert!((49..=51).contains(&deleted.elapsed().as_secs()), "{:?}", deleted.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_pod_whose_object_vanished_is_stopped_at_once() {
     let world = World::new();
     world.create_pod(json!({}));

@@ -15,6 +15,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::client::Body;
 use serde_json::{Value, json};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
 
@@ -25,6 +26,8 @@ pub(super) struct FakeApi {
     version: Arc<watch::Sender<u64>>,
     /// How long anything is waited for.
     patience: Duration,
+    /// In paused time the wall clock stands; what is stamped later is stamped with a later time all the same.
+    began: Instant,
 }
 
 #[derive(Default)]
@@ -46,7 +49,7 @@ struct Path {
 
 impl FakeApi {
     pub(super) fn new(patience: Duration) -> Self {
-        Self { state: Arc::default(), version: Arc::new(watch::channel(1).0), patience }
+        Self { state: Arc::default(), version: Arc::new(watch::channel(1).0), patience, began: Instant::now() }
     }
 
     pub(super) fn client(&self) -> kube::Client {
@@ -81,7 +84,7 @@ impl FakeApi {
     /// A user deletes a pod.
     pub(super) fn delete_pod(&self, name: &str, grace_seconds: i64) {
         self.change_pod(name, |pod| {
-            let ends = Timestamp::now() + SignedDuration::from_secs(grace_seconds);
+            let ends = Timestamp::now() + self.began.elapsed() + SignedDuration::from_secs(grace_seconds);
             pod["metadata"]["deletionTimestamp"] = json!(ends.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
             pod["metadata"]["deletionGracePeriodSeconds"] = json!(grace_seconds);
         });
