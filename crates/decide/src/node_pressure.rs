@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, Pod};
-use objects::pods::{deleted_at, is_finished, node_ends_since};
+use objects::pods::{is_finished, is_leaving, leaves_since};
 use objects::quantity;
 
 use crate::Decision;
@@ -18,6 +18,8 @@ use crate::Decision;
 pub const HELD_FOR: SignedDuration = SignedDuration::from_mins(5);
 /// What a pod had is free only a while after it has gone: longer than from one look to the next.
 const SETTLES_FOR: SignedDuration = SignedDuration::from_secs(15);
+/// For so long a pod that goes is waited for.
+const LEAVES_WITHIN: SignedDuration = SignedDuration::from_mins(1);
 /// From this priority on a pod is critical for the machine; Kubernetes' number.
 const CRITICAL_PRIORITY: i32 = 2_000_000_000;
 
@@ -106,11 +108,12 @@ pub fn next_steps(
         return decision;
     }
     let mut there: Vec<&Usage<'_>> = pods.iter().filter(|usage| !is_finished(usage.pod)).collect();
-    if let Some(leaves) = there.iter().find(|usage| leaves(usage.pod)) {
-        let pod = leaves.pod.metadata.name.clone().unwrap_or_default();
+    if let Some(leaving) = there.iter().find(|usage| makes_room_soon(usage, now)) {
+        let pod = leaving.pod.metadata.name.clone().unwrap_or_default();
         decision.waiting_on.push(WaitingOn::Leaving { pod });
         return decision;
     }
+    there.retain(|usage| !is_leaving(usage.pod));
     if last.is_some_and(|last| now.duration_since(last) < SETTLES_FOR) {
         decision.waiting_on.push(WaitingOn::Settling);
         return decision;
@@ -190,8 +193,10 @@ impl Least {
     }
 }
 
-fn leaves(pod: &Pod) -> bool {
-    deleted_at(pod).is_some() || node_ends_since(pod).is_some()
+/// One whose connections last makes room at some time, and until then others may have to.
+fn makes_room_soon(usage: &Usage<'_>, now: Timestamp) -> bool {
+    let leaves_since = leaves_since(usage.pod);
+    usage.whole > 0 && leaves_since.is_some_and(|since| now.duration_since(since) < LEAVES_WITHIN)
 }
 
 fn priority(pod: &Pod) -> i32 {
@@ -314,7 +319,7 @@ mod tests {
     #[test]
     fn who_uses_more_than_asked_goes_first_then_who_matters_least() {
         let plain = |name: &str, request: &str| pod(name, request, 0, json!({}));
-        let leaving = || pod("leaving", "0", 0, json!({"deletionTimestamp": "2026-01-01T00:00:00Z"}));
+        let leaving = |since: &str| pod("leaving", "0", 0, json!({"deletionTimestamp": since}));
         let table = [
             ("enough is left", Room { available: 100 * MI, ..SHORT }, vec![(plain("a", "0"), MI)], ""),
             ("nothing is known", Room::default(), vec![(plain("a", "0"), MI)], ""),
@@ -338,8 +343,20 @@ mod tests {
             (
                 "one at a time",
                 SHORT,
-                vec![(plain("a", "0"), MI), (leaving(), 0)],
+                vec![(plain("a", "0"), MI), (leaving("1969-12-31T23:59:01Z"), MI)],
                 "pod leaving goes and may make enough room",
+            ),
+            (
+                "one takes long to go",
+                SHORT,
+                vec![(plain("a", "0"), MI), (leaving("1969-12-31T23:59:00Z"), 2 * MI)],
+                "a",
+            ),
+            (
+                "one that goes has nothing",
+                SHORT,
+                vec![(plain("a", "0"), MI), (leaving("1970-01-01T00:00:00Z"), 0)],
+                "a",
             ),
         ];
         for (what, room, pods, expected) in table {

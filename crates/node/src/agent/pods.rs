@@ -174,8 +174,11 @@ impl Pods {
         }
     }
 
-    /// A pod that hears too much to hear this is named again.
+    /// A pod that hears too much to hear this is named again. While the engine goes down all pods do, to come back.
     fn evict(&self, Evict { uid, message }: Evict) {
+        if *self.orders.borrow() == Order::Down {
+            return;
+        }
         if let Some((key, contact)) = self.contacts.iter().find(|(key, _)| key.uid == uid) {
             warn!(pod = %key.name, message, "evicting");
             let _ = contact.tell.try_send(News::Evict { message });
