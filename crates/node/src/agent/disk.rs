@@ -1,6 +1,6 @@
 //! What a pod has on disk is measured while it runs, if it may have only so much.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -94,6 +94,8 @@ pub(super) fn measure(settings: &Settings, pod: &Pod) -> io::Result<DiskUsage> {
 fn bytes_below(path: &Path) -> io::Result<u64> {
     let Some(anchor) = found(open(rustix::fs::CWD, path))? else { return Ok(0) };
     let mut sum = blocks(&rustix::fs::fstat(&anchor)?);
+    // What has several names is there once.
+    let mut linked = HashSet::new();
     // Directories still to read, each by its way down from one that is open.
     let mut unread = vec![(Rc::new(anchor), PathBuf::from("."))];
     while let Some((anchor, way)) = unread.pop() {
@@ -111,8 +113,12 @@ fn bytes_below(path: &Path) -> io::Result<u64> {
                 continue;
             }
             let Some(stat) = found(rustix::fs::statat(&*directory, name, AtFlags::SYMLINK_NOFOLLOW))? else { continue };
+            let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+            if !is_directory && stat.st_nlink > 1 && !linked.insert((stat.st_dev, stat.st_ino)) {
+                continue;
+            }
             sum += blocks(&stat);
-            if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+            if is_directory {
                 unread.push((Rc::clone(&anchor), way.join(name)));
             }
         }
@@ -153,6 +159,15 @@ mod tests {
         let file = rustix::fs::openat(&deepest, "file", OFlags::CREATE | OFlags::WRONLY, Mode::RWXU).unwrap();
         rustix::io::write(&file, &[1; 100_000]).unwrap();
         assert!(bytes_below(directory.path()).unwrap() >= 100_000);
+    }
+
+    #[test]
+    fn what_has_two_names_is_counted_once() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("one"), [1; 100_000]).unwrap();
+        let alone = bytes_below(directory.path()).unwrap();
+        std::fs::hard_link(directory.path().join("one"), directory.path().join("other")).unwrap();
+        assert_eq!(bytes_below(directory.path()).unwrap(), alone);
     }
 
     #[test]
