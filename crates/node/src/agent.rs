@@ -179,9 +179,9 @@ async fn run_with(
         runtime,
         images,
     });
-    node_status::register(&machine.client, &machine.settings).await.map_err(AgentError::Node)?;
-    let heartbeat =
-        tokio::spawn(node_status::keep_up_to_date(machine.client.clone(), machine.settings.clone(), machine.clock));
+    let (client, settings, clock) = (machine.client.clone(), machine.settings.clone(), machine.clock);
+    let recent = node_status::register(&client, &settings, clock).await.map_err(AgentError::Node)?;
+    let heartbeat = tokio::spawn(node_status::keep_up_to_date(client, settings, clock, recent));
     let collector = tokio::spawn(image_garbage::collect(Arc::clone(&machine)));
     let (evict, evictions) = mpsc::channel(1);
     let relief = tokio::spawn(pressure::relieve(Arc::clone(&machine), evict));

@@ -44,8 +44,8 @@ pub(crate) fn capacity() -> Resources {
     }
 }
 
-/// Creates the Node, or brings an earlier engine's up to date.
-pub(crate) async fn register(client: &kube::Client, settings: &Settings) -> kube::Result<()> {
+/// Creates the Node, or brings an earlier engine's up to date. What that one was short of holds for a while.
+pub(crate) async fn register(client: &kube::Client, settings: &Settings, clock: Clock) -> kube::Result<Recent> {
     let api: Api<Node> = Api::all(client.clone());
     let mut node = match api.get_opt(&settings.node_name).await? {
         Some(node) => node,
@@ -56,15 +56,17 @@ pub(crate) async fn register(client: &kube::Client, settings: &Settings) -> kube
         node.metadata.labels.get_or_insert_default().extend(labels);
         node = api.replace(&settings.node_name, &PostParams::default(), &node).await?;
     }
-    report(&api, node, settings, machine::pressure(settings)).await
+    let mut recent = Recent::of(&node, clock.now());
+    let pressure = recent.with(machine::pressure(settings), clock.now());
+    report(&api, node, settings, pressure).await?;
+    Ok(recent)
 }
 
 /// Looks at the machine for as long as it is polled.
-pub(crate) async fn keep_up_to_date(client: kube::Client, settings: Settings, clock: Clock) {
+pub(crate) async fn keep_up_to_date(client: kube::Client, settings: Settings, clock: Clock, mut recent: Recent) {
     let leases: Api<Lease> = Api::namespaced(client.clone(), LEASES);
     let api: Api<Node> = Api::all(client);
     let mut reported = tokio::time::Instant::now();
-    let mut recent = Recent::default();
     // What a registration has told is not remembered.
     let mut last = None;
     let mut tick = tokio::time::interval(LOOK_EVERY);
@@ -81,7 +83,7 @@ pub(crate) async fn keep_up_to_date(client: kube::Client, settings: Settings, cl
         let done = match api.get(&settings.node_name).await {
             Ok(node) => report(&api, node, &settings, pressure).await,
             Err(kube::Error::Api(status)) if status.is_not_found() => {
-                register(&api.clone().into_client(), &settings).await
+                register(&api.clone().into_client(), &settings, clock).await.map(drop)
             }
             Err(error) => Err(error),
         };
@@ -205,14 +207,24 @@ fn node_info() -> NodeSystemInfo {
 }
 
 /// What the machine was short of lately, when it was so last.
-#[derive(Default)]
-struct Recent {
+#[derive(Debug, Default)]
+pub(crate) struct Recent {
     memory: Option<Timestamp>,
     disk: Option<Timestamp>,
     pids: Option<Timestamp>,
 }
 
 impl Recent {
+    /// As if what the Node says were so now.
+    fn of(node: &Node, now: Timestamp) -> Self {
+        let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
+        let said = |type_: &str| {
+            let mut conditions = conditions.into_iter().flatten();
+            conditions.any(|condition| condition.type_ == type_ && condition.status == "True").then_some(now)
+        };
+        Self { memory: said("MemoryPressure"), disk: said("DiskPressure"), pids: said("PIDPressure") }
+    }
+
     /// Short of what it is short of `now`, or was so lately.
     fn with(&mut self, pressure: Pressure, now: Timestamp) -> Pressure {
         let held = |last: &mut Option<Timestamp>, shortage| {
@@ -292,6 +304,12 @@ mod tests {
         let pressures = [(0, none), (10, low), (20, none), (309, none), (310, none)];
         let held = pressures.map(|(second, pressure)| recent.with(pressure, at(second)).disk);
         assert_eq!(held, [Shortage::No, Shortage::Yes, Shortage::Yes, Shortage::Yes, Shortage::No]);
+
+        let said = conditions(Vec::new(), low, at(1000));
+        let status = NodeStatus { conditions: Some(said), ..NodeStatus::default() };
+        let mut after_a_restart = Recent::of(&Node { status: Some(status), ..Node::default() }, at(1010));
+        let held = [1010, 1309, 1310].map(|second| after_a_restart.with(none, at(second)));
+        assert_eq!(held, [low, low, none]);
 
         let foreign: Taint = serde_json::from_value(json!({"key": "gpu", "effect": "NoExecute"})).unwrap();
         let short = taints(vec![foreign.clone()], low);
