@@ -29,8 +29,10 @@ const SWITCHED: &str = "10.45.77.77";
 const IDLE: Duration = Duration::from_secs(30);
 const ROLES: [&str; 4] = ["up", "keeper", "proxy", "shim"];
 
+type Part = (&'static str, fn(&Machine));
+
 /// In this order, with an engine.
-const PARTS: [(&str, fn(&Machine)); 6] = [
+const PARTS: [Part; 6] = [
     ("pods", of_pods),
     ("rollouts", rollouts),
     ("idle", memory_and_idle_cpu),

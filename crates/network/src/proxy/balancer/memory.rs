@@ -1,0 +1,240 @@
+//! What the proxy knows of pods and connections to them from one configuration to the next, and the tables that it makes
+//! of configurations.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use decide::balancing::EndpointState;
+use decide::network_policy::Policies;
+use objects::traffic::SeriesKey;
+use tokio::sync::Notify;
+
+use super::port::Port;
+use super::{Entries, Pod, Standing, Table};
+use crate::config::{Change, DataPlaneConfig, Endpoint, PodUid, Service, ServicePort};
+use crate::dns::Names;
+use crate::proxy::counts::Registry;
+use crate::proxy::retry_budget::RetryBudget;
+use crate::proxy::sticky;
+use crate::proxy::upstream::{Aside, Upstream};
+
+/// Uids of withdrawn pods that are remembered after they left the configuration: a day of one replaced pod every
+/// five seconds, in about 2 MB.
+const REMEMBERED_WITHDRAWALS: usize = 17_280;
+
+/// What outlives a configuration.
+pub(super) struct Memory {
+    /// Threads that keep connections of their own to each pod.
+    workers: usize,
+    counts: Arc<Registry>,
+    counts_changed: Arc<Notify>,
+    /// What is in force; None before the first.
+    pub(super) config: Option<DataPlaneConfig>,
+    pub(super) pods: HashMap<PodUid, Arc<Pod>>,
+    pub(super) upstreams: HashMap<(PodUid, SocketAddr), Arc<Upstream>>,
+    retries: HashMap<SocketAddr, Arc<RetryBudget>>,
+    aside: Arc<AtomicUsize>,
+    withdrawn: HashSet<PodUid>,
+    withdrawn_in_order: VecDeque<PodUid>,
+}
+
+impl Memory {
+    pub(super) fn new(
+        workers: usize,
+        counts: &Arc<Registry>,
+        counts_changed: &Arc<Notify>,
+        aside: &Arc<AtomicUsize>,
+    ) -> Self {
+        Self {
+            workers,
+            counts: counts.clone(),
+            counts_changed: counts_changed.clone(),
+            config: None,
+            pods: HashMap::new(),
+            upstreams: HashMap::new(),
+            retries: HashMap::new(),
+            aside: aside.clone(),
+            withdrawn: HashSet::new(),
+            withdrawn_in_order: VecDeque::new(),
+        }
+    }
+
+    fn remember_withdrawals(&mut self, services: &[Arc<Service>]) {
+        let endpoints = services.iter().flat_map(|service| &service.ports).flat_map(|port| &port.endpoints);
+        for endpoint in endpoints.filter(|endpoint| endpoint.state == EndpointState::Withdrawn) {
+            if self.withdrawn.insert(endpoint.pod.clone()) {
+                self.withdrawn_in_order.push_back(endpoint.pod.clone());
+            }
+        }
+        let too_many = self.withdrawn_in_order.len().saturating_sub(REMEMBERED_WITHDRAWALS);
+        for oldest in self.withdrawn_in_order.drain(..too_many) {
+            self.withdrawn.remove(&oldest);
+        }
+    }
+
+    pub(super) fn table(&mut self, config: &DataPlaneConfig) -> Table {
+        let mut ports = HashMap::new();
+        self.add_ports(&mut ports, &config.services, &config.policies);
+        Table {
+            version: config.version,
+            ports,
+            drains: Vec::new(),
+            names: Arc::new(Names::new(config)),
+            metrics: config.metrics,
+            ingress: Arc::new(Entries::new(&config.ingress)),
+            policies: Arc::new(config.policies.clone()),
+        }
+    }
+
+    /// The table of `config`, which `change` has made of the one before; `before` are the Services that it is about as
+    /// they were there.
+    pub(super) fn changed_table(
+        &mut self,
+        table: &Table,
+        config: &DataPlaneConfig,
+        change: &Change,
+        before: &[Arc<Service>],
+    ) -> Table {
+        let mut ports = table.ports.clone();
+        for service in before {
+            for at in service.ports.iter().flat_map(|port| service.addresses_of(port)) {
+                ports.remove(&at);
+            }
+        }
+        self.add_ports(&mut ports, &change.services, &config.policies);
+        let has_its_names = change.aliases.is_none()
+            && before.len() == change.services.len()
+            && before.iter().all(|old| change.services.iter().any(|new| new.is_named_like(old)));
+        let has_its_entries = change.ingress.is_none();
+        Table {
+            version: config.version,
+            ports,
+            drains: Vec::new(),
+            names: if has_its_names { table.names.clone() } else { Arc::new(Names::new(config)) },
+            metrics: config.metrics,
+            ingress: if has_its_entries { table.ingress.clone() } else { Arc::new(Entries::new(&config.ingress)) },
+            policies: table.policies.clone(),
+        }
+    }
+
+    /// Adds the ports of these Services, and forgets what concerns none of all.
+    fn add_ports(
+        &mut self,
+        ports: &mut HashMap<SocketAddr, Arc<Port>>,
+        services: &[Arc<Service>],
+        policies: &Policies,
+    ) {
+        self.remember_withdrawals(services);
+        for service in services {
+            let key: Arc<str> = service.key().into();
+            for port in &service.ports {
+                for at in service.addresses_of(port) {
+                    ports.insert(at, Arc::new(self.port(at, (service, port), key.clone(), policies)));
+                }
+            }
+        }
+        self.retries.retain(|at, _| ports.contains_key(at));
+    }
+
+    fn port(
+        &mut self,
+        at: SocketAddr,
+        (of, port): (&Service, &ServicePort),
+        service: Arc<str>,
+        policies: &Policies,
+    ) -> Port {
+        let states = port.endpoints.iter().map(|endpoint| self.state(endpoint)).collect();
+        let upstreams: Vec<_> = port.endpoints.iter().map(|endpoint| self.upstream(endpoint)).collect();
+        let with_each = port.endpoints.iter().zip(&upstreams);
+        let counts = with_each
+            .map(|(endpoint, upstream)| self.counts.series(series_key(of, port, Some(endpoint)), Some(&upstream.pod)))
+            .collect();
+        let own_counts = self.counts.series(series_key(of, port, None), None);
+        let retries = self.retries.entry(at).or_default().clone();
+        let sticky_cookie = of.sticky_cookie.as_deref().map(Arc::from);
+        let (speaks, affinity, proxy_protocol) = (port.speaks, of.affinity, of.proxy_protocol);
+        let max_request_body = of.max_request_body;
+        Port {
+            speaks,
+            affinity,
+            sticky_cookie,
+            proxy_protocol,
+            max_request_body,
+            service,
+            states,
+            upstreams,
+            counts,
+            own_counts,
+            retries,
+            is_isolated: port.endpoints.iter().any(|endpoint| policies.isolates_receiver(endpoint.ip)),
+        }
+    }
+
+    /// A pod once withdrawn stays withdrawn.
+    fn state(&self, endpoint: &Endpoint) -> EndpointState {
+        if self.withdrawn.contains(&endpoint.pod) { EndpointState::Withdrawn } else { endpoint.state }
+    }
+
+    fn upstream(&mut self, endpoint: &Endpoint) -> Arc<Upstream> {
+        let new = || Arc::new(Pod::new(endpoint, &self.counts_changed));
+        let pod = self.pods.entry(endpoint.pod.clone()).or_insert_with(new);
+        let address = SocketAddr::new(endpoint.ip, endpoint.port);
+        let token = sticky::token(&endpoint.pod, address);
+        let upstream = self.upstreams.entry((endpoint.pod.clone(), address));
+        let new = || Arc::new(Upstream::new(address, pod.clone(), token, self.workers, Aside::new(self.aside.clone())));
+        upstream.or_insert_with(new).clone()
+    }
+
+    /// Where every known pod stands in `table`.
+    pub(super) fn standings(&self, table: &Table) -> Vec<(Arc<Pod>, Standing)> {
+        let mut best: HashMap<&PodUid, EndpointState> = HashMap::new();
+        for port in table.ports.values() {
+            for (upstream, state) in port.upstreams.iter().zip(&port.states) {
+                let known = best.entry(&upstream.pod.uid).or_insert(*state);
+                *known = (*known).max(*state);
+            }
+        }
+        let standing = |pod: &Arc<Pod>| match best.get(&pod.uid) {
+            Some(EndpointState::Ready) => Standing::Ready,
+            Some(EndpointState::Deprioritised) => Standing::Deprioritised,
+            Some(EndpointState::Withdrawn) => Standing::Withdrawn,
+            None => Standing::Gone,
+        };
+        self.pods.values().map(|pod| (pod.clone(), standing(pod))).collect()
+    }
+
+    pub(super) fn drains(&self) -> Vec<Arc<Pod>> {
+        let reported = |pod: &&Arc<Pod>| match pod.standing() {
+            Standing::Ready => false,
+            Standing::Deprioritised | Standing::Withdrawn => true,
+            Standing::Gone => pod.outstanding() > 0,
+        };
+        self.pods.values().filter(reported).cloned().collect()
+    }
+
+    pub(super) fn forget_what_is_gone(&mut self) {
+        for upstream in self.upstreams.values() {
+            match upstream.pod.standing() {
+                Standing::Ready | Standing::Deprioritised => upstream.open_pool(),
+                Standing::Withdrawn | Standing::Gone => upstream.close_pool(),
+            }
+        }
+        // What nothing but this memory holds is a port that left the configuration; its idle connections close.
+        self.upstreams
+            .retain(|_, upstream| upstream.pod.standing() != Standing::Gone && Arc::strong_count(upstream) > 1);
+        self.pods.retain(|_, pod| pod.standing() != Standing::Gone || pod.outstanding() > 0);
+    }
+}
+
+fn series_key(service: &Service, port: &ServicePort, endpoint: Option<&Endpoint>) -> SeriesKey {
+    SeriesKey {
+        namespace: service.namespace.clone(),
+        service: service.name.clone(),
+        port: port.port,
+        pod_uid: endpoint.map(|endpoint| endpoint.pod.0.clone()).unwrap_or_default(),
+        pod: endpoint.map(|endpoint| endpoint.pod_name.clone()).unwrap_or_default(),
+        version: endpoint.map(|endpoint| endpoint.pod_version.clone()).unwrap_or_default(),
+    }
+}
