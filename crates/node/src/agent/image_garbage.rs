@@ -58,12 +58,12 @@ async fn collect_once(machine: &Machine, last_used: &mut BTreeMap<String, Timest
         return Ok(());
     }
     let names: Vec<String> = decision.steps.into_iter().map(|step| step.name).collect();
-    let settings = machine.settings.clone();
+    let pods = machine.settings.data_dir.join("pods");
     if !names.is_empty() {
         info!(?names, "removing images that nobody uses");
     }
     let references = names.iter().filter_map(|name| ImageReference::parse(name).ok()).collect();
-    machine.images.remove(references, Box::new(move || layers_in_use(&settings))).await
+    machine.images.remove(references, Box::new(move || layers_in_use(&pods))).await
 }
 
 fn stored(
@@ -95,25 +95,75 @@ async fn names_in_use(machine: &Machine) -> kube::Result<BTreeSet<String>> {
 }
 
 /// A tag may mean another image by now than the one that a container runs from, so its layers are known apart.
-fn layers_in_use(settings: &Settings) -> Result<BTreeSet<PathBuf>, Cause> {
+fn layers_in_use(pods: &Path) -> Result<BTreeSet<PathBuf>, Cause> {
     let mut used = BTreeSet::new();
-    for pod in directories(&settings.data_dir.join("pods"))? {
-        for container in directories(&pod.join("containers"))? {
-            // Whatever was made by an engine that wrote no such file must not lose its layers: nothing is removed.
-            let bytes = std::fs::read(container.join(LAYERS_FILE))?;
-            used.extend(serde_json::from_slice::<Vec<PathBuf>>(&bytes)?);
+    for pod in entries(pods)? {
+        for container in entries(&pod.join("containers"))? {
+            let path = container.join(LAYERS_FILE);
+            match std::fs::read(&path) {
+                Ok(bytes) => used.extend(serde_json::from_slice::<Vec<PathBuf>>(&bytes)?),
+                // One that is not made yet, or all but removed.
+                Err(_) if entries(&container)?.is_empty() => {}
+                // Whatever was made by an engine that wrote no such file must not lose its layers: nothing is removed.
+                Err(error) => return Err(format!("can't read {}: {error}", path.display()).into()),
+            }
         }
     }
     Ok(used)
+}
+
+/// Removes a container's directory, and last what says which layers it stands on: if this breaks off, they are kept.
+pub(super) fn remove_container(directory: &Path) -> io::Result<()> {
+    for path in entries(directory)? {
+        if path.symlink_metadata()?.is_dir() {
+            std::fs::remove_dir_all(path)?;
+        } else if path.file_name().is_none_or(|name| name != LAYERS_FILE) {
+            std::fs::remove_file(path)?;
+        }
+    }
+    absent(std::fs::remove_file(directory.join(LAYERS_FILE)))?;
+    absent(std::fs::remove_dir(directory))
+}
+
+/// Whether something that may be gone is.
+fn absent(removed: io::Result<()>) -> io::Result<()> {
+    removed.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
 }
 
 fn containers_of(settings: &Settings, uid: &str) -> PathBuf {
     settings.pod_data_dir(uid).join("containers")
 }
 
-fn directories(path: &Path) -> io::Result<Vec<PathBuf>> {
+fn entries(path: &Path) -> io::Result<Vec<PathBuf>> {
     match std::fs::read_dir(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         entries => entries?.map(|entry| Ok(entry?.path())).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_removal_that_broke_off_keeps_layers_or_has_none_but_holds_nobody_up() {
+        let pods = tempfile::tempdir().unwrap();
+        let container = pods.path().join("uid/containers/id");
+        let used = || layers_in_use(pods.path()).map_err(|error| error.to_string());
+        assert_eq!(used(), Ok([].into()));
+        std::fs::create_dir_all(container.join("upper/directory")).unwrap();
+        std::fs::write(container.join("upper/file"), "").unwrap();
+        assert!(used().unwrap_err().contains("uid/containers/id/layers.json"), "{:?}", used());
+        std::fs::write(container.join(LAYERS_FILE), r#"["/layer"]"#).unwrap();
+        assert_eq!(used(), Ok([PathBuf::from("/layer")].into()));
+        std::fs::remove_dir_all(container.join("upper")).unwrap();
+        assert_eq!(used(), Ok([PathBuf::from("/layer")].into()));
+        std::fs::remove_file(container.join(LAYERS_FILE)).unwrap();
+        assert_eq!(used(), Ok([].into()));
+        std::fs::create_dir_all(container.join("upper")).unwrap();
+        std::fs::write(container.join("file"), "").unwrap();
+        remove_container(&container).unwrap();
+        assert!(!container.exists());
+        remove_container(&container).unwrap();
     }
 }

@@ -143,8 +143,10 @@ impl PodTask {
         let data_dir = self.machine.settings.pod_data_dir(&self.key.uid);
         for report in sandbox.containers().await?.iter().filter(|report| report.name == container.name) {
             sandbox.remove(&report.id).await?;
-            let cleared = super::apply::remove_directory(data_dir.join("containers").join(&report.id));
-            cleared.await.map_err(|error| StartError::Clear(error.into()))?;
+            let directory = data_dir.join("containers").join(&report.id);
+            // It may have left very many files.
+            let cleared = tokio::task::spawn_blocking(move || image_garbage::remove_container(&directory)).await;
+            cleared.unwrap_or_else(|broke| Err(broke.into())).map_err(|error| StartError::Clear(error.into()))?;
         }
         let oldest_kept = attempt + 1 - LOGS_KEPT;
         crate::logs::remove_older(&data_dir.join("logs").join(&container.name), oldest_kept)
