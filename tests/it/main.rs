@@ -1,5 +1,6 @@
 //! The real thing: each test has a machine of its own. `make test` builds and fetches what they need.
 
+mod access;
 mod containers;
 mod demo;
 mod document;

@@ -1,6 +1,7 @@
 //! What happens to a request to the API: who asks, what for, may they, and the answer.
 //! Every client, ours too, comes through [`ApiServer::answer`]. Knows nothing of sockets, controllers or nodes.
 
+mod access;
 mod addresses;
 mod answer;
 mod create;
@@ -35,6 +36,7 @@ use objects::ranges::Range;
 use objects::status::Failure;
 use serde_json::{Value, json};
 
+use self::access::KnownGrants;
 use self::addresses::ClusterAddresses;
 use self::node_ports::NodePorts;
 use self::request::{Place, Query, Target, Verb};
@@ -54,6 +56,7 @@ pub struct ApiServer {
     node_ports: Arc<NodePorts>,
     pods: Arc<dyn PodAccess>,
     traffic: Arc<dyn Traffic>,
+    grants: Arc<KnownGrants>,
 }
 
 /// Who asks.
@@ -72,6 +75,7 @@ pub const ADMINISTRATORS: &str = "system:masters";
 
 /// A request that has been read: what the handlers work on.
 struct Asked {
+    caller: Caller,
     method: Method,
     path: String,
     headers: http::HeaderMap,
@@ -90,7 +94,7 @@ impl ApiServer {
     pub fn new(store: Store, service_range: Range, pods: Arc<dyn PodAccess>, traffic: Arc<dyn Traffic>) -> Self {
         let addresses = Arc::new(ClusterAddresses::new(service_range, &store));
         let node_ports = Arc::new(NodePorts::new(&store));
-        Self { store, addresses, node_ports, pods, traffic }
+        Self { store, addresses, node_ports, pods, traffic, grants: Arc::default() }
     }
 
     /// The store behind this API.
@@ -106,21 +110,25 @@ impl ApiServer {
         let target = Target::of(parts.uri.path());
         let query = Query::parse(parts.uri.query());
         let path = parts.uri.path().to_owned();
-        let asked = Asked { method: parts.method, path, headers: parts.headers, query, body, upgrade };
-        match self.dispatch(caller, target, &asked).await {
+        let caller = match self.impersonated(caller, &parts.headers) {
+            Ok(caller) => caller,
+            Err(failure) => return answer::failure(&failure),
+        };
+        let asked = Asked { caller, method: parts.method, path, headers: parts.headers, query, body, upgrade };
+        match self.dispatch(target, &asked).await {
             Ok(answer) => answer,
             Err(failure) => answer::failure(&failure),
         }
     }
 
-    async fn dispatch(&self, caller: &Caller, target: Target, asked: &Asked) -> Answer {
+    async fn dispatch(&self, target: Target, asked: &Asked) -> Answer {
         match target {
-            _ if *caller == Caller::Refused => Err(Failure::unauthorized()),
+            _ if asked.caller == Caller::Refused => Err(Failure::unauthorized()),
             Target::Health => Ok(answer::text("ok")),
             Target::Version => Ok(discovery::version()),
             Target::Objects(place) => {
                 let verb = place.verb(&asked.method, &asked.query).ok_or_else(Failure::method_not_allowed)?;
-                authorize_objects(caller, &place, verb)?;
+                self.authorize_objects(&asked.caller, &place, verb)?;
                 self.objects(place, verb, asked).await
             }
             about @ (Target::CoreVersions
@@ -131,7 +139,7 @@ impl ApiServer {
             | Target::OpenApiIndex
             | Target::OpenApi { .. }
             | Target::Nothing) => {
-                authorize_path(caller, asked)?;
+                self.authorize_path(asked)?;
                 discovery::answer(&about, asked)
             }
         }
@@ -151,6 +159,7 @@ impl ApiServer {
             (Verb::Create, Some(Subresource::PortForward)) => self.port_forward(&place, asked),
             (Verb::Create, Some(Subresource::Binding)) => self.bind(&place, asked).await,
             (Verb::Create, Some(Subresource::Eviction)) => self.evict(&place, asked).await,
+            (Verb::Create, _) if place.kind.is_answered => self.review(&place, asked),
             (Verb::Create, _) => self.create(&place, asked).await,
             (Verb::Update, Some(Subresource::Scale)) => self.put_scale(&place, asked).await,
             (Verb::Update, _) => self.update(&place, asked).await,
@@ -216,31 +225,4 @@ pub(crate) fn describe(method: &http::Method, uri: &http::Uri) -> Value {
         }
     }
     about
-}
-
-fn authorize_objects(caller: &Caller, place: &Place, verb: Verb) -> Result<(), Failure> {
-    if caller.is_administrator() {
-        return Ok(());
-    }
-    let kind = place.kind;
-    let below = place.subresource.map_or_else(String::new, |below| format!("/{}", below.path()));
-    let within = match &place.namespace {
-        Some(namespace) => format!("in the namespace \"{namespace}\""),
-        None => "at the cluster scope".to_owned(),
-    };
-    let sentence = format!(
-        "User \"{}\" cannot {} resource \"{}{below}\" in API group \"{}\" {within}",
-        caller.user(),
-        verb.word(),
-        kind.plural,
-        kind.group,
-    );
-    Err(Failure::forbidden(kind.group, kind.plural, place.name(), &sentence))
-}
-
-fn authorize_path(caller: &Caller, asked: &Asked) -> Result<(), Failure> {
-    match caller.is_administrator() {
-        true => Ok(()),
-        false => Err(refusals::forbidden_path(caller.user(), &asked.method.as_str().to_ascii_lowercase(), &asked.path)),
-    }
 }

@@ -66,6 +66,10 @@ impl AuditLog {
             "user": {"username": caller.user(), "groups": caller.groups()}, "sourceIPs": [client.ip().to_string()],
             "userAgent": text(http::header::USER_AGENT), "requestReceivedTimestamp": now(),
         });
+        if let Some(user) = text(http::HeaderName::from_static("impersonate-user")) {
+            let groups = request.headers().get_all("impersonate-group").iter().filter_map(|group| group.to_str().ok());
+            event["impersonatedUser"] = json!({"username": user, "groups": groups.collect::<Vec<_>>()});
+        }
         let mut object = about;
         object.as_object_mut().and_then(|fields| fields.remove("verb"));
         if object["resource"].is_string() {

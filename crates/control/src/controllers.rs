@@ -1,6 +1,7 @@
 //! The controllers' loops: each takes a snapshot over the API, asks `decide`, applies the steps, and sleeps until
 //! something happens. They keep nothing that a restart would lose.
 
+mod aggregation;
 mod control_loop;
 mod deployment;
 mod disruption;
@@ -51,6 +52,7 @@ pub async fn run(client: Client, root_ca: String, stop: impl Future<Output = ()>
     replicaset::start(ControlLoop::new("replicaset", context("replicaset-controller"), &mut tasks));
     endpointslice::start(ControlLoop::new("endpointslice", context("endpoint-slice-controller"), &mut tasks));
     disruption::start(ControlLoop::new("disruption", context("controllermanager"), &mut tasks));
+    aggregation::start(ControlLoop::new("aggregation", context("clusterrole-aggregation-controller"), &mut tasks));
     scheduler::start(ControlLoop::new("scheduler", context("default-scheduler"), &mut tasks));
     let (garbage, namespace) = (context("garbage-collector-controller"), context("namespace-controller"));
     tasks.spawn(async move {

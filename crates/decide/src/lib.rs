@@ -20,6 +20,7 @@ pub mod placement;
 pub mod pod_lifecycle;
 pub mod probes;
 pub mod protocol;
+pub mod rbac;
 pub mod replicas;
 pub mod retries;
 pub mod rollout;

@@ -86,6 +86,7 @@ pub(crate) fn group_version(group: &str, version: &str) -> String {
 pub(crate) fn verbs(kind: &Kind) -> Vec<&'static str> {
     let is_possible = |verb: &&str| match kind.kind {
         _ if kind.is_computed => READING.contains(verb),
+        _ if kind.is_answered => *verb == "create",
         // Deleting all namespaces at once is more than anybody means.
         "Namespace" => *verb != "deletecollection",
         _ => true,

@@ -35,6 +35,8 @@ pub struct Kind {
     pub counts_generations: bool,
     /// Whether its objects are made when they are asked for, and so can't be written.
     pub is_computed: bool,
+    /// Whether its objects are questions, answered when they are posted and never kept.
+    pub is_answered: bool,
     /// Whether DELETE answers with the object that is gone, rather than with a Status.
     pub answers_with_deleted: bool,
     /// Fills what the user left out, as the real API server's defaulting does.
@@ -73,6 +75,7 @@ pub(crate) const PLAIN: Kind = Kind {
     add_types: |_| {},
     counts_generations: false,
     is_computed: false,
+    is_answered: false,
     answers_with_deleted: false,
     default: |_| {},
     prepare_create: |_| {},

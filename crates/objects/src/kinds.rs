@@ -18,6 +18,9 @@ mod node;
 mod pod;
 mod pod_disruption_budget;
 mod replica_set;
+mod reviews;
+mod role;
+mod role_binding;
 mod rollout_traffic;
 mod secret;
 mod service;
@@ -31,7 +34,7 @@ mod tolerations;
 
 pub use service::NODE_PORTS;
 
-static ALL: [Kind; 19] = [
+static ALL: [Kind; 27] = [
     config_map::KIND,
     deployment::KIND,
     endpoint_slice::KIND,
@@ -46,6 +49,14 @@ static ALL: [Kind; 19] = [
     pod::KIND,
     pod_disruption_budget::KIND,
     replica_set::KIND,
+    reviews::ACCESS,
+    reviews::SELF_ACCESS,
+    reviews::SELF_RULES,
+    reviews::WHO_AM_I,
+    role::CLUSTER_KIND,
+    role::KIND,
+    role_binding::CLUSTER_KIND,
+    role_binding::KIND,
     rollout_traffic::KIND,
     secret::KIND,
     service::KIND,

@@ -10,7 +10,10 @@ mod names;
 
 pub(crate) use names::too_long;
 
-pub use names::{dns_label_faults, dns_subdomain_faults, label_value_faults, port_name_faults, qualified_name_faults};
+pub use names::{
+    dns_label_faults, dns_subdomain_faults, label_value_faults, path_segment_faults, port_name_faults,
+    qualified_name_faults,
+};
 
 /// The real server's limit on all keys and values of the annotations together.
 const MOST_ANNOTATION_BYTES: usize = 256 << 10;

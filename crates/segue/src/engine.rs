@@ -1,5 +1,6 @@
 //! The engine: store, API, controllers, node agent and routing, wired together, from start to `segue down`.
 
+use std::fmt::Debug;
 use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -12,10 +13,12 @@ use control::audit::{self, AuditLog};
 use control::pki::Pki;
 use control::store::Store;
 use control::{controllers, serve};
+use futures::future::try_join_all;
 use k8s_openapi::api::core::v1::{Namespace, Node};
 use k8s_openapi::api::networking::v1::IngressClass;
-use kube::Client;
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use kube::api::{Api, PostParams};
+use kube::{Client, ResourceExt};
 use network::config::{Base, Dns};
 use network::keeper::{KeeperSettings, ProxyUser};
 use network::link::DataPlaneCommand;
@@ -24,6 +27,8 @@ use network::rules;
 use node::agent::{self, AgentError, Order as AgentOrder, StoredImages};
 use node::images::{ImageStore, Mirrors};
 use objects::names;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
@@ -132,6 +137,7 @@ impl Engine {
         let pki = Pki::open(&directories.pki(), &[IpAddr::V4(Ipv4Addr::LOCALHOST), options.listen.ip()])?;
         ensure_namespaces(&client).await?;
         ensure_ingress_class(&client).await?;
+        ensure_roles(&client).await?;
         options.rules(&directories).apply()?;
 
         let audit = audit_log(options, &directories)?;
@@ -402,6 +408,34 @@ async fn ensure_namespaces(client: &Client) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Roles that everybody knows, and who has them without being told. One that somebody changed is left as it is.
+async fn ensure_roles(client: &Client) -> anyhow::Result<()> {
+    let Defaults { roles, bindings } = serde_json::from_str(include_str!("default-roles.json"))?;
+    ensure::<ClusterRole>(client, roles).await?;
+    ensure::<ClusterRoleBinding>(client, bindings).await
+}
+
+#[derive(Deserialize)]
+struct Defaults {
+    roles: Vec<ClusterRole>,
+    bindings: Vec<ClusterRoleBinding>,
+}
+
+async fn ensure<K>(client: &Client, wanted: Vec<K>) -> anyhow::Result<()>
+where
+    K: kube::Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Serialize,
+{
+    let api: Api<K> = Api::all(client.clone());
+    let options = PostParams::default();
+    let ensured = wanted.iter().map(async |one| {
+        if api.get_opt(&one.name_any()).await?.is_none() {
+            api.create(&options, one).await?;
+        }
+        Ok(())
+    });
+    try_join_all(ensured).await.map(drop)
 }
 
 /// The class by whose name an Ingress asks for this engine's data plane.

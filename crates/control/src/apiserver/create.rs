@@ -24,6 +24,7 @@ impl ApiServer {
         let mut value = incoming.value;
         let generated = name_generated(&mut value)?;
         self.prepare_new(place, &mut value, &mut warnings)?;
+        self.check_grant(&asked.caller, place, &value, None)?;
         for _ in 0..GENERATED_NAMES_TRIED {
             match self.create_prepared(place, asked, value.clone()).await {
                 Err(WriteError::Changed(Some(_))) if generated => {

@@ -144,6 +144,8 @@ impl Place {
             Method::GET | Method::POST if opens_streams => Some(Verb::Create),
             _ if opens_streams => None,
             Method::POST if self.kind.is_computed => None,
+            Method::POST if self.kind.is_answered && !named => Some(Verb::Create),
+            _ if self.kind.is_answered => None,
             Method::POST if creates_below || (!named && (self.namespace.is_some() || !self.kind.is_namespaced())) => {
                 Some(Verb::Create)
             }

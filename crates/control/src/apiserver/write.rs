@@ -31,6 +31,7 @@ impl ApiServer {
             let old = self.find(place)?;
             let mut new = old.value.clone();
             change(&mut new)?;
+            self.check_grant(&asked.caller, place, &new, Some(&old.value))?;
             match self.write_changed(place, asked, &old, new).await {
                 Ok(written) => return Ok(written),
                 Err(WriteError::Changed(_)) => {}

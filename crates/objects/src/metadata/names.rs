@@ -88,6 +88,16 @@ pub fn dns_subdomain_faults(name: &str) -> Vec<String> {
     faults
 }
 
+/// What is wrong with a name that may be anything that fits between two slashes, as roles have.
+#[must_use]
+pub fn path_segment_faults(name: &str) -> Vec<String> {
+    if name == "." || name == ".." {
+        return vec![format!("may not be '{name}'")];
+    }
+    let unfit = ['/', '%'].into_iter().filter(|unfit| name.contains(*unfit));
+    unfit.map(|unfit| format!("may not contain '{unfit}'")).collect()
+}
+
 /// What is wrong with a port's name, as containers have them.
 #[must_use]
 pub fn port_name_faults(name: &str) -> Vec<String> {

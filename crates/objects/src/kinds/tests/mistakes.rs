@@ -336,3 +336,41 @@ fn what_is_allowed_but_hardly_meant_is_warned_of() {
         ["spec.containers[0].ports[1]: duplicate port definition with spec.containers[0].ports[0]"]
     );
 }
+
+#[test]
+fn roles_and_bindings_say_who_may_do_what_to_what() {
+    let object = |kind: &str, fields: Value| {
+        let mut object =
+            json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": kind, "metadata": {"name": "a:b"}});
+        object.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        object
+    };
+    let rule = |kind: &str, rule: Value| object(kind, json!({"rules": [rule]}));
+    let binding = |kind: &str, role: &str, subject: Value| {
+        object(kind, json!({"roleRef": {"kind": role, "name": "r"}, "subjects": [subject]}))
+    };
+    let user = || json!({"kind": "User", "name": "bob"});
+    let account = || json!({"kind": "ServiceAccount", "name": "robot"});
+    let pods = json!({"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]});
+    let path = json!({"verbs": ["get"], "nonResourceURLs": ["/x"]});
+    let both = json!({"verbs": ["get"], "nonResourceURLs": ["/x"], "resources": ["pods"]});
+    check(vec![
+        (rule("Role", pods.clone()), vec![]),
+        (rule("ClusterRole", pods), vec![]),
+        (
+            rule("Role", json!({"verbs": []})),
+            vec!["Required rules[0].verbs", "Required rules[0].apiGroups", "Required rules[0].resources"],
+        ),
+        (rule("ClusterRole", path.clone()), vec![]),
+        (rule("Role", path), vec!["Invalid rules[0].nonResourceURLs"]),
+        (rule("ClusterRole", both), vec!["Invalid rules[0].nonResourceURLs"]),
+        (object("ClusterRole", json!({"aggregationRule": {}})), vec!["Required aggregationRule.clusterRoleSelectors"]),
+        (binding("RoleBinding", "Role", user()), vec![]),
+        (binding("RoleBinding", "ClusterRole", account()), vec![]),
+        (binding("RoleBinding", "User", user()), vec!["NotSupported roleRef.kind"]),
+        (binding("ClusterRoleBinding", "Role", user()), vec!["NotSupported roleRef.kind"]),
+        (binding("ClusterRoleBinding", "ClusterRole", account()), vec!["Required subjects[0].namespace"]),
+        (binding("RoleBinding", "Role", json!({"kind": "Robot", "name": "r"})), vec!["NotSupported subjects[0].kind"]),
+        (binding("RoleBinding", "Role", json!({"kind": "User", "name": ""})), vec!["Required subjects[0].name"]),
+    ]);
+}

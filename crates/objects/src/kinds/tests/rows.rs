@@ -151,3 +151,16 @@ fn policies_show_whom_they_are_about() {
         json!({"matchLabels": {"app": "web"}, "matchExpressions": [{"key": "canary", "operator": "DoesNotExist"}]});
     check("NetworkPolicy", object(selector), json!(["x", "app=web,!canary", "100s"]));
 }
+
+#[test]
+fn bindings_show_whom_they_are_about() {
+    let object = json!({
+        "metadata": meta(), "roleRef": {"kind": "Role", "name": "reader"},
+        "subjects": [
+            {"kind": "User", "name": "ann"}, {"kind": "User", "name": "bob"}, {"kind": "Group", "name": "dev"},
+            {"kind": "ServiceAccount", "name": "robot", "namespace": "n"},
+        ],
+    });
+    check("RoleBinding", object, json!(["x", "Role/reader", "100s", "ann, bob", "dev", "n/robot"]));
+    check("Role", json!({"metadata": meta()}), json!(["x", "2026-01-01T00:00:00Z"]));
+}
