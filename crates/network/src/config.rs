@@ -1,5 +1,5 @@
 //! What the data plane is told: a whole configuration, or what changes the one before into the next. The engine computes
-//! it; the keeper reads only versions and sockets; the proxy puts it in force.
+//! it; the keeper opens its sockets and keeps it for proxies that come; the proxy puts it in force.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;

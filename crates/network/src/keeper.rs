@@ -1,5 +1,6 @@
 //! The keeper: holds every socket of the data plane, so that no connection is refused while a proxy or an engine is
-//! replaced. It never reads a byte of a client, and of a configuration only which sockets are wanted.
+//! replaced. It never reads a byte of a client. Of a configuration it reads which sockets are wanted, and the
+//! rest only to make one whole of changes.
 
 mod configured;
 mod listeners;
