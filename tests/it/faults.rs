@@ -116,12 +116,12 @@ fn a_machine_short_of_memory_parts_with_the_pod_that_takes_more_than_it_asked_fo
     let available = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
     let available: u64 = available.and_then(|text| text.trim().strip_suffix(" kB")?.parse().ok()).expect("a number");
     // What else runs on the machine may come and go meanwhile.
-    let (spare, taken) = (1 << 20, (1 << 20) + (1 << 19));
-    up_evicting(&machine, &format!("memory.available<{}Ki", available - spare));
+    let (spare_mib, taken_mib) = (1024, 1536);
+    up_evicting(&machine, &format!("memory.available<{}Mi", available / 1024 - spare_mib));
     let document = Document::deployed(&machine, "v1");
     let before = document.standing();
     let mut load = document.load();
-    apply_greedy(&machine, "Memory", &format!("dd if=/dev/zero of=/scratch/file bs=1k count={taken}"));
+    apply_greedy(&machine, "Memory", &format!("dd if=/dev/zero of=/scratch/file bs=1M count={taken_mib}"));
     assert_relieved(&machine, &document, &before, "memory", "MemoryPressure");
     load.answered(240);
     let report = load.stop();

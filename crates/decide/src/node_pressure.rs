@@ -18,8 +18,8 @@ use crate::Decision;
 pub const HELD_FOR: SignedDuration = SignedDuration::from_mins(5);
 /// What a pod had is free only a while after it has gone: longer than from one look to the next.
 const SETTLES_FOR: SignedDuration = SignedDuration::from_secs(15);
-/// For so long a pod that goes is waited for.
-const LEAVES_WITHIN: SignedDuration = SignedDuration::from_mins(1);
+/// For so long what goes is waited for: a pod, what it leaves behind, and images that nobody uses.
+const GOES_WITHIN: SignedDuration = SignedDuration::from_mins(1);
 /// From this priority on a pod is critical for the machine; Kubernetes' number.
 const CRITICAL_PRIORITY: i32 = 2_000_000_000;
 
@@ -74,6 +74,18 @@ pub struct Usage<'a> {
     pub containers: &'a BTreeMap<String, u64>,
 }
 
+/// What a node is short of, if it is, and what is already done about it.
+#[derive(Clone, Copy, Debug)]
+pub struct Shortage<'a> {
+    pub of: Resource,
+    pub room: Room,
+    pub thresholds: &'a Thresholds,
+    /// When a pod was last named, or seen on its way.
+    pub last: Option<Timestamp>,
+    /// Since when images that nobody uses can't be removed, if there are any: one that is being pulled keeps them.
+    pub images_kept_since: Option<Timestamp>,
+}
+
 /// A pod to end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Evict {
@@ -85,6 +97,8 @@ pub struct Evict {
 /// Why no pod is ended although the node is short.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WaitingOn {
+    /// Images that nobody uses go first.
+    Images,
     /// A pod goes, and may make enough room.
     Leaving { pod: String },
     /// One has just gone.
@@ -93,28 +107,27 @@ pub enum WaitingOn {
     NoCandidate(Resource),
 }
 
-/// Which pod to end now for the sake of what is short. `last` is when a pod was last named, or seen on its way.
+/// Which of the node's pods to end now.
 #[must_use]
-pub fn next_steps(
-    short_of: Resource,
-    room: Room,
-    thresholds: &Thresholds,
-    pods: &[Usage<'_>],
-    last: Option<Timestamp>,
-    now: Timestamp,
-) -> Decision<Evict, WaitingOn> {
+pub fn next_steps(shortage: &Shortage<'_>, pods: &[Usage<'_>], now: Timestamp) -> Decision<Evict, WaitingOn> {
+    let Shortage { of: short_of, room, thresholds, last, images_kept_since } = *shortage;
     let mut decision = Decision { steps: Vec::new(), waiting_on: Vec::new(), look_again_at: None };
     if !thresholds.are_crossed(short_of, room) {
         return decision;
     }
-    let mut there: Vec<&Usage<'_>> = pods.iter().filter(|usage| !is_finished(usage.pod)).collect();
+    if is_less_than(GOES_WITHIN, images_kept_since, now) {
+        decision.waiting_on.push(WaitingOn::Images);
+        return decision;
+    }
+    let (gone, mut there): (Vec<&Usage<'_>>, Vec<_>) = pods.iter().partition(|usage| is_finished(usage.pod));
     if let Some(leaving) = there.iter().find(|usage| makes_room_soon(usage, now)) {
         let pod = leaving.pod.metadata.name.clone().unwrap_or_default();
         decision.waiting_on.push(WaitingOn::Leaving { pod });
         return decision;
     }
     there.retain(|usage| !is_leaving(usage.pod));
-    if last.is_some_and(|last| now.duration_since(last) < SETTLES_FOR) {
+    let settles_for = if gone.iter().any(leaves_data) { GOES_WITHIN } else { SETTLES_FOR };
+    if is_less_than(settles_for, last, now) {
         decision.waiting_on.push(WaitingOn::Settling);
         return decision;
     }
@@ -137,7 +150,7 @@ pub fn next_steps(
 /// Whether a node counts as short that was so at `last` for the last time.
 #[must_use]
 pub fn holds(last: Option<Timestamp>, now: Timestamp) -> bool {
-    last.is_some_and(|last| now.duration_since(last) < HELD_FOR)
+    is_less_than(HELD_FOR, last, now)
 }
 
 impl Thresholds {
@@ -193,10 +206,19 @@ impl Least {
     }
 }
 
+fn is_less_than(duration: SignedDuration, since: Option<Timestamp>, now: Timestamp) -> bool {
+    since.is_some_and(|since| now.duration_since(since) < duration)
+}
+
+/// One that was evicted, whose data is still being removed.
+fn leaves_data(usage: &&Usage<'_>) -> bool {
+    let reason = usage.pod.status.as_ref().and_then(|status| status.reason.as_deref());
+    usage.whole > 0 && reason == Some("Evicted")
+}
+
 /// One whose connections last makes room at some time, and until then others may have to.
 fn makes_room_soon(usage: &Usage<'_>, now: Timestamp) -> bool {
-    let leaves_since = leaves_since(usage.pod);
-    usage.whole > 0 && leaves_since.is_some_and(|since| now.duration_since(since) < LEAVES_WITHIN)
+    usage.whole > 0 && is_less_than(GOES_WITHIN, leaves_since(usage.pod), now)
 }
 
 fn priority(pod: &Pod) -> i32 {
@@ -270,6 +292,9 @@ impl fmt::Display for Bytes {
 impl fmt::Display for WaitingOn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Images => {
+                write!(f, "an image is being pulled, and those that nobody uses can't be removed meanwhile")
+            }
             Self::Leaving { pod } => write!(f, "pod {pod} goes and may make enough room"),
             Self::Settling => write!(f, "what the last pod had is not free yet"),
             Self::NoCandidate(resource) => write!(f, "the node is short of {}, and no pod may go", resource.name()),
@@ -302,12 +327,16 @@ mod tests {
         Timestamp::from_second(second).unwrap()
     }
 
+    const fn shortage(of: Resource, room: Room) -> Shortage<'static> {
+        Shortage { of, room, thresholds: &Thresholds::DEFAULT, last: None, images_kept_since: None }
+    }
+
     /// The name of the pod that goes, or what is waited for.
     fn goes(resource: Resource, room: Room, pods: &[(Pod, u64)]) -> String {
         let containers = BTreeMap::new();
         let usages: Vec<_> =
             pods.iter().map(|(pod, whole)| Usage { pod, whole: *whole, containers: &containers }).collect();
-        let decision = next_steps(resource, room, &Thresholds::DEFAULT, &usages, None, at(0));
+        let decision = next_steps(&shortage(resource, room), &usages, at(0));
         match (&decision.steps[..], &decision.waiting_on[..]) {
             ([evict], []) => evict.uid.clone(),
             ([], [reason]) => reason.to_string(),
@@ -372,7 +401,7 @@ mod tests {
         let pod = pod("a", "1Mi", 0, json!({}));
         let containers = [("c".to_owned(), 2 * MI + 1)].into();
         let usages = [Usage { pod: &pod, whole: 3 * MI, containers: &containers }];
-        let decision = next_steps(Resource::Memory, SHORT, &Thresholds::DEFAULT, &usages, None, at(0));
+        let decision = next_steps(&shortage(Resource::Memory, SHORT), &usages, at(0));
         assert_eq!(
             decision.steps[0].message,
             "The node was low on resource: memory. Threshold quantity: 100Mi, available: 10Mi. \
@@ -382,12 +411,26 @@ mod tests {
 
     #[test]
     fn what_a_pod_had_is_waited_for() {
-        let (pod, containers) = (pod("a", "0", 0, json!({})), BTreeMap::new());
-        let usages = [Usage { pod: &pod, whole: MI, containers: &containers }];
-        let asked =
-            |second| next_steps(Resource::Memory, SHORT, &Thresholds::DEFAULT, &usages, Some(at(100)), at(second));
-        assert_eq!((asked(114).steps, asked(114).waiting_on), (vec![], vec![WaitingOn::Settling]));
-        assert_eq!(asked(115).steps.len(), 1);
+        let containers = BTreeMap::new();
+        let (there, mut gone) = (pod("a", "0", 0, json!({})), pod("b", "0", 0, json!({})));
+        gone.status = serde_json::from_value(json!({"phase": "Failed", "reason": "Evicted"})).unwrap();
+        let usage = |pod, whole| Usage { pod, whole, containers: &containers };
+        let disk = shortage(Resource::Disk, SHORT);
+        let kept = |second| Shortage { images_kept_since: Some(at(second)), ..disk };
+        let named = |second| Shortage { last: Some(at(second)), ..disk };
+        let table = [
+            ("the last one's", named(100), 0, 114, Some(WaitingOn::Settling)),
+            ("not any more", named(100), 0, 115, None),
+            ("it is still there", named(100), MI, 159, Some(WaitingOn::Settling)),
+            ("it is there for too long", named(100), MI, 160, None),
+            ("images", kept(100), 0, 159, Some(WaitingOn::Images)),
+            ("images for too long", kept(100), 0, 160, None),
+        ];
+        for (what, shortage, left_behind, second, waiting_on) in table {
+            let decision = next_steps(&shortage, &[usage(&there, MI), usage(&gone, left_behind)], at(second));
+            assert_eq!(decision.steps.is_empty(), waiting_on.is_some(), "{what}");
+            assert_eq!(decision.waiting_on, Vec::from_iter(waiting_on), "{what}");
+        }
     }
 
     #[test]

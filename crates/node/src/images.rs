@@ -88,6 +88,14 @@ struct Inner {
     sweeping: Arc<RwLock<()>>,
 }
 
+/// Whether a sweep had its turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Swept {
+    Yes,
+    /// Content was coming in.
+    No,
+}
+
 /// While it lives, no content goes.
 #[derive(Debug)]
 pub struct Unswept {
@@ -180,7 +188,10 @@ impl ImageStore {
     /// Removes content that no name leads to, except layers that are `used` and what is so young that another process
     /// may be about to give it a name. Nobody starts to use a layer after `used` is asked. Does nothing while content
     /// comes in: waiting for that would hold up whatever comes next.
-    pub async fn sweep<E>(&self, used: impl FnOnce() -> Result<BTreeSet<PathBuf>, E> + Send + 'static) -> Result<(), E>
+    pub async fn sweep<E>(
+        &self,
+        used: impl FnOnce() -> Result<BTreeSet<PathBuf>, E> + Send + 'static,
+    ) -> Result<Swept, E>
     where
         E: From<StoreError> + Send + 'static,
     {
@@ -191,17 +202,17 @@ impl ImageStore {
         &self,
         used: impl FnOnce() -> Result<BTreeSet<PathBuf>, E> + Send + 'static,
         than: Duration,
-    ) -> Result<(), E>
+    ) -> Result<Swept, E>
     where
         E: From<StoreError> + Send + 'static,
     {
-        let Ok(alone) = Arc::clone(&self.inner.sweeping).try_write_owned() else { return Ok(()) };
+        let Ok(alone) = Arc::clone(&self.inner.sweeping).try_write_owned() else { return Ok(Swept::No) };
         let inner = Arc::clone(&self.inner);
         blocking(move || {
             let gone = inner.move_unused_away(used()?, than)?;
             drop(alone);
             drop(gone);
-            Ok(())
+            Ok(Swept::Yes)
         })
         .await
     }

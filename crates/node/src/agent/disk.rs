@@ -90,6 +90,12 @@ pub(super) fn measure(settings: &Settings, pod: &Pod) -> io::Result<DiskUsage> {
     Ok(DiskUsage { empty_dirs, containers })
 }
 
+/// What an ended pod has but for its logs, which stay as long as it does.
+pub(super) fn left_behind(settings: &Settings, uid: &str) -> io::Result<u64> {
+    let directory = settings.pod_data_dir(uid);
+    Ok(bytes_below(&directory.join("volumes"))? + bytes_below(&directory.join("containers"))?)
+}
+
 /// What goes away meanwhile counts nothing; nor does what is behind a link that was put in the way.
 fn bytes_below(path: &Path) -> io::Result<u64> {
     let Some(anchor) = found(open(rustix::fs::CWD, path))? else { return Ok(0) };

@@ -18,7 +18,7 @@ use super::runtime::{
     Cause, ContainerSignal, ExecAnswer, Found, PodSandbox, Runtime, RuntimeError, SandboxConfig, Started, Used,
 };
 use crate::container::ContainerConfig;
-use crate::images::{Digest, Image, Keyring, Unswept};
+use crate::images::{Digest, Image, Keyring, Swept, Unswept};
 use crate::shim::protocol::{ContainerState, Exit, LEVEL, Status};
 
 /// Pods in memory. Clones share them.
@@ -335,9 +335,15 @@ struct Shelves {
     present: BTreeMap<String, Option<PathBuf>>,
     registry: BTreeSet<String>,
     pulls: usize,
+    /// How often nothing could be removed.
+    kept: usize,
 }
 
 impl FakeImages {
+    pub fn kept(&self) -> usize {
+        self.lock().kept
+    }
+
     /// The store has an image of this name.
     pub fn has(&self, name: &str) {
         self.lock().present.insert(canonical(name), None);
@@ -380,8 +386,11 @@ impl Images for FakeImages {
         Box::pin(async { Ok(Vec::new()) })
     }
 
-    fn remove(&self, _: Vec<ImageReference>, _: LayersInUse) -> BoxFuture<'_, Result<(), Cause>> {
-        Box::pin(async { Ok(()) })
+    fn remove(&self, _: Vec<ImageReference>, _: LayersInUse) -> BoxFuture<'_, Result<Swept, Cause>> {
+        Box::pin(async {
+            self.lock().kept += 1;
+            Ok(Swept::No)
+        })
     }
 
     fn unswept(&self) -> BoxFuture<'_, Unswept> {

@@ -16,7 +16,7 @@ use tracing::{info, warn};
 use super::memory::all_containers;
 use super::runtime::{Cause, chain};
 use super::{Machine, Settings};
-use crate::images::Image;
+use crate::images::{Image, Swept};
 
 /// How often the disk is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
@@ -57,7 +57,19 @@ async fn collect_once(machine: &Machine, last_used: &mut BTreeMap<String, Timest
     if !image_garbage::is_due(disk) {
         return Ok(());
     }
-    let names: Vec<String> = decision.steps.into_iter().map(|step| step.name).collect();
+    remove(machine, decision.steps.into_iter().map(|step| step.name).collect()).await?;
+    Ok(())
+}
+
+/// Removes what no pod of the node names and a registry would give again, however young.
+pub(super) async fn remove_unused(machine: &Machine) -> Result<Swept, Cause> {
+    let images = machine.images.list().await?;
+    let named = names_in_use(machine).await?;
+    let unused = images.iter().filter(|image| hold(image, &named) == Hold::None);
+    remove(machine, unused.map(|image| image.reference.clone()).collect()).await
+}
+
+async fn remove(machine: &Machine, names: Vec<String>) -> Result<Swept, Cause> {
     let pods = machine.settings.data_dir.join("pods");
     if !names.is_empty() {
         info!(?names, "removing images that nobody uses");
@@ -72,17 +84,20 @@ fn stored(
     last_used: &mut BTreeMap<String, Timestamp>,
     now: Timestamp,
 ) -> StoredImage {
-    let is_used = named.contains(&image.reference);
+    let hold = hold(image, named);
     let since = last_used.entry(image.reference.clone()).or_insert(now);
-    if is_used {
+    if hold == Hold::Used {
         *since = now;
     }
-    let hold = match (is_used, image.repo_digests.is_empty()) {
+    StoredImage { name: image.reference.clone(), bytes: image.size, last_used: *since, hold }
+}
+
+fn hold(image: &Image, named: &BTreeSet<String>) -> Hold {
+    match (named.contains(&image.reference), image.repo_digests.is_empty()) {
         (true, _) => Hold::Used,
         (false, true) => Hold::Loaded,
         (false, false) => Hold::None,
-    };
-    StoredImage { name: image.reference.clone(), bytes: image.size, last_used: *since, hold }
+    }
 }
 
 /// Canonical names of the images that pods of this node name.

@@ -8,7 +8,7 @@ use decide::images::ImageReference;
 use futures::future::BoxFuture;
 
 use super::runtime::{Cause, chain};
-use crate::images::{Image, ImageStore, Keyring, Mirrors, Unswept};
+use crate::images::{Image, ImageStore, Keyring, Mirrors, Swept, Unswept};
 
 /// Has images, or gets them.
 pub trait Images: Send + Sync + 'static {
@@ -25,7 +25,8 @@ pub trait Images: Send + Sync + 'static {
     fn list(&self) -> BoxFuture<'_, Result<Vec<Image>, Cause>>;
 
     /// Takes these names away, and then all content to which no name leads, but for the layers in use.
-    fn remove(&self, names: Vec<ImageReference>, used: LayersInUse) -> BoxFuture<'_, Result<(), Cause>>;
+    /// Content stays until the next time if an image is being pulled.
+    fn remove(&self, names: Vec<ImageReference>, used: LayersInUse) -> BoxFuture<'_, Result<Swept, Cause>>;
 
     /// Keeps all content that is here, until the answer is dropped.
     fn unswept(&self) -> BoxFuture<'_, Unswept>;
@@ -73,7 +74,7 @@ impl Images for StoredImages {
         Box::pin(async move { Ok(self.store.list().await?) })
     }
 
-    fn remove(&self, names: Vec<ImageReference>, used: LayersInUse) -> BoxFuture<'_, Result<(), Cause>> {
+    fn remove(&self, names: Vec<ImageReference>, used: LayersInUse) -> BoxFuture<'_, Result<Swept, Cause>> {
         Box::pin(async move {
             for name in names {
                 self.store.remove(&name).await?;

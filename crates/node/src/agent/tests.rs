@@ -644,6 +644,25 @@ async fn a_pod_of_a_machine_that_is_short_of_memory_drains_and_is_evicted() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn no_pod_is_evicted_for_disk_while_images_may_still_make_room() {
+    let mut world = World::new();
+    world.create_pod(json!({}));
+    world.ready().await;
+    world.kill_engine().await;
+    let logs = world.directory.path().join("data/pods/web-uid/logs/c");
+    std::fs::create_dir_all(&logs).unwrap();
+    std::fs::write(logs.join("0.log"), [0; 8192]).unwrap();
+    world.eviction.disk = Least::Percent(100);
+    world.start_engine();
+    world.api.until("images are to be removed", |_| (world.images.kept() > 0).then_some(())).await;
+    let since = Instant::now();
+    let told = |api: &FakeApi| pods::is_true(&api.pod("web")?, names::DISRUPTION_TARGET).then_some(());
+    world.api.until("it is told that it goes", told).await;
+    let (waited, asked) = (since.elapsed().as_secs(), world.images.kept());
+    assert!((55..=75).contains(&waited) && asked >= 6, "{waited} s, asked {asked} times");
+}
+
+#[tokio::test(start_paused = true)]
 async fn conditions_of_others_and_conflicts_are_survived() {
     let world = World::new();
     world.create_pod_with(json!({"readinessGates": [{"conditionType": "x/gate"}]}), json!({}));

@@ -116,11 +116,11 @@ async fn a_sweep_leaves_what_names_lead_to_what_containers_stand_on_and_what_is_
     store.sweep(keep(&[])).await.unwrap();
     assert!(goes.is_dir() && runs.is_dir(), "what is young was removed");
     let unswept = store.unswept().await;
-    store.sweep_older(keep(&[]), Duration::ZERO).await.unwrap();
+    assert_eq!(store.sweep_older(keep(&[]), Duration::ZERO).await.unwrap(), Swept::No);
     assert!(goes.is_dir(), "it went while somebody counted on it");
     drop(store.unswept().await);
     drop(unswept);
-    store.sweep_older(keep(&[&runs]), Duration::ZERO).await.unwrap();
+    assert_eq!(store.sweep_older(keep(&[&runs]), Duration::ZERO).await.unwrap(), Swept::Yes);
     assert!(!goes.exists() && runs.is_dir());
     assert_eq!(store.resolve(&reference("app:1")).await.unwrap().unwrap().layers, [stays]);
     store.sweep_older(keep(&[]), Duration::ZERO).await.unwrap();
