@@ -257,13 +257,12 @@ impl Cgroup {
     }
 }
 
-/// Removes the directories of an instance, `/segue-<instance>`, which must hold no pods any more.
+/// Removes the directories of an instance, `/segue-<instance>`, in which no process may be any more. Those of pods whose
+/// shims and sockets were lost, with `/run` say, are still in it.
 pub fn remove_instance(instance: &str, hierarchies: &Hierarchies) -> Result<(), CgroupError> {
     let some_pod = Cgroup::parse(&format!("/segue-{instance}/pod"))?;
-    hierarchies.instance_directories(&some_pod).into_iter().try_for_each(|path| match fs::remove_dir(&path) {
-        Err(source) if !is_gone(&source) => Err(CgroupError::Remove { path, source }),
-        Ok(()) | Err(_) => Ok(()),
-    })
+    let deadline = Instant::now() + REMOVE_DEADLINE;
+    hierarchies.instance_directories(&some_pod).iter().try_for_each(|path| remove_tree(path, deadline))
 }
 
 /// Waits until at least one has ended, or the time is over, and returns those that have not.
@@ -402,6 +401,17 @@ fn is_busy(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_left_of_pods_goes_with_their_instance() {
+        let (instance, hierarchies) = (format!("left{}", std::process::id()), Hierarchies::find().unwrap());
+        let container = Cgroup::parse(&format!("/segue-{instance}/pod1/c-0")).unwrap();
+        let directories = hierarchies.directories(&container);
+        directories.iter().for_each(|path| fs::create_dir_all(path).unwrap());
+        remove_instance(&instance, &hierarchies).unwrap();
+        let instance_directories = directories.iter().map(|path| path.parent().unwrap().parent().unwrap());
+        assert!(!directories.is_empty() && instance_directories.into_iter().all(|path| !path.exists()));
+    }
 
     #[test]
     fn only_what_is_below_an_instance_is_a_pods_cgroup() {
