@@ -14,5 +14,6 @@ mod lifecycle;
 mod pod_states;
 mod preflight;
 mod sharing;
+mod tailnet;
 mod traffic;
 mod volumes;

@@ -12,3 +12,4 @@ pub mod processes;
 pub mod registry;
 pub mod run;
 pub mod systemd;
+pub mod tailnet;

@@ -17,7 +17,8 @@ use crate::run::output_of;
 
 /// The machine's address as the outside sees it.
 pub const MACHINE: &str = "192.0.2.1";
-const CLIENT: &str = "192.0.2.2";
+/// The outside as the machine sees it.
+pub const CLIENT: &str = "192.0.2.2";
 
 /// Requests a second that the tests ask for at least.
 const LEAST_RATE: f64 = 200.0;

@@ -7,6 +7,7 @@ pub mod disruption;
 pub mod draining;
 pub mod endpoints;
 pub mod eviction;
+pub mod exposure;
 pub mod garbage;
 pub mod image_garbage;
 pub mod images;

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use decide::balancing::EndpointState;
@@ -46,6 +47,17 @@ pub struct DataPlaneConfig {
     /// Connections that one address may have open; as many as it likes if not given.
     #[serde(default)]
     pub connections_per_client: Option<u32>,
+    #[serde(default)]
+    pub tailnet: Option<Tailnet>,
+}
+
+/// How Tailscale's daemon leads callers from the tailnet to Services.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tailnet {
+    /// Addresses of this machine that are before Services, where nobody else may connect.
+    pub fronts: Range,
+    /// The daemon's socket, whose owner it is.
+    pub daemon: PathBuf,
 }
 
 /// What makes one configuration of another. What is None is as it was.
@@ -78,7 +90,9 @@ impl Change {
     /// engine runs.
     #[must_use]
     pub fn between(old: &DataPlaneConfig, new: &DataPlaneConfig) -> Option<Self> {
-        let base = |of: &DataPlaneConfig| (of.dns.clone(), of.metrics, of.access_log, of.connections_per_client);
+        let base = |of: &DataPlaneConfig| {
+            (of.dns.clone(), of.metrics, of.access_log, of.connections_per_client, of.tailnet.clone())
+        };
         if base(old) != base(new) {
             return None;
         }
@@ -314,6 +328,7 @@ pub struct Base {
     pub access_log: bool,
     /// Connections that one address may have open; as many as it likes if not given.
     pub connections_per_client: Option<u32>,
+    pub tailnet: Option<Tailnet>,
 }
 
 /// Whether a change could be made.

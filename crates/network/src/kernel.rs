@@ -331,11 +331,11 @@ fn address(endpoint: &Endpoint) -> Option<SocketAddrV4> {
     }
 }
 
-/// The IPv4 address, if it is one.
+/// The IPv4 address, if it is one that the kernel can take connections from: what goes to localhost never leaves it.
 pub(crate) fn place(ip: IpAddr, port: u16) -> Option<SocketAddrV4> {
     match ip {
-        IpAddr::V4(ip) => Some(SocketAddrV4::new(ip, port)),
-        IpAddr::V6(_) => None,
+        IpAddr::V4(ip) if !ip.is_loopback() => Some(SocketAddrV4::new(ip, port)),
+        IpAddr::V4(_) | IpAddr::V6(_) => None,
     }
 }
 

@@ -13,6 +13,7 @@ mod clients;
 mod connection;
 mod control;
 mod counts;
+mod daemon;
 mod detect;
 mod exchange;
 mod grpc;

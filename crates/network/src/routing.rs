@@ -3,17 +3,16 @@
 
 mod balance;
 mod book;
+mod fronts;
 mod ingress;
 mod ledger;
 mod load_balancers;
 mod plan;
 mod replacement;
 mod traffic;
-mod watch;
 mod writes;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Debug;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,20 +22,23 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass, NetworkPolicy};
-use kube::{Api, Client, Resource};
+use kube::Client;
 use objects::names::POLICIES_IN_FORCE;
 use objects::pods::drain_budget;
-use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 use tokio::sync::watch::Receiver;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::chain;
 use crate::config::{Base, Listener, PodUid};
+use crate::events::{About, Said, write_event};
 use crate::frames::{Refused, Report};
 use crate::kernel::Scope;
 use crate::link::{DataPlaneCommand, Greeting, Link, LinkError};
 use crate::rules::Rules;
+use crate::tailnet::Fronts;
+use crate::watch::{Cache, follow};
 use balance::{Counted, Kernel, KernelError};
 use book::{Book, Condition, ForProxy, Now, Round, Sending, Side};
 use ingress::{CertificateFaults, IngressStatus};
@@ -45,8 +47,7 @@ use load_balancers::{BalancerStatus, statuses};
 use plan::Snapshot;
 pub use replacement::Replacement;
 pub use traffic::Traffic;
-use watch::Cache;
-use writes::{About, Written, write_balancer, write_condition, write_guarded, write_ingress, write_warning};
+use writes::{Written, write_balancer, write_condition, write_guarded, write_ingress};
 
 /// The pause before a keeper that could not be reached or started is tried again.
 const LINK_PAUSE: Duration = Duration::from_millis(500);
@@ -81,6 +82,8 @@ pub struct Settings {
     pub traffic: Traffic,
     /// By which others have the proxy replaced.
     pub replacement: Replacement,
+    /// Where the tailnet hears at which fronts connections are taken.
+    pub fronts: Fronts,
 }
 
 /// What routing is for.
@@ -335,6 +338,7 @@ impl Routing {
         self.write(write);
         self.write_balancers(&snapshot);
         self.write_ingresses(&snapshot);
+        self.tell_fronts(&snapshot);
         self.tell_certificate_faults(&snapshot);
         if let Some(time) = look_again_at {
             self.look_again_in(Duration::try_from(time.duration_since(now.steady)).unwrap_or_default());
@@ -391,9 +395,17 @@ impl Routing {
         self.ingress_statuses = statuses;
     }
 
+    fn tell_fronts(&self, snapshot: &Snapshot) {
+        let is_taken =
+            |key: &str, listener: &Listener| self.book.is_served(key, listener) && !self.refused.contains(listener);
+        if self.book.is_acknowledged() {
+            self.settings.fronts.are_taken(fronts::taken(snapshot, &is_taken));
+        }
+    }
+
     fn tell_certificate_faults(&mut self, snapshot: &Snapshot) {
         for (about, fault) in self.certificate_faults.new_ones(snapshot) {
-            drop(tokio::spawn(write_warning(self.client.clone(), about, "CertificateUnusable", fault)));
+            drop(tokio::spawn(write_event(self.client.clone(), about, Said::by_routing("CertificateUnusable", fault))));
         }
     }
 
@@ -407,7 +419,7 @@ impl Routing {
                     "No connections are taken at {listener}: {reason}. It is tried again every 10 seconds; \
                      `ss -lnp` shows what holds the port."
                 );
-                drop(tokio::spawn(write_warning(self.client.clone(), about, "ListenFailed", message)));
+                drop(tokio::spawn(write_event(self.client.clone(), about, Said::by_routing("ListenFailed", message))));
             }
         }
         self.try_refused_at = (!listeners.is_empty()).then(|| Instant::now() + REFUSED_PAUSE);
@@ -483,21 +495,6 @@ impl Caches {
     }
 }
 
-/// Follows what a field selector holds of one kind, or all of it.
-fn follow<K>(
-    client: &Client,
-    changed: &Arc<Notify>,
-    fields: Option<&'static str>,
-    following: &mut JoinSet<()>,
-) -> Arc<Cache<K>>
-where
-    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
-{
-    let cache = Arc::new(Cache::new(changed.clone(), fields));
-    following.spawn(cache.clone().follow(Api::all(client.clone())));
-    cache
-}
-
 async fn sleep_until(time: Option<Instant>) {
     match time {
         Some(time) => tokio::time::sleep_until(time).await,
@@ -510,10 +507,4 @@ async fn receive(link: &mut Option<Link>) -> Result<Option<Report>, LinkError> {
         Some(link) => link.receive().await,
         None => std::future::pending().await,
     }
-}
-
-/// An error with everything that caused it.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

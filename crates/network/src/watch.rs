@@ -8,18 +8,19 @@ use std::time::Duration;
 use futures::TryStreamExt;
 use kube::api::{ListParams, WatchParams};
 use kube::core::WatchEvent;
-use kube::{Api, Resource, ResourceExt};
+use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
+use tokio::task::JoinSet;
 
 /// The pause after a list or watch that failed; nothing tells when the API answers again.
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// Objects by `namespace/name`.
-pub(super) type Objects<K> = Arc<BTreeMap<String, Arc<K>>>;
+pub(crate) type Objects<K> = Arc<BTreeMap<String, Arc<K>>>;
 
 /// The latest known objects of one kind.
-pub(super) struct Cache<K> {
+pub(crate) struct Cache<K> {
     /// None until the first list has come.
     objects: Mutex<Option<Objects<K>>>,
     fields: Option<&'static str>,
@@ -31,17 +32,17 @@ where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
 {
     /// A cache of what a field selector holds, or of everything, that tells `changed` after each change.
-    pub(super) fn new(changed: Arc<Notify>, fields: Option<&'static str>) -> Self {
+    pub(crate) fn new(changed: Arc<Notify>, fields: Option<&'static str>) -> Self {
         Self { objects: Mutex::new(None), fields, changed }
     }
 
     /// What is known; None until everything was listed once.
-    pub(super) fn objects(&self) -> Option<Objects<K>> {
+    pub(crate) fn objects(&self) -> Option<Objects<K>> {
         self.objects.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Follows the API until it is aborted.
-    pub(super) async fn follow(self: Arc<Self>, api: Api<K>) {
+    pub(crate) async fn follow(self: Arc<Self>, api: Api<K>) {
         loop {
             if let Err(error) = self.list_and_watch(&api).await {
                 tracing::debug!("watching {} is begun again: {error}", K::plural(&()));
@@ -88,6 +89,21 @@ where
         }
         self.changed.notify_one();
     }
+}
+
+/// Follows what a field selector holds of one kind, or all of it.
+pub(crate) fn follow<K>(
+    client: &Client,
+    changed: &Arc<Notify>,
+    fields: Option<&'static str>,
+    following: &mut JoinSet<()>,
+) -> Arc<Cache<K>>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+{
+    let cache = Arc::new(Cache::new(changed.clone(), fields));
+    following.spawn(cache.clone().follow(Api::all(client.clone())));
+    cache
 }
 
 fn key(object: &impl ResourceExt) -> String {

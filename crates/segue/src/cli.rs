@@ -145,6 +145,9 @@ pub(crate) struct Up {
     /// Write a line of JSON about each request to access.log in the data directory
     #[arg(long)]
     pub(crate) access_log: bool,
+    /// The socket of Tailscale's daemon, by which Services are put on the tailnet
+    #[arg(long, default_value = "/var/run/tailscale/tailscaled.sock", value_name = "PATH")]
+    pub(crate) tailscale_socket: PathBuf,
     /// Which requests to the API are written to audit.log in the data directory
     #[arg(long, default_value = "changes", value_name = "WHICH")]
     pub(crate) audit_log: Audit,

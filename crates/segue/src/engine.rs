@@ -13,17 +13,19 @@ use control::audit::{self, AuditLog};
 use control::pki::Pki;
 use control::store::Store;
 use control::{controllers, serve};
+use decide::exposure;
 use futures::future::try_join_all;
 use k8s_openapi::api::core::v1::{Namespace, Node};
 use k8s_openapi::api::networking::v1::IngressClass;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use kube::api::{Api, PostParams};
 use kube::{Client, ResourceExt};
-use network::config::{Base, Dns};
+use network::config::{Base, Dns, Tailnet};
 use network::keeper::{KeeperSettings, ProxyUser};
 use network::link::DataPlaneCommand;
 use network::routing;
 use network::rules;
+use network::tailnet::{self, Fronts, LocalApi};
 use node::agent::{self, AgentError, Order as AgentOrder, StoredImages};
 use node::images::{ImageStore, Mirrors};
 use objects::names;
@@ -146,11 +148,14 @@ impl Engine {
             listener.map(|listener| listen(&mut tasks, &api, &pki, listener, &directories, audit)).transpose()?;
         tasks.spawn(controllers::run(client.clone(), pki.authority_pem().to_owned(), std::future::pending()));
         let (traffic, routed) = watch::channel(routing::Order::Route);
-        let routing = tokio::spawn(routing::run(
-            client.clone(),
-            routing_settings(options, &directories, counted.0, replacement.clone()),
-            routed,
-        ));
+        let routing_settings = routing_settings(options, &directories, counted.0, replacement.clone());
+        let exposing = tailnet::Settings {
+            daemon: LocalApi::at(&options.tailscale_socket),
+            services: options.service_cidr,
+            fronts: routing_settings.fronts.clone(),
+        };
+        tasks.spawn(tailnet::run(client.clone(), exposing));
+        let routing = tokio::spawn(routing::run(client.clone(), routing_settings, routed));
         let (orders, ordered) = watch::channel(AgentOrder::Run);
         let node_name = settings.node_name.clone();
         let agent = tokio::spawn(agent::run(settings, client.clone(), images, ordered));
@@ -362,9 +367,14 @@ fn routing_settings(
             metrics: Some((dns, METRICS_PORT).into()),
             access_log: options.access_log,
             connections_per_client: Some(options.connections_per_client).filter(|most| *most > 0),
+            tailnet: Some(Tailnet {
+                fronts: exposure::fronts(options.service_cidr),
+                daemon: options.tailscale_socket.clone(),
+            }),
         },
         traffic,
         replacement,
+        fronts: Fronts::default(),
     }
 }
 

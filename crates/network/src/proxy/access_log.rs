@@ -24,6 +24,9 @@ const LONGEST_TEXT: usize = 1024;
 pub(crate) struct Entry {
     time: Timestamp,
     client: IpAddr,
+    /// Who it is on the tailnet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<String>,
     service: String,
     port: u16,
     protocol: &'static str,
@@ -82,7 +85,7 @@ impl AccessLog {
 
 impl Entry {
     pub(crate) fn new(
-        client: IpAddr,
+        (client, user): (IpAddr, Option<&str>),
         (service, port): (&str, u16),
         protocol: &'static str,
         (method, uri, headers): (&Method, &Uri, &HeaderMap),
@@ -91,6 +94,7 @@ impl Entry {
         Self {
             time: Timestamp::now(),
             client: client.to_canonical(),
+            user: user.map(cut),
             service: service.to_owned(),
             port,
             protocol,

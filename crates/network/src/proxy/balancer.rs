@@ -7,7 +7,7 @@ mod port;
 
 use std::collections::HashMap;
 use std::error::Error;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -26,7 +26,9 @@ use super::clients::Clients;
 use super::connection::Tls;
 use super::counts::{OpenConnection, Registry, Series};
 use super::upstream::Upstream;
-use crate::config::{Applied, Backend, Change, DataPlaneConfig, Endpoint, Ingress, PodUid, ProxyProtocol, Speaks};
+use crate::config::{
+    Applied, Backend, Change, DataPlaneConfig, Endpoint, Ingress, PodUid, ProxyProtocol, Speaks, Tailnet,
+};
 use crate::dns::Names;
 use crate::frames::Drain;
 use memory::Memory;
@@ -57,6 +59,7 @@ struct Table {
     metrics: Option<SocketAddr>,
     ingress: Arc<Entries>,
     policies: Arc<Policies>,
+    tailnet: Option<Arc<Tailnet>>,
 }
 
 /// Where requests from outside come in, and where they go.
@@ -160,6 +163,16 @@ impl Balancer {
     pub(crate) fn sticky_cookie(&self, at: SocketAddr) -> Option<Arc<str>> {
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
         table.ports.get(&at)?.sticky_cookie.clone()
+    }
+
+    /// Who alone may connect there, if it is before a Service that is on the tailnet.
+    pub(crate) fn tailnet_before(&self, at: SocketAddr) -> Option<Arc<Tailnet>> {
+        let IpAddr::V4(ip) = at.ip() else { return None };
+        if !ip.is_loopback() {
+            return None;
+        }
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        table.tailnet.clone().filter(|tailnet| tailnet.fronts.contains(ip))
     }
 
     /// Whether and how pods there are told whom a connection comes from.

@@ -15,6 +15,7 @@ use tokio_rustls::TlsAcceptor;
 use super::attempts::{NotTaken, connect};
 use super::balancer::{Balancer, InFlight, Work};
 use super::caller::Caller;
+use super::daemon::{self, From};
 use super::detect::{Spoken, spoken};
 use super::headers::{Origin, Scheme};
 use super::http::{self, Entry, Target};
@@ -44,6 +45,8 @@ const FIRST_READ: usize = 1024;
 enum Ended {
     #[error("the connection failed")]
     Io(#[from] std::io::Error),
+    #[error("only Tailscale's daemon may connect here")]
+    NotTheDaemon,
     #[error("nothing took the connection")]
     NotTaken(#[from] NotTaken),
     #[error("the proxy ends")]
@@ -120,9 +123,16 @@ async fn find_out_and_pass(
     // A Service that has just gone: nothing takes the connection, which is how it ends.
     let series = balancer.counts_at(at).ok_or(Ended::NoService)?;
     let reached = reached(&stream, at);
-    let caller = Caller::new(client.ip(), reached.ip());
     let mut leaving = leaving.subscribe();
     let still_open = leaving.clone();
+    let from = tokio::select! {
+        from = from_tailnet(&mut stream, client, at, &balancer) => from?,
+        () = has_come(&mut leaving, Leaving::Now) => return Err(Ended::Leaving),
+    };
+    let (client, caller) = match from {
+        Some(From::Caller(caller)) => (caller, Caller::Elsewhere(caller.ip())),
+        Some(From::Requests) | None => (client, Caller::new(client.ip(), reached.ip())),
+    };
     let turn = Box::pin(async {
         match speaks {
             Speaks::Opaque => Ok(Turn::Opaque(Bytes::new(), None)),
@@ -137,6 +147,7 @@ async fn find_out_and_pass(
     };
     let http_client = |balancer: Arc<Balancer>, by_client| {
         let origin = Origin::new(client.ip(), reached, Scheme::Http);
+        let origin = if from == Some(From::Requests) { origin.said_by_daemon() } else { origin };
         let pods_speak = pods_speak(speaks, by_client);
         let sticky_cookie = balancer.sticky_cookie(at);
         let entry = Entry::Service(Target { at, pods_speak, series, sticky_cookie });
@@ -176,6 +187,20 @@ async fn find_out_and_pass(
     Ok(())
 }
 
+/// Whom a connection comes from that Tailscale's daemon leads here; None: it comes from elsewhere.
+async fn from_tailnet(
+    stream: &mut TcpStream,
+    client: SocketAddr,
+    at: SocketAddr,
+    balancer: &Balancer,
+) -> Result<Option<From>, Ended> {
+    let Some(tailnet) = balancer.tailnet_before(at) else { return Ok(None) };
+    if !daemon::is_the_daemons(&tailnet, client, at)? {
+        return Err(refused(stream, Ended::NotTheDaemon));
+    }
+    Ok(Some(daemon::from(stream).await?))
+}
+
 /// The address that a client connected to, which is more than is known of a socket on every address.
 fn reached(stream: &TcpStream, at: SocketAddr) -> SocketAddr {
     stream.local_addr().map_or(at, |local| SocketAddr::new(local.ip().to_canonical(), local.port()))
@@ -183,7 +208,7 @@ fn reached(stream: &TcpStream, at: SocketAddr) -> SocketAddr {
 
 /// A client that may reach nobody gets a reset, so that it knows this is no answer.
 fn refused(stream: &TcpStream, ended: Ended) -> Ended {
-    if let Ended::NotTaken(NotTaken::Forbidden) = ended
+    if let Ended::NotTaken(NotTaken::Forbidden) | Ended::NotTheDaemon = ended
         && let Err(error) = stream.set_zero_linger()
     {
         return error.into();

@@ -54,7 +54,7 @@ pub(crate) async fn exchange(
     question: &Question,
     tally: &mut Tally,
 ) -> Result<(Response<Incoming>, Connection, InFlight), NoAnswer> {
-    let mut attempts = Attempts::new(&client.balancer, at, client.caller, first);
+    let mut attempts = Attempts::new(&client.balancer, at, client.caller_of(&question.headers), first);
     let repeating = question.repeating();
     let mut repeats = 0;
     loop {

@@ -23,12 +23,18 @@ const SAID_OF_ORIGINS: [HeaderName; 5] = [
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
+const TAILSCALE_USER_LOGIN: HeaderName = HeaderName::from_static("tailscale-user-login");
+/// The first letters of the headers by which Tailscale's daemon says who a caller is.
+const SAID_BY_DAEMON: &str = "tailscale-";
+
 /// What a pod is told about who asks. Written once a connection.
 #[derive(Clone, Debug)]
 pub(crate) struct Origin {
     forwarded_for: HeaderValue,
     forwarded: HeaderValue,
     scheme: Scheme,
+    /// Whether the client is Tailscale's daemon, which says of each request whom it comes from.
+    is_daemons: bool,
     /// Stands in for a missing `Host`, as in HTTP/1.0.
     host: HeaderValue,
 }
@@ -62,6 +68,10 @@ pub(crate) enum Refusal {
 
 impl Origin {
     pub(crate) fn new(client: IpAddr, service: SocketAddr, scheme: Scheme) -> Self {
+        Self { host: written(&service.to_string()), ..Self::said_of(client, scheme) }
+    }
+
+    fn said_of(client: IpAddr, scheme: Scheme) -> Self {
         let client = client.to_canonical();
         let proto = scheme.name();
         let forwarded = match client {
@@ -72,12 +82,31 @@ impl Origin {
             forwarded_for: written(&client.to_string()),
             forwarded: written(&forwarded),
             scheme,
-            host: written(&service.to_string()),
+            is_daemons: false,
+            host: HeaderValue::from_static(""),
         }
+    }
+
+    /// The same for a client that is Tailscale's daemon.
+    pub(crate) fn said_by_daemon(self) -> Self {
+        Self { is_daemons: true, ..self }
     }
 
     pub(crate) fn scheme(&self) -> Scheme {
         self.scheme
+    }
+
+    /// Whom a request with these headers comes from, if not from the client itself.
+    pub(crate) fn behind(&self, headers: &HeaderMap) -> Option<IpAddr> {
+        headers.get(X_FORWARDED_FOR).filter(|_| self.is_daemons)?.to_str().ok()?.parse().ok()
+    }
+
+    /// Of a request that Tailscale's daemon passes on: it has written both itself.
+    fn passed_on(&self, headers: &HeaderMap) -> Option<Self> {
+        let caller = self.behind(headers)?;
+        let is_encrypted = headers.get(X_FORWARDED_PROTO).is_some_and(|proto| proto == "https");
+        let scheme = if is_encrypted { Scheme::Https } else { Scheme::Http };
+        Some(Self { host: self.host.clone(), ..Self::said_of(caller, scheme) })
     }
 }
 
@@ -85,6 +114,11 @@ fn written(text: &str) -> HeaderValue {
     let value = HeaderValue::from_str(text);
     assert!(value.is_ok(), "addresses are ASCII");
     value.unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+/// Who a caller is on the tailnet, if Tailscale's daemon has written these headers.
+pub(crate) fn user(headers: &HeaderMap) -> Option<&str> {
+    headers.get(TAILSCALE_USER_LOGIN)?.to_str().ok()
 }
 
 /// Whether the client asks to go on in another protocol. An offer of HTTP/2 is passed over, as any server may.
@@ -114,6 +148,11 @@ pub(crate) fn to_pod(method: &Method, uri: &mut Uri, headers: &mut HeaderMap, or
         use_origin_form(uri, headers, origin);
     }
     join_cookies(headers);
+    let passed_on = origin.passed_on(headers);
+    let origin = passed_on.as_ref().unwrap_or(origin);
+    if passed_on.is_none() {
+        remove_identity(headers);
+    }
     for said in SAID_OF_ORIGINS {
         headers.remove(said);
     }
@@ -177,6 +216,14 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
         headers.remove(CONNECTION);
     }
     for name in [KEEP_ALIVE, PROXY_CONNECTION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, UPGRADE] {
+        headers.remove(name);
+    }
+}
+
+/// Nobody says of itself who it is on the tailnet.
+fn remove_identity(headers: &mut HeaderMap) {
+    let forged = headers.keys().filter(|name| name.as_str().starts_with(SAID_BY_DAEMON));
+    for name in forged.cloned().collect::<Vec<_>>() {
         headers.remove(name);
     }
 }
@@ -286,6 +333,30 @@ mod tests {
     fn what_a_client_says_of_itself_is_dropped() {
         let spoofed = [("x-forwarded-for", "1.2.3.4"), ("forwarded", "for=1.2.3.4"), ("x-forwarded-proto", "https")];
         check("/", &[&[("host", "demo")], &spoofed[..]].concat(), ("/", &[("host", "demo")]));
+    }
+
+    #[test]
+    fn only_the_tailnets_daemon_says_who_a_caller_is() {
+        let said = [
+            ("host", "demo"),
+            ("tailscale-user-login", "ann@example.com"),
+            ("tailscale-anything", "x"),
+            ("x-forwarded-for", "100.64.0.7"),
+            ("x-forwarded-proto", "https"),
+        ];
+        check("/", &said, ("/", &said[..1]));
+        let by_daemon = |sent: &[(&'static str, &'static str)]| {
+            let (mut uri, mut got) = (Uri::from_static("/"), headers(sent));
+            to_pod(&Method::GET, &mut uri, &mut got, &origin().said_by_daemon()).unwrap();
+            got
+        };
+        let forwarded = ("forwarded", "for=100.64.0.7;proto=https");
+        assert_eq!(by_daemon(&said), headers(&[&said[..], &[forwarded]].concat()));
+        assert_eq!(origin().said_by_daemon().behind(&headers(&said)), Some([100, 64, 0, 7].into()));
+        assert_eq!(origin().behind(&headers(&said)), None);
+        let unsaid = by_daemon(&said[..2]);
+        assert_eq!(unsaid["x-forwarded-for"], "10.44.0.9");
+        assert_eq!(unsaid.get("tailscale-user-login"), None, "it always says both");
     }
 
     #[test]

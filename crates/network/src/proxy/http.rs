@@ -27,7 +27,7 @@ use super::connection::{Leaving, has_come};
 use super::counts::{Logged, Series, Tally};
 use super::exchange::{NoAnswer, Question, exchange};
 use super::headers::{
-    Origin, Refusal, asks_for_upgrade, switching_to_client, to_client, to_http2, to_pod, tunnelling_to_client,
+    Origin, Refusal, asks_for_upgrade, switching_to_client, to_client, to_http2, to_pod, tunnelling_to_client, user,
 };
 use super::lent::{Connection, PodSpeaks};
 use super::lingering::Lingering;
@@ -367,6 +367,11 @@ impl Client {
         Ok(Cow::Owned(Target { at, pods_speak, series, sticky_cookie: self.balancer.sticky_cookie(at) }))
     }
 
+    /// Whom a request that is in a pod's form comes from.
+    pub(super) fn caller_of(&self, headers: &HeaderMap) -> Caller {
+        self.origin.behind(headers).map_or(self.caller, Caller::Elsewhere)
+    }
+
     /// What an answer of the proxy's own is about.
     fn name_of(&self, target: Option<&Target>) -> String {
         let service = target.and_then(|target| self.balancer.service(target.at));
@@ -379,7 +384,10 @@ impl Client {
         let make = || {
             let service = format!("{}/{}", key.namespace, key.service);
             let head = (request.method(), request.uri(), request.headers());
-            access_log::Entry::new(self.caller.ip(), (&service, key.port), protocol, head)
+            let caller = self.origin.behind(request.headers());
+            let user = caller.and_then(|_| user(request.headers()));
+            let caller = caller.unwrap_or_else(|| self.caller.ip());
+            access_log::Entry::new((caller, user), (&service, key.port), protocol, head)
         };
         let entry = self.balancer.access_log().entry(make)?;
         Some(Logged { balancer: self.balancer.clone(), entry, status: None, bytes_to_client: 0 })

@@ -36,6 +36,38 @@ fn second(family: u8, addresses: &[u8], client: SocketAddr, service: SocketAddr)
     [&SIGNATURE[..], &[VERSION_AND_COMMAND, family], &length.to_be_bytes(), addresses, &ports].concat()
 }
 
+/// The first bytes of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Begun {
+    /// A header of version 2 of `length` bytes: whom the connection comes from, unless it is the sender's own.
+    Header {
+        client: Option<SocketAddr>,
+        length: usize,
+    },
+    /// It may become one.
+    Unclear,
+    Other,
+}
+
+/// What a connection begins with. Version 1 is not looked for.
+pub(crate) fn begun(bytes: &[u8]) -> Begun {
+    let seen = bytes.len().min(SIGNATURE.len());
+    if bytes[..seen] != SIGNATURE[..seen] {
+        return Begun::Other;
+    }
+    let Some((fixed, rest)) = bytes.split_first_chunk::<16>() else { return Begun::Unclear };
+    let [.., command, family, high, low] = *fixed;
+    let length = usize::from(u16::from_be_bytes([high, low]));
+    let Some(addresses) = rest.get(..length) else { return Begun::Unclear };
+    let port = |at: usize| Some(u16::from_be_bytes(addresses.get(at..at + 2)?.try_into().ok()?));
+    let client = match (command, family) {
+        (VERSION_AND_COMMAND, TCP_OVER_IPV4) => addresses.first_chunk::<4>().map(|ip| IpAddr::from(*ip)).zip(port(8)),
+        (VERSION_AND_COMMAND, TCP_OVER_IPV6) => addresses.first_chunk::<16>().map(|ip| IpAddr::from(*ip)).zip(port(32)),
+        _ => None,
+    };
+    Begun::Header { client: client.map(SocketAddr::from), length: fixed.len() + length }
+}
+
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
@@ -62,6 +94,24 @@ mod tests {
         let second = header(ProxyProtocol::V2, client, service);
         assert_eq!(second[..16], *b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x0c");
         assert_eq!(second[16..], [192, 0, 2, 9, 10, 45, 0, 1, 4, 210, 21, 56]);
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        for (client, service) in [("192.0.2.9:1234", "10.45.0.1:80"), ("[fd00::9]:1", "[fd00::1]:2")] {
+            let header = header(ProxyProtocol::V2, at(client), at(service));
+            let whole = [&header[..], b"GET / HTTP/1.1"].concat();
+            let expected = Begun::Header { client: Some(at(client)), length: header.len() };
+            assert_eq!((begun(&header), begun(&whole)), (expected, expected));
+            assert!((0..header.len()).all(|end| begun(&header[..end]) == Begun::Unclear));
+        }
+        let local = [&SIGNATURE[..], &[0x20, 0, 0, 0]].concat();
+        assert_eq!(begun(&local), Begun::Header { client: None, length: 16 });
+        for other in [&b"GET / HTTP/1.1\r\n"[..], b"\r\n\r\nX", b"PROXY TCP4 192.0.2.9 10.45.0.1 1234 5432\r\n"] {
+            assert_eq!(begun(other), Begun::Other);
+        }
+        let short = [&SIGNATURE[..], &[VERSION_AND_COMMAND, TCP_OVER_IPV4, 0, 3, 1, 2, 3]].concat();
+        assert_eq!(begun(&short), Begun::Header { client: None, length: 19 });
     }
 
     #[test]

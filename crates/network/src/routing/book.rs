@@ -212,6 +212,11 @@ impl Book {
         services.find(|service| service.listeners().any(|it| it == *listener)).map(Arc::as_ref)
     }
 
+    /// Whether anything is in force that this engine has sent.
+    pub(super) fn is_acknowledged(&self) -> bool {
+        self.acknowledged.is_some()
+    }
+
     /// Whether connections to a listener come to this Service under every configuration that may be in use.
     pub(super) fn is_served(&self, key: &str, listener: &Listener) -> bool {
         self.acknowledged.is_some() && self.sent.iter().all(|sent| sent.plan.serves(key, listener))

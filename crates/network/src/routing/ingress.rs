@@ -10,8 +10,8 @@ use objects::names;
 
 use super::chain;
 use super::plan::Snapshot;
-use super::writes::About;
 use crate::config::{self, Backend, Certificate, Listener};
+use crate::events::About;
 use crate::proxy::certificates;
 
 const HTTP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 80);

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use decide::balancing::EndpointState;
 use decide::draining::DrainStep;
+use decide::exposure::{front, is_exposed};
 use decide::network_policy::{Policies, compile};
 use decide::protocol::{Declared, speaks};
 use k8s_openapi::api::core::v1::{Namespace, Pod, Secret, Service, ServicePort};
@@ -24,8 +25,8 @@ use objects::selector::matches_map;
 use objects::validation::is_cookie_name;
 
 use super::ingress::ingress;
-use super::watch::Objects;
 use crate::config::{self, Affinity, Base, DataPlaneConfig, Listener, PodUid, ProxyProtocol, Speaks, Transport};
+use crate::watch::Objects;
 pub(super) use planner::Planner;
 
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -93,7 +94,7 @@ pub(super) struct Plan {
 
 impl Plan {
     pub(super) fn config(&self, version: u64, base: &Base) -> DataPlaneConfig {
-        let Base { dns, metrics, access_log, connections_per_client } = base.clone();
+        let Base { dns, metrics, access_log, connections_per_client, tailnet } = base.clone();
         let mut config = DataPlaneConfig {
             version,
             listen: BTreeSet::new(),
@@ -106,6 +107,7 @@ impl Plan {
             metrics,
             access_log,
             connections_per_client,
+            tailnet,
         };
         config.listen = config.wanted_listeners();
         config
@@ -206,6 +208,12 @@ pub(super) fn is_load_balancer(service: &Service) -> bool {
         .spec
         .as_ref()
         .is_some_and(|spec| spec.type_.as_deref() == Some("LoadBalancer") && spec.load_balancer_class.is_none())
+}
+
+/// Where the tailnet's daemon finds a Service that is exposed there.
+pub(super) fn front_of(service: &Service) -> Option<Ipv4Addr> {
+    let cluster_ip = service.spec.as_ref()?.cluster_ip.as_deref()?;
+    cluster_ip.parse().ok().map(front).filter(|_| is_exposed(service))
 }
 
 fn affinity(service: &Service) -> Affinity {
@@ -335,7 +343,8 @@ impl Routes<'_> {
         let external = spec.into_iter().flat_map(|spec| spec.external_ips.iter().flatten());
         let external = external.filter_map(|ip| ip.parse().ok());
         let external = external.filter(|ip| !self.is_a_services(*ip));
-        external.chain(self.snapshot.host.filter(|_| is_load_balancer(self.service))).collect()
+        let external = external.chain(self.snapshot.host.filter(|_| is_load_balancer(self.service)));
+        external.chain(front_of(self.service).map(IpAddr::V4)).collect()
     }
 
     fn ports(&self, protocol: &str) -> Vec<config::ServicePort> {

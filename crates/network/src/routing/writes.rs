@@ -1,4 +1,4 @@
-//! Writing what follows: conditions of pods, and events on Services. Every write names the object it was decided
+//! Writing what follows: conditions of pods, and where Services are reached. Every write names the object it was decided
 //! for, so that a late one changes nothing.
 
 use std::collections::BTreeSet;
@@ -6,10 +6,10 @@ use std::fmt::Debug;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core;
-use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference, Pod};
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::networking::v1::{Ingress, NetworkPolicy};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
-use kube::api::{ListParams, Patch, PatchParams, PostParams};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::api::{ListParams, Patch, PatchParams};
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -17,8 +17,6 @@ use serde_json::{Value, json};
 use super::book::{Condition, Transition};
 use super::ingress::IngressStatus;
 use super::load_balancers::BalancerStatus;
-
-const COMPONENT: &str = "segue-routing";
 
 /// What became of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,47 +103,6 @@ where
             tracing::warn!("can't write the status of {} {name}: {error}", K::kind(&()));
             Written::Failed
         }
-    }
-}
-
-/// What an event is about.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct About {
-    pub(super) api_version: &'static str,
-    pub(super) kind: &'static str,
-    pub(super) namespace: String,
-    pub(super) name: String,
-}
-
-/// Tells on a Service or an Ingress what is wrong, in one word and in sentences.
-pub(super) async fn write_warning(client: Client, about: About, reason: &'static str, message: String) {
-    let events: Api<Event> = Api::namespaced(client, &about.namespace);
-    let event = warning(&about, reason, message, Timestamp::now());
-    if let Err(error) = events.create(&PostParams::default(), &event).await {
-        tracing::warn!("can't write an event on {} {}/{}: {error}", about.kind, about.namespace, about.name);
-    }
-}
-
-fn warning(about: &About, reason: &'static str, message: String, now: Timestamp) -> Event {
-    let name = format!("{}.{:x}", about.name, now.as_nanosecond());
-    Event {
-        metadata: ObjectMeta { name: Some(name), namespace: Some(about.namespace.clone()), ..ObjectMeta::default() },
-        involved_object: ObjectReference {
-            api_version: Some(about.api_version.to_owned()),
-            kind: Some(about.kind.to_owned()),
-            namespace: Some(about.namespace.clone()),
-            name: Some(about.name.clone()),
-            ..ObjectReference::default()
-        },
-        type_: Some("Warning".to_owned()),
-        reason: Some(reason.to_owned()),
-        message: Some(message),
-        first_timestamp: Some(Time(now)),
-        last_timestamp: Some(Time(now)),
-        count: Some(1),
-        source: Some(EventSource { component: Some(COMPONENT.to_owned()), host: None }),
-        reporting_component: Some(COMPONENT.to_owned()),
-        ..Event::default()
     }
 }
 

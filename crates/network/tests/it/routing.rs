@@ -4,6 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use network::config::Base;
 use network::routing::{Order, Replacement, Settings, Traffic, run};
 use network::rules::Rules;
+use network::tailnet::Fronts;
 use serde_json::{Value, json};
 use tokio::sync::watch::{Sender, channel};
 use tokio::task::JoinHandle;
@@ -127,6 +128,7 @@ fn engine(api: &FakeApi, plane: &Plane) -> (JoinHandle<()>, Sender<Order>) {
         host: [127, 0, 0, 1].into(),
         traffic: Traffic::default(),
         replacement: Replacement::default(),
+        fronts: Fronts::default(),
     };
     let (orders, received) = channel(Order::Route);
     (tokio::spawn(run(api.client(), settings, received)), orders)

@@ -85,6 +85,7 @@ impl Memory {
             metrics: config.metrics,
             ingress: Arc::new(Entries::new(&config.ingress)),
             policies: Arc::new(config.policies.clone()),
+            tailnet: config.tailnet.clone().map(Arc::new),
         }
     }
 
@@ -116,6 +117,7 @@ impl Memory {
             metrics: config.metrics,
             ingress: if has_its_entries { table.ingress.clone() } else { Arc::new(Entries::new(&config.ingress)) },
             policies: table.policies.clone(),
+            tailnet: table.tailnet.clone(),
         }
     }
 

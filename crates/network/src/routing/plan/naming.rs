@@ -7,9 +7,9 @@ use decide::balancing::EndpointState;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 
-use super::super::watch::Objects;
 use super::{Routes, is_ready_endpoint};
 use crate::config::{Alias, Host, NamedPort};
+use crate::watch::Objects;
 
 /// Services that stand for a name outside.
 pub(super) fn aliases(services: &Objects<Service>) -> Vec<Alias> {

@@ -11,7 +11,7 @@ use objects::ranges::Range;
 
 use super::{Part, Plan, Routes, SERVICE_NAME, Snapshot, has_endpoints, plan, uid_of};
 use crate::config::PodUid;
-use crate::routing::watch::Objects;
+use crate::watch::Objects;
 
 /// Knows what the last plan was made of, and its parts.
 #[derive(Debug, Default)]

@@ -1,0 +1,227 @@
+//! The tailnet's side of traffic: tells Tailscale's daemon which Services are reached under which names, and writes on
+//! them what came of it. Decides nothing itself (`decide::exposure`) and carries no traffic: the daemon leads it to the
+//! proxy, so pods and engines may come and go without the daemon being told anything.
+
+mod fronts;
+mod local_api;
+mod statuses;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use decide::exposure::{Exposed, Exposure, Place, expose, is_exposed};
+use k8s_openapi::api::core::v1::Service;
+use kube::Client;
+use objects::ranges::Range;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::watch::{Cache, Objects, follow};
+pub use fronts::Fronts;
+pub use local_api::LocalApi;
+use local_api::{LocalApiError, RUNNING, ServeConfig};
+use statuses::Outcome;
+
+/// What comes within this time makes one write of the serve configuration.
+const SETTLES_FOR: Duration = Duration::from_millis(100);
+/// How often it is looked at even though nobody told of a change: others may have changed it.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
+/// The pause before a daemon is asked again that could not be reached or refused something.
+const PAUSE: Duration = Duration::from_secs(1);
+/// So often others may change the serve configuration while ours is computed, before a pause.
+const MOST_CHANGES: usize = 20;
+
+/// What there is to know.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub daemon: LocalApi,
+    /// The addresses that Services have.
+    pub services: Range,
+    pub fronts: Fronts,
+}
+
+/// Why nothing can be told to the daemon.
+#[derive(Debug, thiserror::Error)]
+enum Unable {
+    #[error(
+        "Tailscale's daemon is not running here: install Tailscale and join the tailnet with `tailscale up`, or name its \
+         socket with `segue up --tailscale-socket`"
+    )]
+    NoDaemon,
+    #[error(
+        "Tailscale's daemon is not on the tailnet: its state is {0}; `tailscale up` joins, or renews an expired key"
+    )]
+    NotRunning(String),
+    #[error("Tailscale's daemon is version {0}, and Services can be put on the tailnet from 1.92 on: update Tailscale")]
+    TooOld(String),
+    #[error(transparent)]
+    Daemon(#[from] LocalApiError),
+    #[error("others keep changing the serve configuration; trying again")]
+    Contended,
+}
+
+impl Unable {
+    const fn reason(&self) -> &'static str {
+        match self {
+            Self::NoDaemon => "NoDaemon",
+            Self::NotRunning(_) => "DaemonNotRunning",
+            Self::TooOld(_) => "DaemonTooOld",
+            Self::Daemon(_) => "DaemonFailed",
+            Self::Contended => "ServeConfigContended",
+        }
+    }
+}
+
+/// Exposes Services until it is dropped; what is exposed stays so.
+pub async fn run(client: Client, settings: Settings) {
+    let changed = Arc::new(Notify::new());
+    let mut following = JoinSet::new();
+    let services = follow(&client, &changed, None, &mut following);
+    let heard = Arc::new(Notify::new());
+    following.spawn(listen(settings.daemon.clone(), Arc::clone(&heard)));
+    let mut taken = settings.fronts.subscribe();
+    let mut tailnet = Tailnet { client, settings, services, last: None, _following: following };
+    let mut look_at = Instant::now();
+    loop {
+        let must_look = tokio::select! {
+            () = changed.notified() => false,
+            Ok(()) = taken.changed() => false,
+            () = heard.notified() => true,
+            () = tokio::time::sleep_until(look_at) => true,
+        };
+        tokio::time::sleep(SETTLES_FOR).await;
+        let taken = taken.borrow_and_update().clone();
+        match tailnet.act(taken, must_look).await {
+            Some(Looked::Done) => look_at = Instant::now() + LOOK_EVERY,
+            Some(Looked::InVain) => look_at = Instant::now() + PAUSE,
+            // Routing has not said yet what it serves.
+            None if must_look => look_at = Instant::now() + PAUSE,
+            None => {}
+        }
+    }
+}
+
+/// Tells of everything that the daemon says, and that it came or went.
+async fn listen(daemon: LocalApi, heard: Arc<Notify>) {
+    loop {
+        if daemon.is_there()
+            && let Err(error) = daemon.watch(|| heard.notify_one()).await
+        {
+            tracing::debug!("Tailscale's daemon is listened to again: {error}");
+        }
+        heard.notify_one();
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Whether the daemon has what is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Looked {
+    Done,
+    InVain,
+}
+
+struct Tailnet {
+    client: Client,
+    settings: Settings,
+    services: Arc<Cache<Service>>,
+    /// What was wanted last, and what came of it.
+    last: Option<(Vec<Exposed>, BTreeMap<String, Outcome>)>,
+    /// Ends the following when dropped.
+    _following: JoinSet<()>,
+}
+
+impl Tailnet {
+    /// Tells the daemon what is wanted, if that is new or `must_look`, and Services what came of it. None: there was
+    /// nothing to tell the daemon, or it is too early.
+    async fn act(&mut self, taken: Option<BTreeSet<String>>, must_look: bool) -> Option<Looked> {
+        let (services, taken) = (self.services.objects()?, taken?);
+        let (exposed, refused) = self.wanted(&services, &taken);
+        let mut looked = None;
+        if must_look || self.last.as_ref().is_none_or(|(last, _)| *last != exposed) {
+            let is_waiting = services.values().any(|service| is_exposed(service));
+            let told = match is_waiting || self.settings.daemon.is_there() {
+                true => self.tell_daemon(&exposed).await,
+                false => Ok(BTreeMap::new()),
+            };
+            looked = Some(if told.is_ok() { Looked::Done } else { Looked::InVain });
+            let outcomes = match told {
+                Ok(places) => places.into_iter().map(|(key, place)| (key, Outcome::Placed(place))).collect(),
+                Err(unable) => {
+                    let sentence = crate::chain(&unable);
+                    tracing::warn!("{sentence}");
+                    let outcome =
+                        |wants: &Exposed| (wants.key.clone(), Outcome::Unable(unable.reason(), sentence.clone()));
+                    exposed.iter().map(outcome).collect()
+                }
+            };
+            self.last = Some((exposed, outcomes));
+        }
+        let placed = self.last.iter().flat_map(|(_, outcomes)| outcomes.clone());
+        statuses::write(&self.client, &services, &placed.chain(refused).collect()).await;
+        looked
+    }
+
+    /// What Services ask for, those first that were there first, and why others can't have it. Left out are those at whose
+    /// front nobody takes connections yet.
+    fn wanted(
+        &self,
+        services: &Objects<Service>,
+        taken: &BTreeSet<String>,
+    ) -> (Vec<Exposed>, BTreeMap<String, Outcome>) {
+        let mut wanted: Vec<_> = services.iter().filter(|(_, service)| is_exposed(service)).collect();
+        wanted.sort_by_key(|(_, service)| service.metadata.creation_timestamp.as_ref().map(|time| time.0));
+        let known = self.last.as_ref().map_or(&[][..], |(exposed, _)| exposed);
+        let is_known = |key: &str| known.iter().any(|exposed| exposed.key == key);
+        let (mut exposed, mut refused) = (Vec::new(), BTreeMap::new());
+        for (key, service) in wanted {
+            match Exposed::of(service) {
+                Ok(wants) if taken.contains(key) || is_known(key) => exposed.push(wants),
+                Ok(_) => {}
+                Err(reason) => drop(refused.insert(key.clone(), Outcome::Refused(reason))),
+            }
+        }
+        (exposed, refused)
+    }
+
+    /// Where each Service is reached, once the daemon knows.
+    async fn tell_daemon(&self, exposed: &[Exposed]) -> Result<BTreeMap<String, Place>, Unable> {
+        let daemon = &self.settings.daemon;
+        if !daemon.is_there() {
+            return Err(Unable::NoDaemon);
+        }
+        for _ in 0..MOST_CHANGES {
+            let status = daemon.status().await?;
+            if !status.is_new_enough() {
+                return Err(Unable::TooOld(status.version().to_owned()));
+            }
+            if status.backend_state != RUNNING {
+                return Err(Unable::NotRunning(status.backend_state));
+            }
+            let ServeConfig { config, etag } = daemon.serve_config().await?;
+            let advertised = daemon.advertised().await?;
+            let exposure = expose(&status.node(), &config, &advertised, exposed, self.settings.services);
+            let Exposure { serve_config, advertise, places } = exposure;
+            // Nobody is led to an entry that goes, nor to one that is not there yet; and what goes is known as ours by its
+            // entry, until that is gone too.
+            let fewer: BTreeSet<String> = advertised.intersection(&advertise).cloned().collect();
+            if fewer != advertised {
+                daemon.advertise(&fewer).await?;
+            }
+            if serve_config != config {
+                match daemon.set_serve_config(&serve_config, &etag).await {
+                    Err(LocalApiError::Changed) => continue,
+                    told => told?,
+                }
+                tracing::info!(services = exposed.len(), "the serve configuration of Tailscale's daemon is changed");
+            }
+            if fewer != advertise {
+                daemon.advertise(&advertise).await?;
+            }
+            return Ok(places);
+        }
+        Err(Unable::Contended)
+    }
+}

@@ -1,0 +1,274 @@
+//! Tailscale's daemon, over its LocalAPI: HTTP on a Unix socket. Requests are few, so each has a connection of its own.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use decide::exposure::TailnetNode;
+use http::header::{ETAG, HOST, IF_MATCH};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::net::UnixStream;
+
+/// With any other host the daemon takes a request for a web page's.
+const HOST_NAME: &str = "local-tailscaled.sock";
+/// The daemon answers from memory.
+const LONGEST: Duration = Duration::from_secs(10);
+/// States, preferences and the network's map; not the traffic, nor the health.
+const WATCHED: u32 = 2 | 4 | 8;
+/// A line of the bus has the whole map, of up to thousands of machines.
+const LONGEST_LINE: usize = 64 << 20;
+
+/// Before this version, `ProxyProtocol` is not kept in the serve configuration.
+const OLDEST: (u32, u32) = (1, 92);
+/// The state of a daemon that is logged in and connected.
+pub(super) const RUNNING: &str = "Running";
+/// The capability that names the Tailscale Services that a machine may host.
+const SERVICE_HOST: &str = "service-host";
+
+/// The daemon's socket.
+#[derive(Clone, Debug)]
+pub struct LocalApi {
+    socket: PathBuf,
+}
+
+/// Why the daemon did not do something.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LocalApiError {
+    #[error("Tailscale's daemon can't be reached at {}", socket.display())]
+    Unreachable { socket: PathBuf, source: io::Error },
+    #[error("Tailscale's daemon broke off at {path}")]
+    Broken { path: String, source: hyper::Error },
+    #[error("Tailscale's daemon did not answer {path} within {} s", LONGEST.as_secs())]
+    Silent { path: String },
+    /// Somebody else has changed it meanwhile.
+    #[error("the serve configuration has changed meanwhile")]
+    Changed,
+    #[error("Tailscale's daemon refused {path}: {status}: {said}")]
+    Refused { path: String, status: StatusCode, said: String },
+    #[error("Tailscale's daemon answered {path} with what is not understood")]
+    Answer { path: String, source: serde_json::Error },
+    #[error("can't be written as a request")]
+    Request(#[from] http::Error),
+}
+
+/// What the daemon says of itself.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub(super) struct Status {
+    /// Such as `1.92.5-t…`.
+    version: String,
+    pub(super) backend_state: String,
+    #[serde(rename = "Self")]
+    node: StatusNode,
+    #[serde(rename = "TailscaleIPs")]
+    addresses: Option<Vec<IpAddr>>,
+    #[serde(rename = "MagicDNSSuffix")]
+    domain: String,
+    cert_domains: Option<Vec<String>>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct StatusNode {
+    #[serde(rename = "DNSName")]
+    name: String,
+    tags: Option<Vec<String>>,
+    cap_map: Option<BTreeMap<String, Option<Vec<Value>>>>,
+}
+
+/// The serve configuration and its version.
+pub(super) struct ServeConfig {
+    pub(super) config: Value,
+    pub(super) etag: String,
+}
+
+impl Status {
+    /// Whether it does everything that it is asked for: what it doesn't know in the serve configuration it forgets.
+    pub(super) fn is_new_enough(&self) -> bool {
+        let mut numbers = self.version.split(['.', '-']).map(|number| number.parse::<u32>().unwrap_or(0));
+        (numbers.next(), numbers.next()) >= (Some(OLDEST.0), Some(OLDEST.1))
+    }
+
+    pub(super) fn version(&self) -> &str {
+        &self.version
+    }
+
+    pub(super) fn node(&self) -> TailnetNode {
+        let cap_map = self.node.cap_map.as_ref();
+        let hosted = cap_map.and_then(|caps| caps.get(SERVICE_HOST)).into_iter().flatten().flatten();
+        let hosted = hosted.filter_map(|value| BTreeMap::<String, Vec<IpAddr>>::deserialize(value).ok());
+        TailnetNode {
+            name: self.node.name.trim_end_matches('.').to_owned(),
+            domain: self.domain.trim_matches('.').to_owned(),
+            addresses: self.addresses.clone().unwrap_or_default(),
+            is_tagged: self.node.tags.as_ref().is_some_and(|tags| !tags.is_empty()),
+            has_certificates: self.cert_domains.as_ref().is_some_and(|domains| !domains.is_empty()),
+            approved: hosted.flatten().collect(),
+        }
+    }
+}
+
+impl LocalApi {
+    #[must_use]
+    pub fn at(socket: &Path) -> Self {
+        Self { socket: socket.to_owned() }
+    }
+
+    /// Whether there is a daemon, or was.
+    pub(super) fn is_there(&self) -> bool {
+        self.socket.exists()
+    }
+
+    pub(super) async fn status(&self) -> Result<Status, LocalApiError> {
+        self.get("status?peers=false").await
+    }
+
+    pub(super) async fn serve_config(&self) -> Result<ServeConfig, LocalApiError> {
+        let path = "serve-config";
+        let (head, body) = self.ask(Method::GET, path, None, None).await?;
+        let etag = head.headers.get(ETAG).and_then(|etag| etag.to_str().ok()).unwrap_or_default().to_owned();
+        Ok(ServeConfig { config: parsed(path, &body)?, etag })
+    }
+
+    /// Replaces the whole serve configuration.
+    ///
+    /// # Errors
+    /// [`LocalApiError::Changed`] if it is not the version of that ETag any more.
+    pub(super) async fn set_serve_config(&self, config: &Value, etag: &str) -> Result<(), LocalApiError> {
+        self.ask(Method::POST, "serve-config", Some(config), Some(etag)).await.map(drop)
+    }
+
+    /// The Tailscale Services that the machine offers.
+    pub(super) async fn advertised(&self) -> Result<BTreeSet<String>, LocalApiError> {
+        #[derive(Default, Deserialize)]
+        #[serde(rename_all = "PascalCase", default)]
+        struct Prefs {
+            advertise_services: Option<BTreeSet<String>>,
+        }
+        Ok(self.get::<Prefs>("prefs").await?.advertise_services.unwrap_or_default())
+    }
+
+    pub(super) async fn advertise(&self, services: &BTreeSet<String>) -> Result<(), LocalApiError> {
+        let prefs = json!({"AdvertiseServices": services, "AdvertiseServicesSet": true});
+        self.ask(Method::PATCH, "prefs", Some(&prefs), None).await.map(drop)
+    }
+
+    /// Tells `heard` of every message on the daemon's bus, of which the first says how things are. Comes back when the
+    /// daemon goes.
+    pub(super) async fn watch(&self, mut heard: impl FnMut()) -> Result<(), LocalApiError> {
+        let path = format!("watch-ipn-bus?mask={WATCHED}");
+        let mut body = self.send(Method::GET, &path, None, None).await?.into_body();
+        let mut line = 0;
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|source| LocalApiError::Broken { path: path.clone(), source })?;
+            let Some(data) = frame.data_ref() else { continue };
+            line += data.len();
+            if data.contains(&b'\n') || line > LONGEST_LINE {
+                line = 0;
+                heard();
+            }
+        }
+        Ok(())
+    }
+
+    async fn get<T: for<'d> Deserialize<'d>>(&self, path: &str) -> Result<T, LocalApiError> {
+        let (_, body) = self.ask(Method::GET, path, None, None).await?;
+        parsed(path, &body)
+    }
+
+    async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+        etag: Option<&str>,
+    ) -> Result<(http::response::Parts, Bytes), LocalApiError> {
+        let answer = async {
+            let (head, body) = self.send(method, path, body, etag).await?.into_parts();
+            let body =
+                body.collect().await.map_err(|source| LocalApiError::Broken { path: path.to_owned(), source })?;
+            Ok::<_, LocalApiError>((head, body.to_bytes()))
+        };
+        let silent = |_| LocalApiError::Silent { path: path.to_owned() };
+        let (head, body) = tokio::time::timeout(LONGEST, answer).await.map_err(silent)??;
+        if head.status == StatusCode::PRECONDITION_FAILED {
+            return Err(LocalApiError::Changed);
+        }
+        if !head.status.is_success() {
+            let said = String::from_utf8_lossy(&body).trim().to_owned();
+            return Err(LocalApiError::Refused { path: path.to_owned(), status: head.status, said });
+        }
+        Ok((head, body))
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+        etag: Option<&str>,
+    ) -> Result<Response<Incoming>, LocalApiError> {
+        let unreachable = |source| LocalApiError::Unreachable { socket: self.socket.clone(), source };
+        let broken = |source| LocalApiError::Broken { path: path.to_owned(), source };
+        let stream = UnixStream::connect(&self.socket).await.map_err(unreachable)?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        // It ends with the answer, or with whoever waits for it.
+        drop(tokio::spawn(connection));
+        let body = body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
+        let mut request = Request::builder().method(method).uri(format!("/localapi/v0/{path}")).header(HOST, HOST_NAME);
+        if let Some(etag) = etag {
+            request = request.header(IF_MATCH, etag);
+        }
+        sender.send_request(request.body(Full::new(body))?).await.map_err(broken)
+    }
+}
+
+fn parsed<T: for<'d> Deserialize<'d>>(path: &str, body: &[u8]) -> Result<T, LocalApiError> {
+    serde_json::from_slice(body).map_err(|source| LocalApiError::Answer { path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_daemon_says_of_itself() {
+        let status: Status = serde_json::from_value(json!({
+            "BackendState": "Running", "TailscaleIPs": ["100.64.0.7", "fd7a:115c:a1e0::7"],
+            "MagicDNSSuffix": "example.ts.net", "CertDomains": ["box.example.ts.net"], "Unknown": {"x": []},
+            "Self": {"DNSName": "box.example.ts.net.", "Tags": ["tag:segue"], "CapMap": {
+                "https": null, "service-host": [{"svc:web": ["100.100.0.1", "fd7a:115c:a1e0::1"]}, {"svc:db": ["100.100.0.2"]}]}},
+        }))
+        .unwrap();
+        let node = status.node();
+        assert_eq!((node.name.as_str(), node.domain.as_str()), ("box.example.ts.net", "example.ts.net"));
+        assert!(node.is_tagged && node.has_certificates && node.addresses.len() == 2);
+        assert_eq!(node.approved["svc:web"].len(), 2);
+        assert_eq!(node.approved["svc:db"], ["100.100.0.2".parse::<IpAddr>().unwrap()]);
+    }
+
+    #[test]
+    fn a_daemon_that_is_too_old_is_known_by_its_version() {
+        let is_new_enough = |version: &str| Status { version: version.to_owned(), ..Status::default() }.is_new_enough();
+        assert!(["1.92.5-t123", "1.92.0", "1.102.3", "2.0.1"].into_iter().all(is_new_enough));
+        assert!(!["1.90.9-tabc", "", "unknown"].into_iter().any(is_new_enough));
+    }
+
+    #[test]
+    fn a_daemon_that_is_not_logged_in_says_little() {
+        let status: Status = serde_json::from_value(json!({
+            "BackendState": "NeedsLogin", "TailscaleIPs": null, "CertDomains": null, "Self": {"DNSName": "", "CapMap": null},
+        }))
+        .unwrap();
+        assert_eq!((status.backend_state.as_str(), status.node()), ("NeedsLogin", TailnetNode::default()));
+    }
+}

@@ -1,0 +1,208 @@
+//! What is written on Services about their place on the tailnet: a condition, an event when it changes, and for a load
+//! balancer where it is reached.
+
+use std::collections::BTreeMap;
+
+use decide::exposure::{CLASS, CannotExpose, Place, Trouble, is_exposed};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::api::{Patch, PatchParams};
+use kube::{Api, Client};
+use serde_json::{Value, json};
+
+use crate::events::{About, Component, EventType, Said, write_event};
+use crate::watch::Objects;
+
+/// The condition by which Tailscale's operator says that a Service is on the tailnet.
+const CONDITION: &str = "TailscaleProxyReady";
+const EXPOSED: &str = "Exposed";
+
+/// What came of a Service's wish.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Placed(Place),
+    Refused(CannotExpose),
+    /// In one word and in sentences.
+    Unable(&'static str, String),
+}
+
+/// What a Service says of its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Told {
+    status: &'static str,
+    reason: &'static str,
+    message: String,
+    /// None: as it was.
+    points: Option<Vec<Value>>,
+}
+
+impl Told {
+    fn of(outcome: &Outcome) -> Self {
+        match outcome {
+            Outcome::Placed(place) => {
+                let points = points(place);
+                let reason = place.troubles.first().map_or(EXPOSED, Trouble::reason);
+                let (status, at) = match &place.name {
+                    Some(name) => ("True", Some(format!("reached at {name}"))),
+                    None => ("False", None),
+                };
+                let sentences = at.into_iter().chain(place.troubles.iter().map(Trouble::to_string));
+                Self { status, reason, message: sentences.collect::<Vec<_>>().join(". "), points: Some(points) }
+            }
+            Outcome::Refused(refused) => {
+                let message = refused.to_string();
+                Self { status: "False", reason: "CannotExpose", message, points: Some(Vec::new()) }
+            }
+            Outcome::Unable(reason, message) => {
+                Self { status: "False", reason, message: message.clone(), points: None }
+            }
+        }
+    }
+
+    fn is_said_by(&self, service: &Service) -> bool {
+        let says = condition(service).is_some_and(|said| {
+            (said.status.as_str(), said.reason.as_str(), &said.message) == (self.status, self.reason, &self.message)
+        });
+        let balancer = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+        let said = json!(balancer.and_then(|balancer| balancer.ingress.clone()).unwrap_or_default());
+        says && (!is_balancer(service) || self.points.as_ref().is_none_or(|points| said == json!(points)))
+    }
+
+    fn event(&self) -> Said {
+        let type_ = if self.reason == EXPOSED { EventType::Normal } else { EventType::Warning };
+        Said { by: Component::Tailnet, type_, reason: self.reason, message: self.message.clone() }
+    }
+}
+
+fn points(place: &Place) -> Vec<Value> {
+    let Some(name) = &place.name else { return Vec::new() };
+    let addresses = place.addresses.iter().map(|ip| json!({"ip": ip.to_string(), "ipMode": "Proxy"}));
+    [json!({"hostname": name})].into_iter().chain(addresses).collect()
+}
+
+/// Writes on each Service what it does not say yet. Those that are exposed and have no outcome yet stay as they are.
+pub(super) async fn write(client: &Client, services: &Objects<Service>, outcomes: &BTreeMap<String, Outcome>) {
+    for (key, service) in services.iter() {
+        let saying = outcomes.get(key).map(Told::of);
+        let is_over = saying.is_none() && !is_exposed(service);
+        let patch = match &saying {
+            Some(saying) if !saying.is_said_by(service) => patch(service, Some(saying), Timestamp::now()),
+            None if is_over && condition(service).is_some() => patch(service, None, Timestamp::now()),
+            Some(_) | None => continue,
+        };
+        let is_news =
+            condition(service).map(|said| said.reason.as_str()) != saying.as_ref().map(|saying| saying.reason);
+        // A Service that has changed or gone meanwhile is looked at afresh.
+        if write_status(client, service, &patch).await
+            && is_news
+            && let Some(saying) = saying
+        {
+            write_event(client.clone(), about(service), saying.event()).await;
+        }
+    }
+}
+
+async fn write_status(client: &Client, service: &Service, patch: &Value) -> bool {
+    let About { namespace, name, .. } = about(service);
+    let api: Api<Service> = Api::namespaced(client.clone(), &namespace);
+    match api.patch_status(&name, &PatchParams::default(), &Patch::Merge(patch)).await {
+        Ok(_) => true,
+        Err(kube::Error::Api(refused)) if refused.code == 409 || refused.code == 404 => false,
+        Err(error) => {
+            tracing::warn!("can't write on Service {namespace}/{name} where it is on the tailnet: {error}");
+            false
+        }
+    }
+}
+
+/// What makes a Service say this, or nothing of it any more.
+fn patch(service: &Service, saying: Option<&Told>, now: Timestamp) -> Value {
+    let known = service.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
+    let mut conditions: Vec<Condition> = known.into_iter().filter(|condition| condition.type_ != CONDITION).collect();
+    conditions.extend(saying.map(|saying| {
+        let before = condition(service).filter(|before| before.status == saying.status);
+        Condition {
+            type_: CONDITION.to_owned(),
+            status: saying.status.to_owned(),
+            reason: saying.reason.to_owned(),
+            message: saying.message.clone(),
+            last_transition_time: before.map_or(Time(now), |before| before.last_transition_time.clone()),
+            observed_generation: None,
+        }
+    }));
+    let metadata = &service.metadata;
+    let mut status = json!({"conditions": conditions});
+    let points = saying.map_or(Some(Vec::new()), |saying| saying.points.clone());
+    if let Some(points) = points.filter(|_| is_balancer(service)) {
+        status["loadBalancer"] = json!({"ingress": points});
+    }
+    json!({"metadata": {"uid": metadata.uid, "resourceVersion": metadata.resource_version}, "status": status})
+}
+
+fn condition(service: &Service) -> Option<&Condition> {
+    let conditions = service.status.as_ref()?.conditions.as_ref()?;
+    conditions.iter().find(|condition| condition.type_ == CONDITION)
+}
+
+fn is_balancer(service: &Service) -> bool {
+    service.spec.as_ref().and_then(|spec| spec.load_balancer_class.as_deref()) == Some(CLASS)
+}
+
+fn about(service: &Service) -> About {
+    let metadata = &service.metadata;
+    About {
+        api_version: "v1",
+        kind: "Service",
+        namespace: metadata.namespace.clone().unwrap_or_default(),
+        name: metadata.name.clone().unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn service(status: Value) -> Service {
+        serde_json::from_value(json!({
+            "metadata": {"namespace": "n", "name": "web", "uid": "u", "resourceVersion": "7"},
+            "spec": {"type": "LoadBalancer", "loadBalancerClass": CLASS}, "status": status,
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_service_says_where_it_is_reached_and_what_is_in_the_way() {
+        let mut place = Place {
+            name: Some("web.example.ts.net".to_owned()),
+            addresses: vec!["100.100.0.1".parse().unwrap()],
+            troubles: [].into(),
+        };
+        let told = Told::of(&Outcome::Placed(place.clone()));
+        assert_eq!(
+            (told.status, told.reason, told.message.as_str()),
+            ("True", "Exposed", "reached at web.example.ts.net")
+        );
+        let other = json!({"type": "Other", "status": "True", "reason": "R", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"});
+        let before = service(json!({"conditions": [other]}));
+        let now = "2026-01-02T00:00:00Z".parse().unwrap();
+        let patched = patch(&before, Some(&told), now);
+        assert_eq!(patched["metadata"]["resourceVersion"], "7");
+        assert_eq!(patched["status"]["conditions"][0], other);
+        let points = json!([{"hostname": "web.example.ts.net"}, {"ip": "100.100.0.1", "ipMode": "Proxy"}]);
+        assert_eq!(patched["status"]["loadBalancer"]["ingress"], points);
+        let after = service(patched["status"].clone());
+        assert!(!told.is_said_by(&before) && told.is_said_by(&after));
+
+        place.troubles.insert(Trouble::NoCertificates);
+        let troubled = Told::of(&Outcome::Placed(place));
+        assert_eq!((troubled.status, troubled.reason), ("True", "NoCertificates"));
+        let later = patch(&after, Some(&troubled), "2026-01-03T00:00:00Z".parse().unwrap());
+        assert_eq!(later["status"]["conditions"][1]["lastTransitionTime"], "2026-01-02T00:00:00Z");
+
+        let unable = Told::of(&Outcome::Unable("NoDaemon", "It is not there".to_owned()));
+        assert_eq!(patch(&after, Some(&unable), now)["status"].get("loadBalancer"), None, "the name is still the name");
+        let over = patch(&after, None, now);
+        assert_eq!(over["status"], json!({"conditions": [other], "loadBalancer": {"ingress": []}}));
+    }
+}
