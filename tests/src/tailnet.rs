@@ -20,7 +20,8 @@ pub const ADDRESS: &str = "100.64.0.1";
 /// Another network's addresses lead to the machine.
 pub const ADDRESSES: &str = "100.64.0.0/10";
 
-const LIMIT: Duration = Duration::from_secs(30);
+/// Segue looks by itself every 30 seconds.
+const LIMIT: Duration = Duration::from_secs(100);
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// The daemon of one machine.

@@ -109,6 +109,35 @@ pub struct Exposure {
     pub places: BTreeMap<String, Place>,
 }
 
+/// Something to tell the daemon.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// To offer these Tailscale Services and no others.
+    Advertise(BTreeSet<String>),
+    /// To have this serve configuration.
+    Serve(Value),
+}
+
+impl Exposure {
+    /// What to tell a daemon that has `serve_config` and offers `advertised`, in this order: nobody is led to an entry that
+    /// goes, nor to one that is not there yet; and what was offered is known as ours by its entry, until that is gone too.
+    #[must_use]
+    pub fn steps(&self, serve_config: &Value, advertised: &BTreeSet<String>) -> Vec<Step> {
+        let mut steps = Vec::new();
+        let stays: BTreeSet<String> = advertised.intersection(&self.advertise).cloned().collect();
+        if stays != *advertised {
+            steps.push(Step::Advertise(stays.clone()));
+        }
+        if *serve_config != self.serve_config {
+            steps.push(Step::Serve(self.serve_config.clone()));
+        }
+        if stays != self.advertise {
+            steps.push(Step::Advertise(self.advertise.clone()));
+        }
+        steps
+    }
+}
+
 /// The loopback address that stands before a Service with this cluster address.
 #[must_use]
 pub fn front(cluster_address: Ipv4Addr) -> Ipv4Addr {

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use decide::exposure::{Exposed, Exposure, Place, expose, is_exposed};
+use decide::exposure::{Exposed, Place, Step, expose, is_exposed};
 use k8s_openapi::api::core::v1::Service;
 use kube::Client;
 use objects::ranges::Range;
@@ -203,25 +203,24 @@ impl Tailnet {
             let ServeConfig { config, etag } = daemon.serve_config().await?;
             let advertised = daemon.advertised().await?;
             let exposure = expose(&status.node(), &config, &advertised, exposed, self.settings.services);
-            let Exposure { serve_config, advertise, places } = exposure;
-            // Nobody is led to an entry that goes, nor to one that is not there yet; and what goes is known as ours by its
-            // entry, until that is gone too.
-            let fewer: BTreeSet<String> = advertised.intersection(&advertise).cloned().collect();
-            if fewer != advertised {
-                daemon.advertise(&fewer).await?;
+            match self.take(&exposure.steps(&config, &advertised), &etag).await {
+                Err(LocalApiError::Changed) => {}
+                taken => return Ok(taken.map(|()| exposure.places)?),
             }
-            if serve_config != config {
-                match daemon.set_serve_config(&serve_config, &etag).await {
-                    Err(LocalApiError::Changed) => continue,
-                    told => told?,
-                }
-                tracing::info!(services = exposed.len(), "the serve configuration of Tailscale's daemon is changed");
-            }
-            if fewer != advertise {
-                daemon.advertise(&advertise).await?;
-            }
-            return Ok(places);
         }
         Err(Unable::Contended)
+    }
+
+    async fn take(&self, steps: &[Step], etag: &str) -> Result<(), LocalApiError> {
+        for step in steps {
+            match step {
+                Step::Advertise(services) => self.settings.daemon.advertise(services).await?,
+                Step::Serve(config) => {
+                    self.settings.daemon.set_serve_config(config, etag).await?;
+                    tracing::info!("the serve configuration of Tailscale's daemon is changed");
+                }
+            }
+        }
+        Ok(())
     }
 }

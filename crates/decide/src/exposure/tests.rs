@@ -195,3 +195,49 @@ fn every_service_has_a_front_of_its_own() {
     }
     assert_eq!(target_address("http://127.0.0.1:80"), None, "it may be in the range of a /8");
 }
+
+#[test]
+fn whenever_the_engine_dies_the_next_one_comes_to_the_same() {
+    let approving = |names: &[&str]| TailnetNode {
+        approved: names.iter().map(|name| (format!("svc:{name}"), vec!["100.100.0.1".parse().unwrap()])).collect(),
+        ..node()
+    };
+    let situations = [
+        (approving(&["web", "other"]), vec![exposed("web"), exposed("other")]),
+        (approving(&["web"]), vec![exposed("web"), exposed("other")]),
+        (TailnetNode { is_tagged: false, ..node() }, vec![exposed("web")]),
+        (TailnetNode { name: "renamed.example.ts.net".to_owned(), is_tagged: false, ..node() }, vec![exposed("new")]),
+        (TailnetNode { has_certificates: false, ..approving(&["other"]) }, vec![exposed("other")]),
+        (node(), vec![]),
+    ];
+    let at_first = || (theirs(), BTreeSet::from(["svc:theirs".to_owned()]));
+    let decided = |(config, advertised): &(Value, BTreeSet<String>), (node, wanted): &(TailnetNode, Vec<Exposed>)| {
+        let exposure = expose(node, config, advertised, wanted, services());
+        let steps = exposure.steps(config, advertised);
+        (exposure, steps)
+    };
+    let after = |(mut config, mut advertised): (Value, BTreeSet<String>), steps: &[Step]| {
+        for step in steps {
+            match step {
+                Step::Serve(new) => config = new.clone(),
+                Step::Advertise(new) => advertised = new.clone(),
+            }
+            let unserved = advertised.iter().find(|name| config["Services"].get(name.as_str()).is_none());
+            assert_eq!(unserved, None, "it is offered and leads nowhere");
+        }
+        (config, advertised)
+    };
+    for (before, wanted) in situations.iter().flat_map(|before| situations.iter().map(move |after| (before, after))) {
+        let (_, steps) = decided(&at_first(), before);
+        let known = after(at_first(), &steps);
+        let (expected, steps) = decided(&known, wanted);
+        for done in 0..=steps.len() {
+            let left = after(known.clone(), &steps[..done]);
+            let (found, rest) = decided(&left, wanted);
+            assert_eq!(found, expected);
+            assert_eq!(after(left, &rest), (expected.serve_config.clone(), expected.advertise.clone()));
+            let (nothing, rest) = decided(&after(known.clone(), &steps[..done]), &(node(), vec![]));
+            assert_eq!((nothing.serve_config, nothing.advertise), at_first(), "and from there back again: {rest:?}");
+        }
+    }
+}
