@@ -302,26 +302,27 @@ impl Part {
     }
 }
 
-/// One place leads to one Service: a cluster address to its own, any other place to the oldest that wants it.
+/// One place leads to one Service: a cluster address or a front to its own, any other place to the oldest that wants it.
 fn settle_conflicts(services: &mut [Arc<config::Service>], objects: &Objects<Service>) {
-    let has_only_its_own = |service: &config::Service| service.addresses.iter().all(|ip| service.answers.contains(ip));
-    if services.iter().all(|service| has_only_its_own(service)) {
+    let is_own = |service: &config::Service, ip: &IpAddr| service.answers.contains(ip) || ip.is_loopback();
+    let wants_more = |service: &config::Service| service.addresses.iter().any(|ip| !is_own(service, ip));
+    let mut order: Vec<usize> = (0..services.len()).filter(|index| wants_more(&services[*index])).collect();
+    if order.is_empty() {
         return;
     }
     let mut taken: BTreeSet<SocketAddr> = BTreeSet::new();
     for service in services.iter() {
-        let cluster = service.answers.iter().filter(|ip| service.addresses.contains(ip));
-        taken.extend(cluster.flat_map(|ip| service.ports.iter().map(|port| SocketAddr::new(*ip, port.port))));
+        let own = service.addresses.iter().filter(|ip| is_own(service, ip));
+        taken.extend(own.flat_map(|ip| service.ports.iter().map(|port| SocketAddr::new(*ip, port.port))));
     }
     let age =
         |service: &config::Service| objects.get(&service.key()).and_then(|it| it.metadata.creation_timestamp.clone());
-    let mut order: Vec<usize> = (0..services.len()).collect();
     order.sort_by_key(|index| (age(&services[*index]).map(|time| time.0), *index));
     for index in order {
         let config::Service { addresses, answers, ports, .. } = Arc::make_mut(&mut services[index]);
         addresses.retain(|ip| {
             let places: Vec<_> = ports.iter().map(|port| SocketAddr::new(*ip, port.port)).collect();
-            let is_free = answers.contains(ip) || !places.iter().any(|place| taken.contains(place));
+            let is_free = answers.contains(ip) || ip.is_loopback() || !places.iter().any(|place| taken.contains(place));
             taken.extend(places.into_iter().filter(|_| is_free));
             is_free
         });

@@ -141,8 +141,12 @@ mod tests {
     #[test]
     fn a_plan_is_the_same_as_one_made_of_nothing_and_only_what_changed_is_made_anew() {
         let pods = [pod("demo", 1, "True"), pod("demo", 2, "True"), pod("other", 3, "True")];
+        let mut other = service("other", "10.45.0.8");
+        other["metadata"]["annotations"] = json!({"tailscale.com/expose": "true"});
+        let mut outside = service("outside", "10.45.0.9");
+        outside["spec"]["externalIPs"] = json!(["192.0.2.9"]);
         let cluster = Cluster {
-            services: vec![service("demo", "10.45.0.7"), service("other", "10.45.0.8")],
+            services: vec![service("demo", "10.45.0.7"), outside, other],
             slices: vec![slice("demo", &[&pods[0], &pods[1]]), slice("other", &[&pods[2]])],
             pods: pods.to_vec(),
             ..Cluster::default()
@@ -172,7 +176,8 @@ mod tests {
             let after = planner.plan(&snapshot, &leaving);
             assert_eq!(after, plan(&snapshot, &leaving), "step {step}");
             assert_ne!(after.services, before.services, "step {step}");
-            let others = [&before, &after].map(|plan| plan.services.last().unwrap());
+            let others = [&before, &after].map(|plan| plan.services.iter().find(|it| it.name == "other").unwrap());
+            assert!(others[1].addresses.contains(&[127, 45, 0, 8].into()));
             assert!(Arc::ptr_eq(others[0], others[1]), "step {step}");
             before = after;
         }
