@@ -229,7 +229,54 @@ fn an_app_learns_who_calls_from_the_tailnet_alone() {
     let line = log.lines().find(|line| line.contains("/tailnet")).expect("a line a request");
     let line: Value = serde_json::from_str(line).expect("JSON");
     assert_eq!((&line["user"], &line["client"]), (&json!("bob@example.com"), &json!(outside::CLIENT)));
+    // A port that turns from bytes to HTTP, which the daemon refuses in one step.
+    let turns =
+        r#"patch service listener --type=json -p=[{"op":"replace","path":"/spec/ports/1/name","value":"http-more"}]"#;
+    kubectl.run(turns);
+    daemon.wait_for("HTTP at 7000", |config| config["TCP"]["7000"]["HTTP"] == true);
+    assert!(answered(&format!("http://{ADDRESS}:7000/more")).contains("tailscale-user-login: bob@example.com"));
     kubectl.run("delete service/listener pod/listener");
     daemon.wait_for("nothing of ours", Value::is_null);
+    machine.down();
+}
+
+#[test]
+fn a_service_that_can_not_be_on_the_tailnet_says_why() {
+    let machine = Machine::without_engine();
+    let socket = machine.directory().join("tailscaled.sock");
+    let mut command = machine.segue("up");
+    command
+        .args(["--detach", "--listen", LISTEN, "--service-cidr", SERVICE_CIDR])
+        .arg("--tailscale-socket")
+        .arg(socket);
+    output_of(&mut command);
+    let kubectl = machine.kubectl();
+    for name in ["first", "second", "misnamed"] {
+        kubectl.run(&format!("create service clusterip {name} --tcp=8080"));
+        kubectl.run(&format!("annotate service {name} tailscale.com/expose=true tailscale.com/hostname=web"));
+    }
+    kubectl.run("annotate service misnamed tailscale.com/hostname=Web --overwrite");
+    kubectl.run("create service clusterip headless --clusterip=None");
+    kubectl.run("annotate service headless tailscale.com/expose=true");
+    let reason = |name: &str, reason: &str| {
+        let condition = ".status.conditions[?(@.type==\"TailscaleProxyReady\")].reason";
+        kubectl.wait_for(&format!("service/{name}"), condition, reason);
+    };
+    reason("first", "NoDaemon");
+    reason("misnamed", "CannotExpose");
+    reason("headless", "CannotExpose");
+    let log = std::fs::read_to_string(machine.data_dir().join("engine.log")).expect("an engine writes one");
+    assert_eq!(log.matches("daemon is not running here").count(), 1, "{log}");
+
+    let mut daemon = Daemon::start(&machine);
+    reason("first", "NodeIsUntagged");
+    daemon.change(|tailnet| {
+        tailnet["node"]["tags"] = json!(["tag:segue"]);
+        tailnet["approved"] = json!({"svc:web": [WEB]});
+    });
+    reason("first", "Exposed");
+    reason("second", "NameTaken");
+    daemon.change(|tailnet| tailnet["version"] = json!("1.90.1"));
+    reason("first", "DaemonTooOld");
     machine.down();
 }

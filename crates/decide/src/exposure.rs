@@ -107,6 +107,9 @@ pub struct Exposure {
     pub advertise: BTreeSet<String>,
     /// By the key of each exposed Service.
     pub places: BTreeMap<String, Place>,
+    /// What comes before all this: the daemon refuses a port that turns from bytes to HTTP, or back, in one step, so it
+    /// goes first, with its Service and no other.
+    pub first: Option<Box<Exposure>>,
 }
 
 /// Something to tell the daemon.
@@ -121,8 +124,12 @@ pub enum Step {
 impl Exposure {
     /// What to tell a daemon that has `serve_config` and offers `advertised`, in this order: nobody is led to an entry that
     /// goes, nor to one that is not there yet; and what was offered is known as ours by its entry, until that is gone too.
+    /// If something comes [first](Self::first), these are its steps, and the daemon is looked at again after them.
     #[must_use]
     pub fn steps(&self, serve_config: &Value, advertised: &BTreeSet<String>) -> Vec<Step> {
+        if let Some(first) = &self.first {
+            return first.steps(serve_config, advertised);
+        }
         let mut steps = Vec::new();
         let stays: BTreeSet<String> = advertised.intersection(&self.advertise).cloned().collect();
         if stays != *advertised {
@@ -239,6 +246,7 @@ pub fn expose(
     let mut advertise: BTreeSet<String> = advertised.difference(&were_ours).cloned().collect();
     let mut names: BTreeMap<String, String> = BTreeMap::new();
     let mut places = BTreeMap::new();
+    let mut turning: BTreeSet<&str> = BTreeSet::new();
     for wanted in exposed {
         let mut place = Place::default();
         let service = wanted.service();
@@ -268,12 +276,25 @@ pub fn expose(
         if !is_hosted {
             place_on_machine(node, &mut config, &entries, &mut place);
         }
+        let turns = |entry: &Entry| {
+            [None, Some(service.as_str())]
+                .into_iter()
+                .any(|section| serve_config::turns(serve_config, &config, section, &entry.port.to_string()))
+        };
+        if entries.iter().any(turns) {
+            turning.insert(&wanted.key);
+        }
         if wanted.ports.iter().any(|port| port.is_http) && !node.has_certificates {
             place.troubles.insert(Trouble::NoCertificates);
         }
         places.insert(wanted.key.clone(), place);
     }
-    Exposure { serve_config: config, advertise, places }
+    let first = (!turning.is_empty()).then(|| {
+        let others: Vec<Exposed> =
+            exposed.iter().filter(|wanted| !turning.contains(wanted.key.as_str())).cloned().collect();
+        Box::new(expose(node, serve_config, advertised, &others, services))
+    });
+    Exposure { serve_config: config, advertise, places, first }
 }
 
 fn place_on_machine(node: &TailnetNode, config: &mut Value, entries: &[Entry], place: &mut Place) {

@@ -141,22 +141,19 @@ impl Tailnet {
         let (exposed, refused) = self.wanted(&services, &taken);
         let mut looked = None;
         if must_look || self.last.as_ref().is_none_or(|(last, _)| *last != exposed) {
-            let is_waiting = services.values().any(|service| is_exposed(service));
-            let told = match is_waiting || self.settings.daemon.is_there() {
-                true => self.tell_daemon(&exposed).await,
-                false => Ok(BTreeMap::new()),
-            };
-            looked = Some(if told.is_ok() { Looked::Done } else { Looked::InVain });
-            let outcomes = match told {
-                Ok(places) => places.into_iter().map(|(key, place)| (key, Outcome::Placed(place))).collect(),
+            let outcomes: BTreeMap<String, Outcome> = match self.tell_daemon(&exposed).await {
+                Ok(places) => {
+                    looked = Some(Looked::Done);
+                    places.into_iter().map(|(key, place)| (key, Outcome::Placed(place))).collect()
+                }
+                // Whoever puts nothing on the tailnet may have any daemon or none.
                 Err(unable) => {
-                    let sentence = crate::chain(&unable);
-                    tracing::warn!("{sentence}");
-                    let outcome =
-                        |wants: &Exposed| (wants.key.clone(), Outcome::Unable(unable.reason(), sentence.clone()));
-                    exposed.iter().map(outcome).collect()
+                    looked = Some(if exposed.is_empty() { Looked::Done } else { Looked::InVain });
+                    let outcome = Outcome::Unable(unable.reason(), crate::chain(&unable));
+                    exposed.iter().map(|wants| (wants.key.clone(), outcome.clone())).collect()
                 }
             };
+            self.note(&outcomes);
             self.last = Some((exposed, outcomes));
         }
         let placed = self.last.iter().flat_map(|(_, outcomes)| outcomes.clone());
@@ -164,8 +161,18 @@ impl Tailnet {
         looked
     }
 
-    /// What Services ask for, those first that were there first, and why others can't have it. Left out are those at whose
-    /// front nobody takes connections yet.
+    /// Logs what is in the way, once.
+    fn note(&self, outcomes: &BTreeMap<String, Outcome>) {
+        let is_known = |outcome: &Outcome| {
+            self.last.iter().flat_map(|(_, outcomes)| outcomes.values()).any(|known| known == outcome)
+        };
+        if let Some(Outcome::Unable(_, sentence)) = outcomes.values().find(|outcome| !is_known(outcome)) {
+            tracing::warn!("{sentence}");
+        }
+    }
+
+    /// What Services ask for, those first that were there first, and why others can't have it. Where nobody takes
+    /// connections yet at the front, it is what they asked for before, if anything.
     fn wanted(
         &self,
         services: &Objects<Service>,
@@ -174,12 +181,11 @@ impl Tailnet {
         let mut wanted: Vec<_> = services.iter().filter(|(_, service)| is_exposed(service)).collect();
         wanted.sort_by_key(|(_, service)| service.metadata.creation_timestamp.as_ref().map(|time| time.0));
         let known = self.last.as_ref().map_or(&[][..], |(exposed, _)| exposed);
-        let is_known = |key: &str| known.iter().any(|exposed| exposed.key == key);
         let (mut exposed, mut refused) = (Vec::new(), BTreeMap::new());
         for (key, service) in wanted {
             match Exposed::of(service) {
-                Ok(wants) if taken.contains(key) || is_known(key) => exposed.push(wants),
-                Ok(_) => {}
+                Ok(wants) if taken.contains(key) => exposed.push(wants),
+                Ok(_) => exposed.extend(known.iter().find(|known| known.key == *key).cloned()),
                 Err(reason) => drop(refused.insert(key.clone(), Outcome::Refused(reason))),
             }
         }
@@ -205,6 +211,7 @@ impl Tailnet {
             let exposure = expose(&status.node(), &config, &advertised, exposed, self.settings.services);
             match self.take(&exposure.steps(&config, &advertised), &etag).await {
                 Err(LocalApiError::Changed) => {}
+                Ok(()) if exposure.first.is_some() => {}
                 taken => return Ok(taken.map(|()| exposure.places)?),
             }
         }

@@ -85,6 +85,17 @@ fn clean(section: &mut Map<String, Value>, is_ours: &dyn Fn(&str) -> bool) -> bo
     has_changed
 }
 
+/// Whether a port, of the machine or of a Tailscale Service, speaks HTTP before and passes bytes after, or the other way
+/// round.
+pub(super) fn turns(before: &Value, after: &Value, service: Option<&str>, port: &str) -> bool {
+    let is_web = |config: &Value| {
+        let section = service.map_or(config, |service| &config[SERVICES][service]);
+        let entry = section[TCP].get(port)?;
+        Some(entry["HTTP"] == true || entry["HTTPS"] == true)
+    };
+    matches!((is_web(before), is_web(after)), (Some(before), Some(after)) if before != after)
+}
+
 /// Of `name:port`.
 fn port_of(name: &str) -> Option<&str> {
     name.rsplit_once(':').map(|(_, port)| port)

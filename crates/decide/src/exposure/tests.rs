@@ -241,3 +241,32 @@ fn whenever_the_engine_dies_the_next_one_comes_to_the_same() {
         }
     }
 }
+
+#[test]
+fn a_port_that_turns_from_bytes_to_http_goes_first_and_alone() {
+    let as_tcp = |name: &str| {
+        Exposed::of(&service(name, json!({"/spec/ports": [{"port": 80, "appProtocol": "tcp"}, {"port": 443}]})))
+            .unwrap()
+    };
+    let untagged = TailnetNode { is_tagged: false, ..node() };
+    for node in [node(), untagged] {
+        let other = Exposed::of(&service("other", json!({"/spec/ports": [{"port": 9000}]}))).unwrap();
+        let (before, wanted) = ([as_tcp("web"), other.clone()], [exposed("web"), other]);
+        let known = told(&node, &Value::Null, &before);
+        let exposure = expose(&node, &known.serve_config, &known.advertise, &wanted, services());
+        let steps = exposure.steps(&known.serve_config, &known.advertise);
+        let [.., Step::Serve(between)] = &steps[..] else { panic!("{steps:?}") };
+        let has = |config: &Value, port: &str| {
+            [&config["TCP"], &config["Services"]["svc:web"]["TCP"]].into_iter().any(|tcp| tcp.get(port).is_some())
+        };
+        assert!(has(&known.serve_config, "80") && !has(between, "80"), "{between:#}");
+        let is_others =
+            |config: &Value| config["TCP"].get("9000").or(config["Services"]["svc:other"]["TCP"].get("9000")).cloned();
+        assert_eq!(is_others(between), is_others(&known.serve_config));
+        let advertised = exposure.first.unwrap().advertise;
+        let then = expose(&node, between, &advertised, &wanted, services());
+        assert_eq!((then.first, then.serve_config), (None, exposure.serve_config));
+    }
+    let still = told(&node(), &theirs(), &[exposed("web")]);
+    assert_eq!(told(&node(), &still.serve_config, &[exposed("web")]).first, None);
+}

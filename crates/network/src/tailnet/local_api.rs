@@ -23,8 +23,6 @@ const HOST_NAME: &str = "local-tailscaled.sock";
 const LONGEST: Duration = Duration::from_secs(10);
 /// States, preferences and the network's map; not the traffic, nor the health.
 const WATCHED: u32 = 2 | 4 | 8;
-/// A line of the bus has the whole map, of up to thousands of machines.
-const LONGEST_LINE: usize = 64 << 20;
 
 /// Before this version, `ProxyProtocol` is not kept in the serve configuration.
 const OLDEST: (u32, u32) = (1, 92);
@@ -166,13 +164,10 @@ impl LocalApi {
     pub(super) async fn watch(&self, mut heard: impl FnMut()) -> Result<(), LocalApiError> {
         let path = format!("watch-ipn-bus?mask={WATCHED}");
         let mut body = self.send(Method::GET, &path, None, None).await?.into_body();
-        let mut line = 0;
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|source| LocalApiError::Broken { path: path.clone(), source })?;
-            let Some(data) = frame.data_ref() else { continue };
-            line += data.len();
-            if data.contains(&b'\n') || line > LONGEST_LINE {
-                line = 0;
+            // A message is a line.
+            if frame.data_ref().is_some_and(|data| data.contains(&b'\n')) {
                 heard();
             }
         }

@@ -15,6 +15,9 @@ use tokio::sync::watch;
 pub(crate) struct Tailnet {
     pub(crate) domain: String,
     pub(crate) node: Node,
+    /// The daemon's own.
+    #[serde(default = "version")]
+    pub(crate) version: String,
     #[serde(default)]
     pub(crate) peers: Vec<Node>,
     #[serde(default = "running")]
@@ -30,6 +33,10 @@ pub(crate) struct Tailnet {
     /// So many writes of the serve configuration find that somebody else was faster.
     #[serde(default)]
     pub(crate) overtaken: u32,
+}
+
+fn version() -> String {
+    "1.92.5".to_owned()
 }
 
 fn running() -> String {
@@ -123,7 +130,7 @@ impl Known {
         let peers: BTreeMap<String, Value> =
             tailnet.peers.iter().map(|peer| (format!("nodekey:{}", peer.name), self.node(peer))).collect();
         json!({
-            "Version": "1.92.5", "BackendState": tailnet.state,
+            "Version": tailnet.version, "BackendState": tailnet.state,
             "TailscaleIPs": is_running.then_some(&tailnet.node.addresses),
             "Self": node, "Peer": peers, "MagicDNSSuffix": tailnet.domain, "CertDomains": certificates,
         })
