@@ -32,7 +32,7 @@ pub struct Report {
     #[serde(default)]
     pub unprocessed: u64,
     pub elapsed: Duration,
-    /// The first failures, in the order they happened.
+    /// The first failures, as workers entered them: those of one moment are in any order.
     pub samples: Vec<Sample>,
 }
 
