@@ -44,8 +44,10 @@ fn theirs() -> Value {
     json!({"TCP": {"22": {"TCPForward": "127.0.0.1:22", "Later": 1}}, "AllowFunnel": {}})
 }
 
+/// What is answered on the tailnet, where the machine's name is known.
 fn answer(machine: &Machine, url: &str, more: &[&str]) -> String {
     let mut curl = machine.outside().namespace().in_network("curl");
+    curl.args(["--connect-to", &format!("{NAME}::{ADDRESS}:")]);
     output_of(curl.args(["--silent", "--show-error", "--fail", "--insecure", "--max-time", "20"]).args(more).arg(url))
 }
 
@@ -206,10 +208,10 @@ fn an_app_learns_who_calls_from_the_tailnet_alone() {
         assert!(!said.contains("root@example.com") && !said.contains("203.0.113.9"), "{said}");
         said
     };
-    let said = answered(&format!("http://{ADDRESS}/tailnet"));
+    let said = answered(&format!("http://{NAME}/tailnet"));
     assert!(said.contains("tailscale-user-login: bob@example.com"), "{said}");
     assert!(said.contains(&format!("x-forwarded-for: {}", outside::CLIENT)), "{said}");
-    for url in [format!("http://{ADDRESS}:7000/raw"), format!("http://{service}/cluster")] {
+    for url in [format!("http://{NAME}:7000/raw"), format!("http://{service}/cluster")] {
         let said = answered(&url);
         assert!(said.contains(&format!("x-forwarded-for: {}", outside::CLIENT)), "{said}");
         assert!(!said.contains("tailscale-"), "{said}");
@@ -225,7 +227,10 @@ fn an_app_learns_who_calls_from_the_tailnet_alone() {
         refused.stdout,
         refused.stderr
     );
+    // However a request begins, it does not pass as the bytes of nobody.
+    answered(&format!("http://{NAME}/{}", "x".repeat(20_000)));
     let log = std::fs::read_to_string(machine.data_dir().join("access.log")).expect("it is on");
+    assert!(log.contains("xxxx"), "{log}");
     let line = log.lines().find(|line| line.contains("/tailnet")).expect("a line a request");
     let line: Value = serde_json::from_str(line).expect("JSON");
     assert_eq!((&line["user"], &line["client"]), (&json!("bob@example.com"), &json!(outside::CLIENT)));
@@ -234,8 +239,78 @@ fn an_app_learns_who_calls_from_the_tailnet_alone() {
         r#"patch service listener --type=json -p=[{"op":"replace","path":"/spec/ports/1/name","value":"http-more"}]"#;
     kubectl.run(turns);
     daemon.wait_for("HTTP at 7000", |config| config["TCP"]["7000"]["HTTP"] == true);
-    assert!(answered(&format!("http://{ADDRESS}:7000/more")).contains("tailscale-user-login: bob@example.com"));
+    assert!(answered(&format!("http://{NAME}:7000/more")).contains("tailscale-user-login: bob@example.com"));
     kubectl.run("delete service/listener pod/listener");
+    daemon.wait_for("nothing of ours", Value::is_null);
+    machine.down();
+}
+
+const SITE: &str = r#"
+apiVersion: v1
+kind: Service
+metadata: {name: deep}
+spec: {selector: {app: listener}, ports: [{name: http, port: 8081, targetPort: 8080}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata:
+  name: site
+  annotations: {tailscale.com/http-redirect: "true"}
+spec:
+  ingressClassName: tailscale
+  tls: [{hosts: [web]}]
+  rules:
+  - http:
+      paths: [{path: /deep, pathType: Prefix, backend: {service: {name: deep, port: {name: http}}}}]
+  defaultBackend: {service: {name: listener, port: {number: 80}}}
+"#;
+
+#[test]
+fn an_ingress_has_a_name_on_the_tailnet_and_leads_paths_to_services() {
+    let machine = Machine::without_engine();
+    let mut daemon = up(&machine);
+    daemon.change(|tailnet| {
+        tailnet["node"]["tags"] = json!(["tag:segue"]);
+        tailnet["approved"] = json!({"svc:web": [WEB]});
+        tailnet["peers"] = json!([{"name": "laptop", "addresses": [outside::CLIENT], "login": "bob@example.com"}]);
+    });
+    let kubectl = machine.kubectl();
+    kubectl
+        .apply(&LISTENER.replace("SHELL", SHELL).replace("  type: LoadBalancer\n  loadBalancerClass: tailscale\n", ""));
+    kubectl.apply(SITE);
+    kubectl.run("wait pod/listener --for=condition=Ready --timeout=60s");
+    let own = format!("web.{DOMAIN}");
+    kubectl.wait_for("ingress/site", ".status.loadBalancer.ingress[0].hostname", &own);
+    let shown = kubectl.run("get ingress site");
+    assert!(shown.contains("tailscale") && shown.contains(&own), "{shown}");
+    assert!(kubectl.run("get ingressclass tailscale").contains("tailscale.com/ts-ingress"));
+    assert!(kubectl.run("describe ingress site").contains("Exposed"));
+
+    let to_web = format!("{own}::{WEB}:");
+    let more =
+        ["--connect-to", &to_web, "--retry", "5", "--retry-all-errors", "--header", "Tailscale_User_Login: root"];
+    let asked = |path: &str| {
+        let before = kubectl.run("logs listener").len();
+        assert_eq!(answer(&machine, &format!("https://{own}{path}"), &more), "ok");
+        kubectl.run("logs listener")[before..].to_lowercase()
+    };
+    let said = asked("/deep/er?x=1");
+    assert!(said.contains("get /deep/er?x=1 ") && said.contains("tailscale-user-login: bob@example.com"), "{said}");
+    assert!(!said.contains("tailscale_user"), "{said}");
+    assert!(asked("/other").contains("get /other "));
+    let redirected = ["--connect-to", &to_web, "--write-out", "%{http_code} %{redirect_url}"];
+    assert_eq!(answer(&machine, &format!("http://{own}/x?y"), &redirected), format!("301 https://{own}/x?y"));
+
+    // On the Internet it is at the machine's name, where the tailnet allows it.
+    kubectl.run("annotate ingress site tailscale.com/funnel=true");
+    kubectl.wait_for("ingress/site", ".status.loadBalancer.ingress[0].hostname", NAME);
+    assert_eq!(daemon.serve_config().get("AllowFunnel"), None);
+    daemon.change(|tailnet| tailnet["may_funnel"] = json!(true));
+    let funnelled = |config: &Value| config["AllowFunnel"] == json!({format!("{NAME}:443"): true});
+    daemon.wait_for("the Internet", funnelled);
+    let events = kubectl.run("events --for ingress/site");
+    assert!(events.contains("FunnelNotAllowed"), "{events}");
+    kubectl.run("delete ingress site");
     daemon.wait_for("nothing of ours", Value::is_null);
     machine.down();
 }

@@ -2,6 +2,8 @@
 //! first bytes. Sources: Service v1 `appProtocol`, KEP-3726 (`kubernetes.io/h2c`, `/ws`, `/wss`), and the names that
 //! service meshes have made customary.
 
+use k8s_openapi::api::core::v1::{Service, ServicePort};
+use objects::names;
 use serde::{Deserialize, Serialize};
 
 /// What a Service says that its port speaks.
@@ -32,6 +34,22 @@ pub struct Declared<'a> {
 /// Ports of protocols in which the server speaks first, or which no HTTP server uses: SMTP, MySQL, PostgreSQL, Redis,
 /// Galera, Elasticsearch's transport, memcached, MongoDB.
 const OPAQUE_PORTS: [u16; 10] = [25, 587, 3306, 4444, 5432, 6379, 9300, 11211, 27017, 27018];
+
+/// What a port of a Service speaks, by all that the Service says.
+#[must_use]
+pub fn speaks_at(service: &Service, port: &ServicePort) -> Speaks {
+    let annotation = |name: &str| service.metadata.annotations.as_ref()?.get(name).map(String::as_str);
+    // Whoever expects a header of the PROXY protocol expects it on every connection.
+    if matches!(annotation(names::PROXY_PROTOCOL), Some("v1" | "v2")) {
+        return Speaks::Opaque;
+    }
+    speaks(&Declared {
+        app_protocol: port.app_protocol.as_deref(),
+        name: port.name.as_deref().unwrap_or_default(),
+        port: u16::try_from(port.port).unwrap_or_default(),
+        opaque_ports: annotation(names::OPAQUE_PORTS).unwrap_or_default(),
+    })
+}
 
 /// The most explicit word wins: annotation, `appProtocol`, the port's name, its number.
 #[must_use]

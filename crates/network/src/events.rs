@@ -1,6 +1,7 @@
 //! Events on objects of the API.
 
 use jiff::Timestamp;
+use k8s_openapi::Metadata;
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::api::PostParams;
@@ -13,6 +14,20 @@ pub(crate) struct About {
     pub(crate) kind: &'static str,
     pub(crate) namespace: String,
     pub(crate) name: String,
+    pub(crate) uid: Option<String>,
+}
+
+impl About {
+    pub(crate) fn of<K: Metadata<Ty = ObjectMeta>>(object: &K) -> Self {
+        let metadata = object.metadata();
+        Self {
+            api_version: K::API_VERSION,
+            kind: K::KIND,
+            namespace: metadata.namespace.clone().unwrap_or_default(),
+            name: metadata.name.clone().unwrap_or_default(),
+            uid: metadata.uid.clone(),
+        }
+    }
 }
 
 /// Who says it.
@@ -70,6 +85,7 @@ fn event(about: &About, Said { by, type_, reason, message }: Said, now: Timestam
             kind: Some(about.kind.to_owned()),
             namespace: Some(about.namespace.clone()),
             name: Some(about.name.clone()),
+            uid: about.uid.clone(),
             ..ObjectReference::default()
         },
         type_: Some(format!("{type_:?}")),

@@ -396,10 +396,9 @@ impl Routing {
     }
 
     fn tell_fronts(&self, snapshot: &Snapshot) {
-        let is_taken =
-            |key: &str, listener: &Listener| self.book.is_served(key, listener) && !self.refused.contains(listener);
         if self.book.is_acknowledged() {
-            self.settings.fronts.are_taken(fronts::taken(snapshot, &is_taken));
+            let is_served = |key: &str, listener: &Listener| self.book.is_served(key, listener);
+            self.settings.fronts.are(fronts::open(snapshot, &is_served, &self.refused));
         }
     }
 
@@ -428,16 +427,18 @@ impl Routing {
 
     /// Whoever is reached at a listener.
     fn about(&self, listener: &Listener) -> Vec<About> {
+        let Some(snapshot) = self.caches.snapshot(&self.settings) else { return Vec::new() };
         if let Some(service) = self.book.service_at(listener) {
-            let namespace = service.namespace.clone();
-            let (kind, name) = match plan::host_ports::pod_of(service) {
-                Some(pod) => ("Pod", pod.to_owned()),
-                None => ("Service", service.name.clone()),
+            let about = match plan::host_ports::pod_of(service) {
+                Some(pod) => {
+                    snapshot.pods.get(&format!("{}/{pod}", service.namespace)).map(|pod| About::of(pod.as_ref()))
+                }
+                None => snapshot.services.get(&service.key()).map(|service| About::of(service.as_ref())),
             };
-            return vec![About { api_version: "v1", kind, namespace, name }];
+            return about.into_iter().collect();
         }
-        let snapshot = self.caches.snapshot(&self.settings).filter(|_| ingress::is_at(listener));
-        snapshot.iter().flat_map(ingress::ours).map(ingress::about).collect()
+        let ours = ingress::ours(&snapshot).into_iter().filter(|_| ingress::is_at(listener));
+        ours.map(About::of).collect()
     }
 
     fn look_again_in(&mut self, pause: Duration) {

@@ -1,17 +1,21 @@
-//! The tailnet's side of traffic: tells Tailscale's daemon which Services are reached under which names, and writes on
-//! them what came of it. Decides nothing itself (`decide::exposure`) and carries no traffic: the daemon leads it to the
+//! The tailnet's side of traffic: tells Tailscale's daemon which Services and Ingresses are reached under which names, and
+//! writes on them what came of it. Decides nothing itself (`decide::exposure`) and carries no traffic: the daemon leads it to the
 //! proxy, so pods and engines may come and go without the daemon being told anything.
 
 mod fronts;
 mod local_api;
 mod statuses;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::net::SocketAddrV4;
 use std::sync::Arc;
 use std::time::Duration;
 
-use decide::exposure::{Exposed, Place, Step, expose, is_exposed};
+use decide::exposure::{CannotExpose, Exposed, Owner, Place, Step, expose, is_exposed, is_on_tailnet};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::networking::v1::Ingress;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Client;
 use objects::ranges::Range;
 use tokio::sync::Notify;
@@ -20,9 +24,10 @@ use tokio::time::Instant;
 
 use crate::watch::{Cache, Objects, follow};
 pub use fronts::Fronts;
+pub(crate) use fronts::Open;
 pub use local_api::LocalApi;
 use local_api::{LocalApiError, RUNNING, ServeConfig};
-use statuses::Outcome;
+use statuses::{Outcome, Writer};
 
 /// What comes within this time makes one write of the serve configuration.
 const SETTLES_FOR: Duration = Duration::from_millis(100);
@@ -58,6 +63,8 @@ enum Unable {
     TooOld(String),
     #[error(transparent)]
     Daemon(#[from] LocalApiError),
+    #[error("nobody can listen at {0}, to which Tailscale's daemon would lead: `ss -lnp` shows what holds the port")]
+    Front(SocketAddrV4),
     #[error("others keep changing the serve configuration; trying again")]
     Contended,
 }
@@ -69,6 +76,7 @@ impl Unable {
             Self::NotRunning(_) => "DaemonNotRunning",
             Self::TooOld(_) => "DaemonTooOld",
             Self::Daemon(_) => "DaemonFailed",
+            Self::Front(_) => "FrontNotServed",
             Self::Contended => "ServeConfigContended",
         }
     }
@@ -79,21 +87,23 @@ pub async fn run(client: Client, settings: Settings) {
     let changed = Arc::new(Notify::new());
     let mut following = JoinSet::new();
     let services = follow(&client, &changed, None, &mut following);
+    let ingresses = follow(&client, &changed, None, &mut following);
     let heard = Arc::new(Notify::new());
     following.spawn(listen(settings.daemon.clone(), Arc::clone(&heard)));
-    let mut taken = settings.fronts.subscribe();
-    let mut tailnet = Tailnet { client, settings, services, last: None, _following: following };
+    let mut open = settings.fronts.subscribe();
+    let writer = Writer::new(client);
+    let mut tailnet = Tailnet { settings, services, ingresses, writer, last: None, _following: following };
     let mut look_at = Instant::now();
     loop {
         let must_look = tokio::select! {
             () = changed.notified() => false,
-            Ok(()) = taken.changed() => false,
+            Ok(()) = open.changed() => false,
             () = heard.notified() => true,
             () = tokio::time::sleep_until(look_at) => true,
         };
         tokio::time::sleep(SETTLES_FOR).await;
-        let taken = taken.borrow_and_update().clone();
-        match tailnet.act(taken, must_look).await {
+        let open = open.borrow_and_update().clone();
+        match tailnet.act(open, must_look).await {
             Some(Looked::Done) => look_at = Instant::now() + LOOK_EVERY,
             Some(Looked::InVain) => look_at = Instant::now() + PAUSE,
             // Routing has not said yet what it serves.
@@ -124,11 +134,12 @@ enum Looked {
 }
 
 struct Tailnet {
-    client: Client,
     settings: Settings,
     services: Arc<Cache<Service>>,
+    ingresses: Arc<Cache<Ingress>>,
+    writer: Writer,
     /// What was wanted last, and what came of it.
-    last: Option<(Vec<Exposed>, BTreeMap<String, Outcome>)>,
+    last: Option<(Vec<Exposed>, BTreeMap<Owner, Outcome>)>,
     /// Ends the following when dropped.
     _following: JoinSet<()>,
 }
@@ -136,33 +147,34 @@ struct Tailnet {
 impl Tailnet {
     /// Tells the daemon what is wanted, if that is new or `must_look`, and Services what came of it. None: there was
     /// nothing to tell the daemon, or it is too early.
-    async fn act(&mut self, taken: Option<BTreeSet<String>>, must_look: bool) -> Option<Looked> {
-        let (services, taken) = (self.services.objects()?, taken?);
-        let (exposed, refused) = self.wanted(&services, &taken);
+    async fn act(&mut self, open: Option<Open>, must_look: bool) -> Option<Looked> {
+        let (services, ingresses, open) = (self.services.objects()?, self.ingresses.objects()?, open?);
+        let (exposed, refused) = self.wanted(&services, &ingresses, &open);
         let mut looked = None;
         if must_look || self.last.as_ref().is_none_or(|(last, _)| *last != exposed) {
-            let outcomes: BTreeMap<String, Outcome> = match self.tell_daemon(&exposed).await {
+            let outcomes: BTreeMap<Owner, Outcome> = match self.tell_daemon(&exposed).await {
                 Ok(places) => {
                     looked = Some(Looked::Done);
-                    places.into_iter().map(|(key, place)| (key, Outcome::Placed(place))).collect()
+                    places.into_iter().map(|(owner, place)| (owner, Outcome::Placed(place))).collect()
                 }
                 // Whoever puts nothing on the tailnet may have any daemon or none.
                 Err(unable) => {
                     looked = Some(if exposed.is_empty() { Looked::Done } else { Looked::InVain });
                     let outcome = Outcome::Unable(unable.reason(), crate::chain(&unable));
-                    exposed.iter().map(|wants| (wants.key.clone(), outcome.clone())).collect()
+                    exposed.iter().map(|wants| (wants.owner.clone(), outcome.clone())).collect()
                 }
             };
             self.note(&outcomes);
             self.last = Some((exposed, outcomes));
         }
         let placed = self.last.iter().flat_map(|(_, outcomes)| outcomes.clone());
-        statuses::write(&self.client, &services, &placed.chain(refused).collect()).await;
+        let outcomes = placed.chain(refused).collect();
+        self.writer.write(&services, &ingresses, &outcomes).await;
         looked
     }
 
     /// Logs what is in the way, once.
-    fn note(&self, outcomes: &BTreeMap<String, Outcome>) {
+    fn note(&self, outcomes: &BTreeMap<Owner, Outcome>) {
         let is_known = |outcome: &Outcome| {
             self.last.iter().flat_map(|(_, outcomes)| outcomes.values()).any(|known| known == outcome)
         };
@@ -171,29 +183,38 @@ impl Tailnet {
         }
     }
 
-    /// What Services ask for, those first that were there first, and why others can't have it. Where nobody takes
-    /// connections yet at the front, it is what they asked for before, if anything.
+    /// What is asked for, that first that was there first, and why others can't have it. Where nobody takes connections yet
+    /// at a front, it is what they asked for before, if anything.
     fn wanted(
         &self,
         services: &Objects<Service>,
-        taken: &BTreeSet<String>,
-    ) -> (Vec<Exposed>, BTreeMap<String, Outcome>) {
-        let mut wanted: Vec<_> = services.iter().filter(|(_, service)| is_exposed(service)).collect();
-        wanted.sort_by_key(|(_, service)| service.metadata.creation_timestamp.as_ref().map(|time| time.0));
+        ingresses: &Objects<Ingress>,
+        open: &Open,
+    ) -> (Vec<Exposed>, BTreeMap<Owner, Outcome>) {
         let known = self.last.as_ref().map_or(&[][..], |(exposed, _)| exposed);
         let (mut exposed, mut refused) = (Vec::new(), BTreeMap::new());
-        for (key, service) in wanted {
-            match Exposed::of(service) {
-                Ok(wants) if taken.contains(key) => exposed.push(wants),
-                Ok(_) => exposed.extend(known.iter().find(|known| known.key == *key).cloned()),
-                Err(reason) => drop(refused.insert(key.clone(), Outcome::Refused(reason))),
+        for (owner, wants) in asked(services, ingresses) {
+            let wants = match wants {
+                Ok(wants) => wants,
+                Err(reason) => {
+                    refused.insert(owner, Outcome::Refused(reason));
+                    continue;
+                }
+            };
+            if let Some(at) = wants.targets().find(|at| open.refused.contains(at)) {
+                let unable = Unable::Front(at);
+                refused.insert(owner, Outcome::Unable(unable.reason(), unable.to_string()));
+            } else if wants.targets().all(|at| open.taken.contains(&at)) {
+                exposed.push(wants);
+            } else {
+                exposed.extend(known.iter().find(|known| known.owner == owner).cloned());
             }
         }
         (exposed, refused)
     }
 
-    /// Where each Service is reached, once the daemon knows.
-    async fn tell_daemon(&self, exposed: &[Exposed]) -> Result<BTreeMap<String, Place>, Unable> {
+    /// Where each is reached, once the daemon knows.
+    async fn tell_daemon(&self, exposed: &[Exposed]) -> Result<BTreeMap<Owner, Place>, Unable> {
         let daemon = &self.settings.daemon;
         if !daemon.is_there() {
             return Err(Unable::NoDaemon);
@@ -221,7 +242,13 @@ impl Tailnet {
     async fn take(&self, steps: &[Step], etag: &str) -> Result<(), LocalApiError> {
         for step in steps {
             match step {
-                Step::Advertise(services) => self.settings.daemon.advertise(services).await?,
+                Step::Withdraw(_) | Step::Offer(_) => {
+                    // Others offer theirs too, and the daemon knows no version of this.
+                    let advertised = self.settings.daemon.advertised().await?;
+                    if let Some(wanted) = step.advertised(&advertised) {
+                        self.settings.daemon.advertise(&wanted).await?;
+                    }
+                }
                 Step::Serve(config) => {
                     self.settings.daemon.set_serve_config(config, etag).await?;
                     tracing::info!("the serve configuration of Tailscale's daemon is changed");
@@ -230,4 +257,22 @@ impl Tailnet {
         }
         Ok(())
     }
+}
+
+type Asked = (Owner, Result<Exposed, CannotExpose>);
+
+/// What Services and Ingresses ask for, the oldest first.
+fn asked(services: &Objects<Service>, ingresses: &Objects<Ingress>) -> Vec<Asked> {
+    let age = |metadata: &ObjectMeta| metadata.creation_timestamp.as_ref().map(|time| time.0);
+    let service = |key: &str| services.get(key).map(Arc::as_ref);
+    let of_services = services.iter().filter(|(_, service)| is_exposed(service));
+    let of_services = of_services
+        .map(|(key, service)| (age(&service.metadata), Owner::Service(key.clone()), Exposed::of_service(service)));
+    let of_ingresses = ingresses.iter().filter(|(_, ingress)| is_on_tailnet(ingress));
+    let of_ingresses = of_ingresses.map(|(key, ingress)| {
+        (age(&ingress.metadata), Owner::Ingress(key.clone()), Exposed::of_ingress(ingress, &service))
+    });
+    let mut all: Vec<(Option<Timestamp>, Owner, _)> = of_services.chain(of_ingresses).collect();
+    all.sort_by_key(|(age, ..)| *age);
+    all.into_iter().map(|(_, owner, wants)| (owner, wants)).collect()
 }

@@ -55,6 +55,8 @@ const READY_LIMIT: Duration = Duration::from_secs(60);
 const READY_INTERVAL: Duration = Duration::from_millis(10);
 
 const INGRESS_CLASS: &str = "segue";
+/// As Tailscale's Kubernetes operator has it.
+const TAILNET_CONTROLLER: &str = "tailscale.com/ts-ingress";
 
 const DNS_PORT: u16 = 53;
 /// Beside DNS, where other clusters' DNS servers show theirs.
@@ -138,7 +140,7 @@ impl Engine {
         let client = serve::client(&api);
         let pki = Pki::open(&directories.pki(), &[IpAddr::V4(Ipv4Addr::LOCALHOST), options.listen.ip()])?;
         ensure_namespaces(&client).await?;
-        ensure_ingress_class(&client).await?;
+        ensure_ingress_classes(&client).await?;
         ensure_roles(&client).await?;
         options.rules(&directories).apply()?;
 
@@ -448,16 +450,16 @@ where
     try_join_all(ensured).await.map(drop)
 }
 
-/// The class by whose name an Ingress asks for this engine's data plane.
-async fn ensure_ingress_class(client: &Client) -> anyhow::Result<()> {
-    let classes: Api<IngressClass> = Api::all(client.clone());
-    if classes.get_opt(INGRESS_CLASS).await?.is_none() {
+/// The classes by whose names Ingresses ask for this engine's data plane, and for a name on the tailnet.
+async fn ensure_ingress_classes(client: &Client) -> anyhow::Result<()> {
+    let controllers = [(INGRESS_CLASS, names::INGRESS_CONTROLLER), (exposure::CLASS, TAILNET_CONTROLLER)];
+    let classes = controllers.map(|(name, controller)| {
         let mut class = IngressClass::default();
-        class.metadata.name = Some(INGRESS_CLASS.to_owned());
-        class.spec.get_or_insert_default().controller = Some(names::INGRESS_CONTROLLER.to_owned());
-        classes.create(&PostParams::default(), &class).await?;
-    }
-    Ok(())
+        class.metadata.name = Some(name.to_owned());
+        class.spec.get_or_insert_default().controller = Some(controller.to_owned());
+        class
+    });
+    ensure(client, classes.into()).await
 }
 
 fn is_ready(node: &Node) -> bool {

@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
-use super::Entry;
+use super::wanted::{Entry, is_to_https};
 
 const SERVICES: &str = "Services";
 const FOREGROUND: &str = "Foreground";
+const ALLOW_FUNNEL: &str = "AllowFunnel";
 const TCP: &str = "TCP";
 const WEB: &str = "Web";
 const HANDLERS: &str = "Handlers";
@@ -54,7 +55,10 @@ fn clean(section: &mut Map<String, Value>, is_ours: &dyn Fn(&str) -> bool) -> bo
             let Some(handlers) = site.get_mut(HANDLERS).and_then(Value::as_object_mut) else { continue };
             let before = handlers.len();
             handlers.retain(|_, handler| !leads_to_us(handler, "Proxy"));
-            has_changed |= handlers.len() < before;
+            if handlers.len() < before {
+                has_changed = true;
+                handlers.retain(|_, handler| !is_to_https(handler));
+            }
             if handlers.is_empty() && before > 0 {
                 emptied.push(name.clone());
             }
@@ -75,6 +79,13 @@ fn clean(section: &mut Map<String, Value>, is_ours: &dyn Fn(&str) -> bool) -> bo
         tcp.retain(|port, entry| !leads_to_us(entry, "TCPForward") && !unserved.contains(port));
         has_changed |= tcp.len() < before;
     }
+    if let Some(public) = section.get_mut(ALLOW_FUNNEL).and_then(Value::as_object_mut) {
+        let before = public.len();
+        public.retain(|name, _| !emptied.contains(name));
+        if public.is_empty() && before > 0 {
+            section.shift_remove(ALLOW_FUNNEL);
+        }
+    }
     if has_changed {
         for part in [TCP, WEB] {
             if section.get(part).and_then(Value::as_object).is_some_and(Map::is_empty) {
@@ -85,15 +96,15 @@ fn clean(section: &mut Map<String, Value>, is_ours: &dyn Fn(&str) -> bool) -> bo
     has_changed
 }
 
-/// Whether a port, of the machine or of a Tailscale Service, speaks HTTP before and passes bytes after, or the other way
-/// round.
+/// Whether a port, of the machine or of a Tailscale Service, is of one type before and of another after.
 pub(super) fn turns(before: &Value, after: &Value, service: Option<&str>, port: &str) -> bool {
-    let is_web = |config: &Value| {
+    let type_of = |config: &Value| {
         let section = service.map_or(config, |service| &config[SERVICES][service]);
         let entry = section[TCP].get(port)?;
-        Some(entry["HTTP"] == true || entry["HTTPS"] == true)
+        let is = |field: &str| entry[field] == true;
+        Some((is("HTTP"), is("HTTPS"), entry["TerminateTLS"].as_str().is_some_and(|name| !name.is_empty())))
     };
-    matches!((is_web(before), is_web(after)), (Some(before), Some(after)) if before != after)
+    matches!((type_of(before), type_of(after)), (Some(before), Some(after)) if before != after)
 }
 
 /// Of `name:port`.
@@ -101,9 +112,14 @@ fn port_of(name: &str) -> Option<&str> {
     name.rsplit_once(':').map(|(_, port)| port)
 }
 
-/// A port that somebody else has.
+/// Why a port can't be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Taken;
+pub(super) enum Taken {
+    /// Somebody else has it.
+    Served,
+    /// Whatever is there is reached from the whole Internet.
+    Public,
+}
 
 /// The ports of the machine's own name, or of a Tailscale Service.
 pub(super) struct Section<'c> {
@@ -125,13 +141,18 @@ impl<'c> Section<'c> {
     }
 
     /// Makes a port of `name` do what an entry says.
-    pub(super) fn add(self, name: &str, entry: Entry) -> Result<(), Taken> {
+    pub(super) fn add(self, name: &str, entry: &Entry) -> Result<(), Taken> {
         let port = entry.port.to_string();
         // What runs in the foreground of somebody's terminal has ports of the machine.
         let foreground = self.config[FOREGROUND].as_object().into_iter().flatten();
         let mut others = foreground.map(|(_, session)| session).filter(|_| self.service.is_none());
         if others.any(|session| session[TCP].get(&port).is_some()) {
-            return Err(Taken);
+            return Err(Taken::Served);
+        }
+        let at = format!("{name}:{port}");
+        let is_public = self.config[ALLOW_FUNNEL].get(&at).is_some_and(|public| *public == true);
+        if is_public && self.service.is_none() && self.config[TCP].get(&port).is_none() {
+            return Err(Taken::Public);
         }
         let root = object(self.config)?;
         let section = match self.service {
@@ -142,14 +163,22 @@ impl<'c> Section<'c> {
         };
         let tcp = object(section.entry(TCP).or_insert(Value::Null))?;
         if tcp.contains_key(&port) {
-            return Err(Taken);
+            return Err(Taken::Served);
         }
         tcp.insert(port.clone(), entry.tcp());
-        if let Some(handler) = entry.web() {
+        if let Some(handlers) = entry.handlers() {
             let web = object(section.entry(WEB).or_insert(Value::Null))?;
-            web.insert(format!("{name}:{port}"), json!({HANDLERS: {"/": handler}}));
+            web.insert(at, json!({HANDLERS: handlers}));
         }
         Ok(())
+    }
+
+    /// Has `name` be reached from the whole Internet at this port.
+    pub(super) fn funnel(self, name: &str, port: u16) {
+        let public = object(self.config).and_then(|root| object(root.entry(ALLOW_FUNNEL).or_insert(Value::Null)));
+        if let Ok(public) = public {
+            public.insert(format!("{name}:{port}"), Value::Bool(true));
+        }
     }
 }
 
@@ -158,5 +187,5 @@ fn object(value: &mut Value) -> Result<&mut Map<String, Value>, Taken> {
     if value.is_null() {
         *value = Value::Object(Map::new());
     }
-    value.as_object_mut().ok_or(Taken)
+    value.as_object_mut().ok_or(Taken::Served)
 }

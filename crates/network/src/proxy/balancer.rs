@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use decide::balancing::EndpointState;
+use decide::exposure::is_front;
 use decide::ingress::Routes;
 use decide::network_policy::Policies;
 use decide::retries;
@@ -172,7 +173,7 @@ impl Balancer {
             return None;
         }
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
-        table.tailnet.clone().filter(|tailnet| tailnet.fronts.contains(ip))
+        table.tailnet.clone().filter(|tailnet| is_front(tailnet.fronts, ip))
     }
 
     /// Whether and how pods there are told whom a connection comes from.

@@ -47,6 +47,8 @@ enum Ended {
     Io(#[from] std::io::Error),
     #[error("only Tailscale's daemon may connect here")]
     NotTheDaemon,
+    #[error("the client has too many connections")]
+    TooMany,
     #[error("nothing took the connection")]
     NotTaken(#[from] NotTaken),
     #[error("the proxy ends")]
@@ -63,6 +65,16 @@ enum Turn {
     Http2(Bytes),
     /// Opaque; some server may be connected already.
     Opaque(Bytes, Option<(TcpStream, InFlight)>),
+}
+
+impl Turn {
+    /// What can be nothing but HTTP, however it begins.
+    fn of_http(self) -> Self {
+        match self {
+            Self::Opaque(read_already, _) => Self::Http1(read_already),
+            Self::Http1(_) | Self::Http2(_) => self,
+        }
+    }
 }
 
 /// Whether a connection is encrypted.
@@ -133,21 +145,29 @@ async fn find_out_and_pass(
         Some(From::Caller(caller)) => (caller, Caller::Elsewhere(caller.ip())),
         Some(From::Requests) | None => (client, Caller::new(client.ip(), reached.ip())),
     };
+    let _present = match from {
+        Some(From::Caller(caller)) => Some(balancer.clients().enter(caller.ip()).ok_or(Ended::TooMany)?),
+        Some(From::Requests) | None => None,
+    };
+    let is_http = from == Some(From::Requests);
     let turn = Box::pin(async {
         match speaks {
+            // The daemon has requests of many callers on one connection: they never pass as bytes of one.
+            Speaks::Opaque if is_http => Err(Ended::NotTheDaemon),
             Speaks::Opaque => Ok(Turn::Opaque(Bytes::new(), None)),
-            Speaks::FindOut => find_out(&mut stream, at, caller, &balancer).await,
+            Speaks::FindOut if !is_http => find_out(&mut stream, at, caller, &balancer).await,
             // The client speaks first, so no server has to be watched.
-            Speaks::Http1 | Speaks::Http2 => wait_for_the_client(&mut stream).await,
+            Speaks::FindOut | Speaks::Http1 | Speaks::Http2 => wait_for_the_client(&mut stream).await,
         }
     });
     let turn = tokio::select! {
         turn = turn => turn.map_err(|ended| refused(&stream, ended))?,
         () = has_come(&mut leaving, Leaving::Now) => return Err(Ended::Leaving),
     };
+    let turn = if is_http { turn.of_http() } else { turn };
     let http_client = |balancer: Arc<Balancer>, by_client| {
         let origin = Origin::new(client.ip(), reached, Scheme::Http);
-        let origin = if from == Some(From::Requests) { origin.said_by_daemon() } else { origin };
+        let origin = if is_http { origin.said_by_daemon() } else { origin };
         let pods_speak = pods_speak(speaks, by_client);
         let sticky_cookie = balancer.sticky_cookie(at);
         let entry = Entry::Service(Target { at, pods_speak, series, sticky_cookie });
@@ -164,27 +184,38 @@ async fn find_out_and_pass(
             Box::pin(http::serve_http2(Prefixed::new(read_already, stream), client, leaving)).await;
         }
         Turn::Opaque(read_already, connected) => {
-            let (mut server, mut in_flight) = match connected {
+            let (server, in_flight) = match connected {
                 Some(connected) => connected,
                 None => {
                     let connected = connect(&balancer, at, caller, Work::Long).await;
                     connected.map_err(|not_taken| refused(&stream, not_taken.into()))?
                 }
             };
-            in_flight.become_long(ConnectionClass::Opaque);
-            if let Some(version) = balancer.proxy_protocol(at) {
-                server.write_all(&proxy_protocol::header(version, client, reached)).await?;
-            }
-            let mut stream = Metered::new(Prefixed::new(read_already, stream), in_flight.series.clone());
-            let passed = tokio::select! {
-                passed = Box::pin(tokio::io::copy_bidirectional(&mut stream, &mut server)) => passed.map(drop),
-                () = in_flight.is_over() => tokio::try_join!(stream.shutdown(), server.shutdown()).map(drop),
-            };
-            drop(in_flight);
-            passed?;
+            let header = balancer.proxy_protocol(at).map(|version| proxy_protocol::header(version, client, reached));
+            pass_bytes(Prefixed::new(read_already, stream), server, in_flight, header).await?;
         }
     }
     Ok(())
+}
+
+/// Passes bytes both ways until both ends have closed, or the server's end has come. `header` comes before the client's.
+async fn pass_bytes(
+    client: Prefixed,
+    mut server: TcpStream,
+    mut in_flight: InFlight,
+    header: Option<Vec<u8>>,
+) -> Result<(), Ended> {
+    in_flight.become_long(ConnectionClass::Opaque);
+    if let Some(header) = header {
+        server.write_all(&header).await?;
+    }
+    let mut client = Metered::new(client, in_flight.series.clone());
+    let passed = tokio::select! {
+        passed = Box::pin(tokio::io::copy_bidirectional(&mut client, &mut server)) => passed.map(drop),
+        () = in_flight.is_over() => tokio::try_join!(client.shutdown(), server.shutdown()).map(drop),
+    };
+    drop(in_flight);
+    Ok(passed?)
 }
 
 /// Whom a connection comes from that Tailscale's daemon leads here; None: it comes from elsewhere.

@@ -420,8 +420,14 @@ impl Accepting {
 
     /// Gives a connection to the thread that has fewest; moving one costs more than serving a request here.
     fn hand_out(&self, stream: TcpStream, client: SocketAddr, at: SocketAddr, here: WorkerNumber) {
-        // Whoever has too many is hung up on.
-        let Some(present) = self.serving.balancer.clients().enter(client.ip()) else { return };
+        // Whoever has too many is hung up on; whom Tailscale's daemon brings is known later.
+        let balancer = &self.serving.balancer;
+        let is_elsewhere = balancer.tailnet_before(at).is_none();
+        let present = is_elsewhere.then(|| balancer.clients().enter(client.ip()));
+        if matches!(present, Some(None)) {
+            return;
+        }
+        let present = present.flatten();
         // Held from now on: a proxy that leaves must not end before this connection was looked at.
         let present = (present, self.serving.leaving.subscribe());
         let (accepting, open) = (self.clone(), self.workers.least_busy(here));
@@ -445,7 +451,7 @@ impl Accepting {
         client: SocketAddr,
         at: SocketAddr,
         open: Open,
-        _present: (Present, watch::Receiver<Leaving>),
+        _present: (Option<Present>, watch::Receiver<Leaving>),
     ) {
         // Each on the heap by itself: a connection takes what its own kind needs, not what the largest would.
         if self.dns.is_at(at) {

@@ -105,7 +105,10 @@ fn owner(client: SocketAddr, reached: SocketAddr) -> io::Result<u32> {
     let answer = answer.get(..length).unwrap_or_default();
     let answer = NetlinkMessage::<SockDiagMessage>::deserialize(answer).map_err(io::Error::other)?.payload;
     if let NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) = answer {
-        return Ok(response.header.uid);
+        // One that its program has closed belongs to nobody, which looks like root.
+        let is_open = response.header.inode != 0;
+        let closed = || io::Error::other("the other end is closed, and nobody knows whose it was");
+        return is_open.then_some(response.header.uid).ok_or_else(closed);
     }
     if let NetlinkPayload::Error(error) = answer {
         return Err(error.to_io());
@@ -146,6 +149,24 @@ mod tests {
             stream.read_to_end(&mut passed).await.unwrap();
             assert_eq!((from.unwrap(), &passed[..]), (expected, left));
         }
+    }
+
+    #[test]
+    fn who_has_closed_is_nobody() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("socket");
+        std::fs::write(&socket, "").unwrap();
+        let listener = TcpListener::bind("127.45.0.8:0").unwrap();
+        let reached = listener.local_addr().unwrap();
+        let client = TcpStream::connect(reached).unwrap();
+        let address = client.local_addr().unwrap();
+        let (_accepted, _) = listener.accept().unwrap();
+        let tailnet = Tailnet { fronts: "127.45.0.0/16".parse().unwrap(), daemon: socket };
+        assert!(is_the_daemons(&tailnet, address, reached).unwrap());
+        client.shutdown(std::net::Shutdown::Write).unwrap();
+        assert!(is_the_daemons(&tailnet, address, reached).unwrap(), "it still reads");
+        drop(client);
+        assert!(is_the_daemons(&tailnet, address, reached).is_err());
     }
 
     #[test]

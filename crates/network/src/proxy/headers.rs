@@ -153,6 +153,7 @@ pub(crate) fn to_pod(method: &Method, uri: &mut Uri, headers: &mut HeaderMap, or
     if passed_on.is_none() {
         remove_identity(headers);
     }
+    remove_other_spellings(headers);
     for said in SAID_OF_ORIGINS {
         headers.remove(said);
     }
@@ -223,6 +224,19 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
 /// Nobody says of itself who it is on the tailnet.
 fn remove_identity(headers: &mut HeaderMap) {
     let forged = headers.keys().filter(|name| name.as_str().starts_with(SAID_BY_DAEMON));
+    for name in forged.cloned().collect::<Vec<_>>() {
+        headers.remove(name);
+    }
+}
+
+/// Interfaces such as CGI (RFC 3875, 4.1.18) read `_` and `-` in a name as the same.
+fn remove_other_spellings(headers: &mut HeaderMap) {
+    let said = [X_FORWARDED_FOR, X_FORWARDED_PROTO];
+    let is_said = |name: &str| {
+        name.starts_with(SAID_BY_DAEMON) || SAID_OF_ORIGINS.iter().chain(&said).any(|header| header.as_str() == name)
+    };
+    let names = headers.keys().filter(|name| name.as_str().contains('_'));
+    let forged = names.filter(|name| is_said(&name.as_str().replace('_', "-")));
     for name in forged.cloned().collect::<Vec<_>>() {
         headers.remove(name);
     }

@@ -149,7 +149,7 @@ impl CertificateFaults {
         let mut new = Vec::new();
         let mut found = BTreeSet::new();
         for one in ours {
-            let about = about(one);
+            let about = About::of(one);
             for fault in faults(snapshot, one) {
                 let known = (format!("{}/{}", about.namespace, about.name), fault.clone());
                 if !self.known.contains(&known) {
@@ -180,17 +180,6 @@ fn faults(snapshot: &Snapshot, one: &Ingress) -> Vec<String> {
 /// Whether Ingresses are reached at a listener.
 pub(super) fn is_at(listener: &Listener) -> bool {
     [HTTP, HTTPS].map(Listener::tcp).contains(listener)
-}
-
-/// By which events name an Ingress.
-pub(super) fn about(one: &Ingress) -> About {
-    let metadata = &one.metadata;
-    About {
-        api_version: "networking.k8s.io/v1",
-        kind: "Ingress",
-        namespace: metadata.namespace.clone().unwrap_or_default(),
-        name: metadata.name.clone().unwrap_or_default(),
-    }
 }
 
 /// An Ingress whose status says something else than where it is reached.

@@ -11,9 +11,9 @@ use std::sync::Arc;
 
 use decide::balancing::EndpointState;
 use decide::draining::DrainStep;
-use decide::exposure::{front, is_exposed};
+use decide::exposure::front_of;
 use decide::network_policy::{Policies, compile};
-use decide::protocol::{Declared, speaks};
+use decide::protocol::speaks_at;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Secret, Service, ServicePort};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass, NetworkPolicy};
@@ -25,7 +25,7 @@ use objects::selector::matches_map;
 use objects::validation::is_cookie_name;
 
 use super::ingress::ingress;
-use crate::config::{self, Affinity, Base, DataPlaneConfig, Listener, PodUid, ProxyProtocol, Speaks, Transport};
+use crate::config::{self, Affinity, Base, DataPlaneConfig, Listener, PodUid, ProxyProtocol, Transport};
 use crate::watch::Objects;
 pub(super) use planner::Planner;
 
@@ -210,12 +210,6 @@ pub(super) fn is_load_balancer(service: &Service) -> bool {
         .is_some_and(|spec| spec.type_.as_deref() == Some("LoadBalancer") && spec.load_balancer_class.is_none())
 }
 
-/// Where the tailnet's daemon finds a Service that is exposed there.
-pub(super) fn front_of(service: &Service) -> Option<Ipv4Addr> {
-    let cluster_ip = service.spec.as_ref()?.cluster_ip.as_deref()?;
-    cluster_ip.parse().ok().map(front).filter(|_| is_exposed(service))
-}
-
 fn affinity(service: &Service) -> Affinity {
     match service.spec.as_ref().and_then(|spec| spec.session_affinity.as_deref()) {
         Some("ClientIP") => Affinity::ClientIp,
@@ -229,6 +223,8 @@ struct Routes<'a> {
     leaving: &'a BTreeMap<PodUid, DrainStep>,
     service: &'a Service,
     slices: &'a [Arc<EndpointSlice>],
+    /// Whether the tailnet's daemon is to find it.
+    has_front: bool,
 }
 
 /// What one Service has in a plan.
@@ -345,7 +341,7 @@ impl Routes<'_> {
         let external = external.filter_map(|ip| ip.parse().ok());
         let external = external.filter(|ip| !self.is_a_services(*ip));
         let external = external.chain(self.snapshot.host.filter(|_| is_load_balancer(self.service)));
-        external.chain(front_of(self.service).map(IpAddr::V4)).collect()
+        external.chain(front_of(self.service).filter(|_| self.has_front).map(IpAddr::V4)).collect()
     }
 
     fn ports(&self, protocol: &str) -> Vec<config::ServicePort> {
@@ -361,8 +357,7 @@ impl Routes<'_> {
             self.slices.iter().flat_map(|slice| self.endpoints(slice, &name, protocol)).collect();
         endpoints.sort_by(|one, other| (one.ip, one.port, &one.pod).cmp(&(other.ip, other.port, &other.pod)));
         endpoints.dedup_by(|one, other| (one.ip, one.port, &one.pod) == (other.ip, other.port, &other.pod));
-        // Whoever expects that header expects it on every connection.
-        let speaks = if self.proxy_protocol().is_some() { Speaks::Opaque } else { speaks(&self.declared(port)) };
+        let speaks = speaks_at(self.service, port);
         let node_port = port.node_port.and_then(|number| u16::try_from(number).ok()).filter(|number| *number > 0);
         let node_port = node_port
             .filter(|_| self.service.spec.as_ref().is_some_and(|spec| spec.type_.as_deref() != Some("ClusterIP")));
@@ -378,15 +373,6 @@ impl Routes<'_> {
             "v1" => Some(ProxyProtocol::V1),
             "v2" => Some(ProxyProtocol::V2),
             _ => None,
-        }
-    }
-
-    fn declared<'p>(&'p self, port: &'p ServicePort) -> Declared<'p> {
-        Declared {
-            app_protocol: port.app_protocol.as_deref(),
-            name: port.name.as_deref().unwrap_or_default(),
-            port: u16::try_from(port.port).unwrap_or_default(),
-            opaque_ports: self.annotation(names::OPAQUE_PORTS).unwrap_or_default(),
         }
     }
 

@@ -398,7 +398,7 @@ fn annotations_of_a_service_are_followed_if_they_can_be() {
     assert_eq!(planned(json!({"segue.dev/sticky-cookie": "stick"})).0.as_deref(), Some("stick"));
     assert_eq!(planned(json!({"segue.dev/sticky-cookie": "no; token"})), plain);
     let with_header = planned(json!({"segue.dev/proxy-protocol": "v2"}));
-    assert_eq!((with_header.1, with_header.2), (Some(ProxyProtocol::V2), Speaks::Opaque));
+    assert_eq!((with_header.1, with_header.2), (Some(ProxyProtocol::V2), config::Speaks::Opaque));
     assert_eq!(planned(json!({"segue.dev/proxy-protocol": "v3"})), plain);
 }
 

@@ -1,12 +1,22 @@
-//! What routing tells of the fronts of exposed Services.
+//! What routing tells of the fronts of Services.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddrV4;
 
 use tokio::sync::watch;
 
-/// The Services at whose fronts connections are taken. Copies say the same.
+/// The fronts of Services as routing finds them. Copies say the same.
 #[derive(Clone, Debug)]
-pub struct Fronts(watch::Sender<Option<BTreeSet<String>>>);
+pub struct Fronts(watch::Sender<Option<Open>>);
+
+/// Ports at fronts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Open {
+    /// Connections are taken there.
+    pub(crate) taken: BTreeSet<SocketAddrV4>,
+    /// Nobody can listen there.
+    pub(crate) refused: BTreeSet<SocketAddrV4>,
+}
 
 impl Default for Fronts {
     /// Nothing is known yet.
@@ -16,16 +26,15 @@ impl Default for Fronts {
 }
 
 impl Fronts {
-    /// Keys of Services, `namespace/name`.
-    pub(crate) fn are_taken(&self, services: BTreeSet<String>) {
+    pub(crate) fn are(&self, open: Open) {
         self.0.send_if_modified(|known| {
-            let is_new = known.as_ref() != Some(&services);
-            *known = Some(services);
+            let is_new = known.as_ref() != Some(&open);
+            *known = Some(open);
             is_new
         });
     }
 
-    pub(super) fn subscribe(&self) -> watch::Receiver<Option<BTreeSet<String>>> {
+    pub(super) fn subscribe(&self) -> watch::Receiver<Option<Open>> {
         self.0.subscribe()
     }
 }

@@ -30,6 +30,8 @@ const OLDEST: (u32, u32) = (1, 92);
 pub(super) const RUNNING: &str = "Running";
 /// The capability that names the Tailscale Services that a machine may host.
 const SERVICE_HOST: &str = "service-host";
+/// The capability to be reached from the whole Internet.
+const FUNNEL: &str = "funnel";
 
 /// The daemon's socket.
 #[derive(Clone, Debug)]
@@ -107,8 +109,9 @@ impl Status {
             name: self.node.name.trim_end_matches('.').to_owned(),
             domain: self.domain.trim_matches('.').to_owned(),
             addresses: self.addresses.clone().unwrap_or_default(),
-            is_tagged: self.node.tags.as_ref().is_some_and(|tags| !tags.is_empty()),
+            tags: self.node.tags.iter().flatten().cloned().collect(),
             has_certificates: self.cert_domains.as_ref().is_some_and(|domains| !domains.is_empty()),
+            may_funnel: cap_map.is_some_and(|caps| caps.contains_key(FUNNEL)),
             approved: hosted.flatten().collect(),
         }
     }
@@ -246,7 +249,7 @@ mod tests {
         .unwrap();
         let node = status.node();
         assert_eq!((node.name.as_str(), node.domain.as_str()), ("box.example.ts.net", "example.ts.net"));
-        assert!(node.is_tagged && node.has_certificates && node.addresses.len() == 2);
+        assert!(!node.tags.is_empty() && node.has_certificates && node.addresses.len() == 2);
         assert_eq!(node.approved["svc:web"].len(), 2);
         assert_eq!(node.approved["svc:db"], ["100.100.0.2".parse::<IpAddr>().unwrap()]);
     }

@@ -1,14 +1,18 @@
-//! What is written on Services about their place on the tailnet: a condition, an event when it changes, and for a load
-//! balancer where it is reached.
+//! What is written on Services and Ingresses about their place on the tailnet: an event when it changes, a condition on
+//! Services, and on load balancers and Ingresses where they are reached.
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 
-use decide::exposure::{CLASS, CannotExpose, Place, Trouble, is_exposed};
+use decide::exposure::{CLASS, CannotExpose, Owner, Place, Trouble, is_exposed, is_on_tailnet};
 use jiff::Timestamp;
+use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::Service;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::api::networking::v1::Ingress;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, Time};
 use kube::api::{Patch, PatchParams};
-use kube::{Api, Client};
+use kube::{Api, Client, Resource};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::events::{About, Component, EventType, Said, write_event};
@@ -18,7 +22,7 @@ use crate::watch::Objects;
 const CONDITION: &str = "TailscaleProxyReady";
 const EXPOSED: &str = "Exposed";
 
-/// What came of a Service's wish.
+/// What came of a wish.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
     Placed(Place),
@@ -27,7 +31,7 @@ pub(super) enum Outcome {
     Unable(&'static str, String),
 }
 
-/// What a Service says of its place.
+/// What is said of a place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Told {
     status: &'static str,
@@ -81,36 +85,108 @@ fn points(place: &Place) -> Vec<Value> {
     [json!({"hostname": name})].into_iter().chain(addresses).collect()
 }
 
-/// Writes on each Service what it does not say yet. Those that are exposed and have no outcome yet stay as they are.
-pub(super) async fn write(client: &Client, services: &Objects<Service>, outcomes: &BTreeMap<String, Outcome>) {
-    for (key, service) in services.iter() {
-        let saying = outcomes.get(key).map(Told::of);
+/// Writes what is not said yet.
+pub(super) struct Writer {
+    client: Client,
+    /// What was said last of each Ingress, whose status has no place for a reason.
+    said: BTreeMap<String, Told>,
+}
+
+impl Writer {
+    pub(super) fn new(client: Client) -> Self {
+        Self { client, said: BTreeMap::new() }
+    }
+
+    /// What is on the tailnet and has no outcome yet stays as it is.
+    pub(super) async fn write(
+        &mut self,
+        services: &Objects<Service>,
+        ingresses: &Objects<Ingress>,
+        outcomes: &BTreeMap<Owner, Outcome>,
+    ) {
+        for (key, service) in services.iter() {
+            let saying = outcomes.get(&Owner::Service(key.clone())).map(Told::of);
+            self.write_service(service, saying).await;
+        }
+        self.said.retain(|key, _| ingresses.contains_key(key));
+        for (key, ingress) in ingresses.iter() {
+            match outcomes.get(&Owner::Ingress(key.clone())).map(Told::of) {
+                Some(saying) => self.write_ingress(key, ingress, saying).await,
+                None if !is_on_tailnet(ingress) && self.said.remove(key).is_some() => {
+                    write_status(&self.client, ingress.as_ref(), &ingress_patch(ingress, &[])).await;
+                }
+                None => {}
+            }
+        }
+    }
+
+    async fn write_service(&self, service: &Service, saying: Option<Told>) {
         let is_over = saying.is_none() && !is_exposed(service);
         let patch = match &saying {
             Some(saying) if !saying.is_said_by(service) => patch(service, Some(saying), Timestamp::now()),
             None if is_over && condition(service).is_some() => patch(service, None, Timestamp::now()),
-            Some(_) | None => continue,
+            Some(_) | None => return,
         };
         let is_news =
             condition(service).map(|said| said.reason.as_str()) != saying.as_ref().map(|saying| saying.reason);
-        // A Service that has changed or gone meanwhile is looked at afresh.
-        if write_status(client, service, &patch).await
+        // What has changed or gone meanwhile is looked at afresh.
+        if write_status(&self.client, service, &patch).await
             && is_news
             && let Some(saying) = saying
         {
-            write_event(client.clone(), about(service), saying.event()).await;
+            write_event(self.client.clone(), About::of(service), saying.event()).await;
         }
+    }
+
+    async fn write_ingress(&mut self, key: &str, ingress: &Ingress, saying: Told) {
+        let known = self.said.get(key).map(|said| said.reason);
+        let points = saying.points.clone().map(|points| points.into_iter().map(without_mode).collect::<Vec<_>>());
+        let status = ingress.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+        let said = json!(status.and_then(|status| status.ingress.clone()).unwrap_or_default());
+        let is_said = points.as_ref().is_none_or(|points| said == json!(points));
+        let patch = ingress_patch(ingress, &points.unwrap_or_default());
+        if !is_said && !write_status(&self.client, ingress, &patch).await {
+            return;
+        }
+        // After a restart, nobody wants to hear what the status shows.
+        let is_news = known.map_or(!is_said || saying.reason != EXPOSED, |known| known != saying.reason);
+        if is_news {
+            write_event(self.client.clone(), About::of(ingress), saying.event()).await;
+        }
+        self.said.insert(key.to_owned(), saying);
     }
 }
 
-async fn write_status(client: &Client, service: &Service, patch: &Value) -> bool {
-    let About { namespace, name, .. } = about(service);
-    let api: Api<Service> = Api::namespaced(client.clone(), &namespace);
+/// The API knows modes of addresses for Services alone.
+fn without_mode(mut point: Value) -> Value {
+    if let Some(point) = point.as_object_mut() {
+        point.remove("ipMode");
+    }
+    point
+}
+
+fn ingress_patch(ingress: &Ingress, points: &[Value]) -> Value {
+    let metadata = &ingress.metadata;
+    let status = json!({"loadBalancer": {"ingress": points}});
+    json!({"metadata": {"uid": metadata.uid, "resourceVersion": metadata.resource_version}, "status": status})
+}
+
+/// Whether it was written.
+async fn write_status<K>(client: &Client, object: &K, patch: &Value) -> bool
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + k8s_openapi::Metadata<Ty = ObjectMeta>
+        + Clone
+        + DeserializeOwned
+        + Debug,
+{
+    let About { kind, namespace, name, .. } = About::of(object);
+    let api: Api<K> = Api::namespaced(client.clone(), &namespace);
     match api.patch_status(&name, &PatchParams::default(), &Patch::Merge(patch)).await {
         Ok(_) => true,
         Err(kube::Error::Api(refused)) if refused.code == 409 || refused.code == 404 => false,
         Err(error) => {
-            tracing::warn!("can't write on Service {namespace}/{name} where it is on the tailnet: {error}");
+            tracing::warn!("can't write on {kind} {namespace}/{name} where it is on the tailnet: {error}");
             false
         }
     }
@@ -147,16 +223,6 @@ fn condition(service: &Service) -> Option<&Condition> {
 
 fn is_balancer(service: &Service) -> bool {
     service.spec.as_ref().and_then(|spec| spec.load_balancer_class.as_deref()) == Some(CLASS)
-}
-
-fn about(service: &Service) -> About {
-    let metadata = &service.metadata;
-    About {
-        api_version: "v1",
-        kind: "Service",
-        namespace: metadata.namespace.clone().unwrap_or_default(),
-        name: metadata.name.clone().unwrap_or_default(),
-    }
 }
 
 #[cfg(test)]

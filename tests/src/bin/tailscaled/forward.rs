@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::HOST;
+use http::header::{HOST, LOCATION};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
@@ -133,22 +133,42 @@ impl Serving {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let answer = service_fn(move |request| {
-            let (serving, site) = (self.clone(), format!("{name}:{}", self.place.at.port()));
+            let serving = self.clone();
+            let host = if scheme == "https" { name.clone() } else { serving.host(&request) };
+            let site = format!("{host}:{}", serving.place.at.port());
             async move { Ok::<_, Infallible>(serving.answer(request, scheme, &site).await) }
         });
         let server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+        // Without encryption it speaks no HTTP/2.
+        let server = if scheme == "https" { server } else { server.http1_only() };
         server.serve_connection(TokioIo::new(stream), answer).await
     }
 
+    /// The name that is asked for, in full; what is asked at an address is nobody's.
+    fn host<B>(&self, request: &Request<B>) -> String {
+        let said = request.headers().get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+        let host = said.split(':').next().unwrap_or_default();
+        let domain = format!(".{}", self.daemon.known().tailnet.domain);
+        if host.ends_with(&domain) { host.to_owned() } else { format!("{host}{domain}") }
+    }
+
     async fn answer(&self, request: Request<Incoming>, scheme: &'static str, site: &str) -> Response<Body> {
-        let handler = self.handler(site, request.uri().path());
+        let (mount, handler) = self.handler(site, request.uri().path());
         if let Some(text) = handler["Text"].as_str() {
             return said(StatusCode::OK, text);
         }
-        let Some(target) = handler["Proxy"].as_str() else { return said(StatusCode::NOT_FOUND, "404 page not found") };
         let (mut head, body) = request.into_parts();
         let path = head.uri.path_and_query().map_or("/", PathAndQuery::as_str);
-        let Ok(uri) = format!("{target}{path}").parse() else { return said(StatusCode::BAD_GATEWAY, "") };
+        if let Some(target) = handler["Redirect"].as_str() {
+            let host = head.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+            return redirected(&target.replace("${HOST}", host).replace("${REQUEST_URI}", path));
+        }
+        let Some(target) = handler["Proxy"].as_str() else { return said(StatusCode::NOT_FOUND, "404 page not found") };
+        // What is below the mount point is below the target.
+        let below = path.strip_prefix(mount.trim_end_matches('/')).unwrap_or(path);
+        let Ok(uri) = format!("{}{below}", target.trim_end_matches('/')).parse() else {
+            return said(StatusCode::BAD_GATEWAY, "");
+        };
         let host = head.uri.authority().map(|authority| authority.as_str().to_owned());
         if let Some(host) = host.and_then(|host| HeaderValue::from_str(&host).ok()) {
             head.headers.insert(HOST, host);
@@ -162,12 +182,16 @@ impl Serving {
         }
     }
 
-    /// The one whose mount point is the longest that the path begins with.
-    fn handler(&self, site: &str, path: &str) -> Value {
+    /// The one whose mount point is the longest that the path begins with, element by element.
+    fn handler(&self, site: &str, path: &str) -> (String, Value) {
         let known = self.daemon.known();
         let handlers = self.section(&known)["Web"][site]["Handlers"].as_object().cloned().unwrap_or_default();
-        let matching = handlers.into_iter().filter(|(mount, _)| path.starts_with(mount.as_str()));
-        matching.max_by_key(|(mount, _)| mount.len()).map(|(_, handler)| handler).unwrap_or_default()
+        let is_below = |mount: &str| {
+            let rest = path.strip_prefix(mount.trim_end_matches('/'));
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        let matching = handlers.into_iter().filter(|(mount, _)| is_below(mount));
+        matching.max_by_key(|(mount, _)| mount.len()).unwrap_or_default()
     }
 
     fn section<'k>(&self, known: &'k Known) -> &'k Value {
@@ -215,6 +239,19 @@ fn certificate(name: &str) -> Result<Arc<ServerConfig>, Failure> {
         ServerConfig::builder().with_no_client_auth().with_single_cert(vec![made.cert.der().clone()], key)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
+}
+
+/// To what `301:https://…` names.
+fn redirected(target: &str) -> Response<Body> {
+    let (status, location) = match target.split_once(':') {
+        Some((status, location)) if status.len() == 3 => (status.parse().unwrap_or(StatusCode::FOUND), location),
+        Some(_) | None => (StatusCode::FOUND, target),
+    };
+    let mut response = said(status, "");
+    if let Ok(location) = HeaderValue::from_str(location) {
+        response.headers_mut().insert(LOCATION, location);
+    }
+    response
 }
 
 fn said(status: StatusCode, text: &str) -> Response<Body> {

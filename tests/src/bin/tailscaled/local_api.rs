@@ -155,14 +155,18 @@ impl Asked {
     }
 }
 
-/// A port of the machine that stops passing bytes and starts speaking HTTP, or the other way round.
+/// A port, of the machine or of a Tailscale Service, that is of another type than before: bytes, HTTP or HTTPS.
 fn changes_type(old: &Value, new: &Value) -> Option<String> {
-    let is_web = |entry: &Value| entry["HTTP"] == true || entry["HTTPS"] == true;
-    let ports = old["TCP"].as_object()?;
-    let changes = |(port, entry): &(&String, &Value)| {
-        new["TCP"].get(port.as_str()).is_some_and(|wanted| is_web(wanted) != is_web(entry))
-    };
-    ports.iter().find(changes).map(|(port, _)| port.clone())
+    let none = serde_json::Map::new();
+    let services = old["Services"].as_object().unwrap_or(&none).iter();
+    let sections = services.map(|(name, section)| (section, &new["Services"][name])).chain([(old, new)]);
+    sections.into_iter().find_map(|(old, new)| {
+        let type_of = |entry: &Value| (entry["HTTP"] == true, entry["HTTPS"] == true);
+        let changes = |(port, entry): &(&String, &Value)| {
+            new["TCP"].get(port.as_str()).is_some_and(|wanted| type_of(wanted) != type_of(entry))
+        };
+        old["TCP"].as_object()?.iter().find(changes).map(|(port, _)| port.clone())
+    })
 }
 
 fn prefs(known: &Known) -> Value {

@@ -27,6 +27,9 @@ pub(crate) struct Tailnet {
     /// The Tailscale Services that this machine may host once it offers them.
     #[serde(default)]
     pub(crate) approved: BTreeMap<String, Vec<IpAddr>>,
+    /// Whether this machine may be reached from the Internet.
+    #[serde(default)]
+    pub(crate) may_funnel: bool,
     /// Who may write beside root.
     #[serde(default)]
     pub(crate) operator: Option<u32>,
@@ -122,10 +125,14 @@ impl Known {
         let is_running = tailnet.state == "Running";
         let mut node = self.node(&tailnet.node);
         let hosted = self.hosted();
-        node["CapMap"] = match hosted.is_empty() {
-            true => json!({}),
-            false => json!({"service-host": [hosted]}),
-        };
+        let mut capabilities = json!({});
+        if !hosted.is_empty() {
+            capabilities["service-host"] = json!([hosted]);
+        }
+        if tailnet.may_funnel {
+            capabilities["funnel"] = Value::Null;
+        }
+        node["CapMap"] = capabilities;
         let certificates = (tailnet.has_certificates && is_running).then(|| [self.full_name(&tailnet.node)]);
         let peers: BTreeMap<String, Value> =
             tailnet.peers.iter().map(|peer| (format!("nodekey:{}", peer.name), self.node(peer))).collect();

@@ -1,6 +1,6 @@
 //! Plans one after the other: what is made of the same as last time is not made again.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -11,6 +11,7 @@ use objects::ranges::Range;
 
 use super::{Part, Plan, Routes, SERVICE_NAME, Snapshot, has_endpoints, plan, uid_of};
 use crate::config::PodUid;
+use crate::routing::fronts;
 use crate::watch::Objects;
 
 /// Knows what the last plan was made of, and its parts.
@@ -22,6 +23,8 @@ pub(in crate::routing) struct Planner {
     leaving: BTreeMap<PodUid, DrainStep>,
     host: Option<IpAddr>,
     service_range: Option<Range>,
+    /// Services that Ingresses on the tailnet lead to.
+    led_to: BTreeSet<String>,
 }
 
 /// A pod that a slice names, if there is one, and its step.
@@ -40,12 +43,14 @@ struct Made {
 struct Source<'a> {
     snapshot: &'a Snapshot,
     leaving: &'a BTreeMap<PodUid, DrainStep>,
+    led_to: &'a BTreeSet<String>,
 }
 
 impl Planner {
     /// Everything that the data plane is to do. `leaving` has the step that each pod is at that goes away.
     pub(in crate::routing) fn plan(&mut self, snapshot: &Snapshot, leaving: &BTreeMap<PodUid, DrainStep>) -> Plan {
-        let source = Source { snapshot, leaving };
+        let led_to = fronts::led_to(&snapshot.ingresses);
+        let source = Source { snapshot, leaving, led_to: &led_to };
         if (self.host, self.service_range) != (snapshot.host, snapshot.service_range) {
             self.parts.clear();
         }
@@ -54,15 +59,17 @@ impl Planner {
         for (key, service) in snapshot.services.iter().filter(|(_, service)| has_endpoints(service)) {
             let of_service = full_name(service).and_then(|name| slices.get(&name)).map_or(&[][..], Vec::as_slice);
             let is_known = self.parts.get(key).is_some_and(|(made, _)| {
-                made.is_of(service, of_service) && (has_same_pods || made.is_with(&pods(source, service, of_service)))
+                made.is_of(service, of_service)
+                    && self.led_to.contains(key) == led_to.contains(key)
+                    && (has_same_pods || made.is_with(&pods(source, service, of_service)))
             });
             if !is_known {
-                self.parts.insert(key.clone(), Made::part(source, service, of_service));
+                self.parts.insert(key.clone(), Made::part(source, key, service, of_service));
             }
         }
         self.parts.retain(|key, _| snapshot.services.get(key).is_some_and(|service| has_endpoints(service)));
         (self.pods, self.leaving) = (Arc::clone(&snapshot.pods), leaving.clone());
-        (self.host, self.service_range) = (snapshot.host, snapshot.service_range);
+        (self.host, self.service_range, self.led_to) = (snapshot.host, snapshot.service_range, led_to);
         plan(snapshot, leaving, self.parts.iter().map(|(key, (_, part))| (key, part)))
     }
 }
@@ -98,11 +105,17 @@ fn pods(source: Source<'_>, service: &Service, slices: &[&Arc<EndpointSlice>]) -
 }
 
 impl Made {
-    fn part(source: Source<'_>, service: &Arc<Service>, slices: &[&Arc<EndpointSlice>]) -> (Self, Part) {
-        let Source { snapshot, leaving } = source;
+    fn part(source: Source<'_>, key: &str, service: &Arc<Service>, slices: &[&Arc<EndpointSlice>]) -> (Self, Part) {
+        let Source { snapshot, leaving, led_to } = source;
         let pods = pods(source, service, slices);
         let slices: Vec<_> = slices.iter().map(|slice| Arc::clone(slice)).collect();
-        let part = Part::of(&Routes { snapshot, leaving, service, slices: &slices });
+        let part = Part::of(&Routes {
+            snapshot,
+            leaving,
+            service,
+            slices: &slices,
+            has_front: fronts::is_wanted(key, service, led_to),
+        });
         (Self { service: Arc::clone(service), slices, pods }, part)
     }
 
