@@ -1,3 +1,4 @@
+use std::io::Write;
 use std::net::Ipv4Addr;
 use std::process::Command;
 
@@ -312,6 +313,67 @@ fn an_ingress_has_a_name_on_the_tailnet_and_leads_paths_to_services() {
     assert!(events.contains("FunnelNotAllowed"), "{events}");
     kubectl.run("delete ingress site");
     daemon.wait_for("nothing of ours", Value::is_null);
+    machine.down();
+}
+
+const OUTWARD: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: asker}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers: [{name: shell, image: SHELL, args: [-c, 'sleep 1000']}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: db, annotations: {tailscale.com/tailnet-fqdn: db.example.ts.net}}
+spec: {type: ExternalName, externalName: placeholder}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: printer, annotations: {tailscale.com/tailnet-ip: 100.64.0.77}}
+spec: {type: ExternalName, externalName: placeholder}
+"#;
+
+#[test]
+fn a_pod_finds_machines_of_the_tailnet_by_the_names_of_services() {
+    let machine = Machine::without_engine();
+    let mut daemon = up(&machine);
+    let kubectl = machine.kubectl();
+    kubectl.apply(&OUTWARD.replace("SHELL", SHELL));
+    let reason = |name: &str, reason: &str| {
+        let condition = ".status.conditions[?(@.type==\"TailscaleProxyReady\")].reason";
+        kubectl.wait_for(&format!("service/{name}"), condition, reason);
+    };
+    reason("db", "TargetNotFound");
+    reason("printer", "TargetFound");
+    kubectl.run("wait pod/asker --for=condition=Ready --timeout=60s");
+    let addresses = |name: &str| {
+        let full = format!("{name}.default.svc.cluster.local");
+        // It fails for want of addresses of one kind.
+        run(kubectl.command().args(["exec", "asker", "--", "busybox", "nslookup", &full]), "").stdout
+    };
+    let printer = addresses("printer");
+    assert!(printer.contains("100.64.0.77"), "{printer}");
+
+    let at = |address: &str| json!([{"name": "db", "addresses": [address], "login": "ann@example.com"}]);
+    daemon.change(|tailnet| tailnet["peers"] = at(outside::CLIENT));
+    reason("db", "TargetFound");
+    let listener = machine.outside().namespace().listen(&format!("{}:9000", outside::CLIENT));
+    let answering =
+        std::thread::spawn(move || listener.accept().and_then(|(mut client, _)| client.write_all(b"from afar")));
+    assert_eq!(kubectl.run("exec asker -- busybox nc db 9000"), "from afar");
+    answering.join().expect("it does not panic").expect("it answers");
+
+    // Another engine comes, and names don't go for a moment.
+    machine.kill_engine();
+    output_of(&mut start(&machine, &daemon));
+    assert!(addresses("db").contains(outside::CLIENT));
+    daemon.change(|tailnet| tailnet["peers"] = at("100.64.0.9"));
+    daemon.wait_for("the new address", |_| addresses("db").contains("100.64.0.9"));
+    daemon.change(|tailnet| tailnet["peers"] = json!([]));
+    reason("db", "TargetNotFound");
+    assert!(!addresses("db").contains("100.64"));
     machine.down();
 }
 

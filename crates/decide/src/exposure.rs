@@ -19,7 +19,7 @@ use serde_json::Value;
 
 use serve_config::{Section, Taken, WithoutOurs};
 pub use trouble::Trouble;
-pub use wanted::{CLASS, CannotExpose, Exposed, backends, front_of, is_exposed, is_on_tailnet};
+pub use wanted::{CLASS, CannotExpose, Exposed, Target, backends, front_of, is_exposed, is_on_tailnet};
 use wanted::{Entry, HTTPS_PORT};
 
 /// What Tailscale's daemon says of the machine.

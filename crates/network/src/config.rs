@@ -219,6 +219,9 @@ pub struct Alias {
     pub name: String,
     /// The name it stands for.
     pub target: String,
+    /// Where that is; empty for a name that others are asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<IpAddr>,
 }
 
 /// A version of the PROXY protocol.

@@ -17,6 +17,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use decide::exposure::Target;
 use futures::FutureExt;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Secret, Service};
@@ -37,7 +38,7 @@ use crate::frames::{Refused, Report};
 use crate::kernel::Scope;
 use crate::link::{DataPlaneCommand, Greeting, Link, LinkError};
 use crate::rules::Rules;
-use crate::tailnet::Fronts;
+use crate::tailnet::{Fronts, Peers, Shared};
 use crate::watch::{Cache, follow};
 use balance::{Counted, Kernel, KernelError};
 use book::{Book, Condition, ForProxy, Now, Round, Sending, Side};
@@ -83,7 +84,9 @@ pub struct Settings {
     /// By which others have the proxy replaced.
     pub replacement: Replacement,
     /// Where the tailnet hears at which fronts connections are taken.
-    pub fronts: Fronts,
+    pub fronts: Shared<Fronts>,
+    /// Where the tailnet says which addresses its names have.
+    pub peers: Shared<Peers>,
 }
 
 /// What routing is for.
@@ -174,7 +177,7 @@ impl Routing {
         let Rules { instance, services, .. } = settings.rules.clone();
         let scope = Scope { instance, services, proxy_user };
         Self {
-            caches: Caches::follow(&client),
+            caches: Caches::follow(&client, &settings.peers),
             client,
             kernel: Kernel::new(scope),
             ask_kernel_at: None,
@@ -398,7 +401,7 @@ impl Routing {
     fn tell_fronts(&self, snapshot: &Snapshot) {
         if self.book.is_acknowledged() {
             let is_served = |key: &str, listener: &Listener| self.book.is_served(key, listener);
-            self.settings.fronts.are(fronts::open(snapshot, &is_served, &self.refused));
+            self.settings.fronts.tell(fronts::open(snapshot, &is_served, &self.refused));
         }
     }
 
@@ -463,9 +466,15 @@ struct Caches {
 }
 
 impl Caches {
-    fn follow(client: &Client) -> Self {
+    fn follow(client: &Client, peers: &Shared<Peers>) -> Self {
         let changed = Arc::new(Notify::new());
         let mut following = JoinSet::new();
+        let (mut peers, tell) = (peers.subscribe(), Arc::clone(&changed));
+        following.spawn(async move {
+            while peers.changed().await.is_ok() {
+                tell.notify_one();
+            }
+        });
         Self {
             services: follow(client, &changed, None, &mut following),
             slices: follow(client, &changed, None, &mut following),
@@ -481,8 +490,16 @@ impl Caches {
     }
 
     fn snapshot(&self, settings: &Settings) -> Option<Snapshot> {
+        let services = self.services.objects()?;
+        let peers = settings.peers.known();
+        // Until they are known, the data plane goes on with those of before.
+        if peers.is_none() && services.values().any(|service| matches!(Target::of(service), Some(Ok(Target::Name(_)))))
+        {
+            return None;
+        }
         Some(Snapshot {
-            services: self.services.objects()?,
+            services,
+            peers: peers.unwrap_or_default(),
             slices: self.slices.objects()?,
             pods: self.pods.objects()?,
             ingresses: self.ingresses.objects()?,

@@ -2,16 +2,16 @@
 //! writes on them what came of it. Decides nothing itself (`decide::exposure`) and carries no traffic: the daemon leads it to the
 //! proxy, so pods and engines may come and go without the daemon being told anything.
 
-mod fronts;
 mod local_api;
+mod shared;
 mod statuses;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddrV4;
 use std::sync::Arc;
 use std::time::Duration;
 
-use decide::exposure::{CannotExpose, Exposed, Owner, Place, Step, expose, is_exposed, is_on_tailnet};
+use decide::exposure::{CannotExpose, Exposed, Owner, Place, Step, Target, expose, is_exposed, is_on_tailnet};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::networking::v1::Ingress;
@@ -23,10 +23,9 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::watch::{Cache, Objects, follow};
-pub use fronts::Fronts;
-pub(crate) use fronts::Open;
 pub use local_api::LocalApi;
-use local_api::{LocalApiError, RUNNING, ServeConfig};
+use local_api::{LocalApiError, RUNNING, ServeConfig, Status};
+pub use shared::{Fronts, Peers, Shared};
 use statuses::{Outcome, Writer};
 
 /// What comes within this time makes one write of the serve configuration.
@@ -44,7 +43,8 @@ pub struct Settings {
     pub daemon: LocalApi,
     /// The addresses that Services have.
     pub services: Range,
-    pub fronts: Fronts,
+    pub fronts: Shared<Fronts>,
+    pub peers: Shared<Peers>,
 }
 
 /// Why nothing can be told to the daemon.
@@ -65,6 +65,8 @@ enum Unable {
     Daemon(#[from] LocalApiError),
     #[error("nobody can listen at {0}, to which Tailscale's daemon would lead: `ss -lnp` shows what holds the port")]
     Front(SocketAddrV4),
+    #[error("the tailnet has no {0} that this machine may see; `tailscale status` shows what it sees")]
+    NoTarget(String),
     #[error("others keep changing the serve configuration; trying again")]
     Contended,
 }
@@ -77,6 +79,7 @@ impl Unable {
             Self::TooOld(_) => "DaemonTooOld",
             Self::Daemon(_) => "DaemonFailed",
             Self::Front(_) => "FrontNotServed",
+            Self::NoTarget(_) => "TargetNotFound",
             Self::Contended => "ServeConfigContended",
         }
     }
@@ -92,7 +95,7 @@ pub async fn run(client: Client, settings: Settings) {
     following.spawn(listen(settings.daemon.clone(), Arc::clone(&heard)));
     let mut open = settings.fronts.subscribe();
     let writer = Writer::new(client);
-    let mut tailnet = Tailnet { settings, services, ingresses, writer, last: None, _following: following };
+    let mut tailnet = Tailnet { settings, services, ingresses, writer, last: None, names: None, _following: following };
     let mut look_at = Instant::now();
     loop {
         let must_look = tokio::select! {
@@ -140,6 +143,8 @@ struct Tailnet {
     writer: Writer,
     /// What was wanted last, and what came of it.
     last: Option<(Vec<Exposed>, BTreeMap<Owner, Outcome>)>,
+    /// The names that were looked up last, and why that failed.
+    names: Option<(BTreeSet<String>, Option<Outcome>)>,
     /// Ends the following when dropped.
     _following: JoinSet<()>,
 }
@@ -147,8 +152,10 @@ struct Tailnet {
 impl Tailnet {
     /// Tells the daemon what is wanted, if that is new or `must_look`, and Services what came of it. None: there was
     /// nothing to tell the daemon, or it is too early.
-    async fn act(&mut self, open: Option<Open>, must_look: bool) -> Option<Looked> {
-        let (services, ingresses, open) = (self.services.objects()?, self.ingresses.objects()?, open?);
+    async fn act(&mut self, open: Option<Fronts>, must_look: bool) -> Option<Looked> {
+        let (services, ingresses) = (self.services.objects()?, self.ingresses.objects()?);
+        let found = self.find_targets(&services, must_look).await;
+        let open = open?;
         let (exposed, refused) = self.wanted(&services, &ingresses, &open);
         let mut looked = None;
         if must_look || self.last.as_ref().is_none_or(|(last, _)| *last != exposed) {
@@ -168,9 +175,65 @@ impl Tailnet {
             self.last = Some((exposed, outcomes));
         }
         let placed = self.last.iter().flat_map(|(_, outcomes)| outcomes.clone());
-        let outcomes = placed.chain(refused).collect();
+        let outcomes = placed.chain(refused).chain(found).collect();
         self.writer.write(&services, &ingresses, &outcomes).await;
         looked
+    }
+
+    /// Looks up what Services stand for, tells routing, and says what came of it.
+    async fn find_targets(&mut self, services: &Objects<Service>, must_look: bool) -> Vec<(Owner, Outcome)> {
+        let targets: Vec<(Owner, Target)> = services
+            .iter()
+            .filter_map(|(key, service)| Some((Owner::Service(key.clone()), Target::of(service)?.ok()?)))
+            .collect();
+        let wanted = targets.iter().filter_map(|(_, target)| target.name().map(str::to_owned)).collect();
+        if must_look || self.names.as_ref().is_none_or(|(names, _)| *names != wanted) {
+            let found = if wanted.is_empty() { Ok(Peers::new()) } else { self.look_up(&wanted).await };
+            // Whoever can't be asked for a moment has not changed his mind.
+            if let Ok(peers) = &found {
+                self.settings.peers.tell(peers.clone());
+            } else if self.settings.peers.known().is_none() {
+                self.settings.peers.tell(Peers::new());
+            }
+            let failed = found.err().map(|unable| Outcome::Unable(unable.reason(), crate::chain(&unable)));
+            self.names = Some((wanted, failed));
+        }
+        let peers = self.settings.peers.known().unwrap_or_default();
+        let failed = self.names.as_ref().and_then(|(_, failed)| failed.clone());
+        let outcome = |target: &Target| match target {
+            Target::Address(ip) => Outcome::StandsFor(ip.to_string()),
+            Target::Name(name) => failed.clone().unwrap_or_else(|| match peers.get(name) {
+                Some(addresses) => {
+                    let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+                    Outcome::StandsFor(format!("{name} at {}", addresses.join(", ")))
+                }
+                None => {
+                    let unable = Unable::NoTarget(name.clone());
+                    Outcome::Unable(unable.reason(), unable.to_string())
+                }
+            }),
+        };
+        targets.iter().map(|(owner, target)| (owner.clone(), outcome(target))).collect()
+    }
+
+    /// The addresses of those names that the tailnet has.
+    async fn look_up(&self, wanted: &BTreeSet<String>) -> Result<Peers, Unable> {
+        self.running_daemon().await?;
+        let mut peers = self.settings.daemon.peers().await?;
+        peers.retain(|name, addresses| wanted.contains(name) && !addresses.is_empty());
+        Ok(peers)
+    }
+
+    /// What a daemon says of itself that is there and on the tailnet.
+    async fn running_daemon(&self) -> Result<Status, Unable> {
+        if !self.settings.daemon.is_there() {
+            return Err(Unable::NoDaemon);
+        }
+        let status = self.settings.daemon.status().await?;
+        if status.backend_state != RUNNING {
+            return Err(Unable::NotRunning(status.backend_state));
+        }
+        Ok(status)
     }
 
     /// Logs what is in the way, once.
@@ -189,7 +252,7 @@ impl Tailnet {
         &self,
         services: &Objects<Service>,
         ingresses: &Objects<Ingress>,
-        open: &Open,
+        open: &Fronts,
     ) -> (Vec<Exposed>, BTreeMap<Owner, Outcome>) {
         let known = self.last.as_ref().map_or(&[][..], |(exposed, _)| exposed);
         let (mut exposed, mut refused) = (Vec::new(), BTreeMap::new());
@@ -216,16 +279,10 @@ impl Tailnet {
     /// Where each is reached, once the daemon knows.
     async fn tell_daemon(&self, exposed: &[Exposed]) -> Result<BTreeMap<Owner, Place>, Unable> {
         let daemon = &self.settings.daemon;
-        if !daemon.is_there() {
-            return Err(Unable::NoDaemon);
-        }
         for _ in 0..MOST_CHANGES {
-            let status = daemon.status().await?;
+            let status = self.running_daemon().await?;
             if !status.is_new_enough() {
                 return Err(Unable::TooOld(status.version().to_owned()));
-            }
-            if status.backend_state != RUNNING {
-                return Err(Unable::NotRunning(status.backend_state));
             }
             let ServeConfig { config, etag } = daemon.serve_config().await?;
             let advertised = daemon.advertised().await?;
@@ -257,6 +314,11 @@ impl Tailnet {
         }
         Ok(())
     }
+}
+
+/// Whether a Service has anything to do with the tailnet.
+fn concerns(service: &Service) -> bool {
+    is_exposed(service) || Target::of(service).is_some()
 }
 
 type Asked = (Owner, Result<Exposed, CannotExpose>);

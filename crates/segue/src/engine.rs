@@ -25,7 +25,7 @@ use network::keeper::{KeeperSettings, ProxyUser};
 use network::link::DataPlaneCommand;
 use network::routing;
 use network::rules;
-use network::tailnet::{self, Fronts, LocalApi};
+use network::tailnet::{self, LocalApi, Shared};
 use node::agent::{self, AgentError, Order as AgentOrder, StoredImages};
 use node::images::{ImageStore, Mirrors};
 use objects::names;
@@ -155,6 +155,7 @@ impl Engine {
             daemon: LocalApi::at(&options.tailscale_socket),
             services: options.service_cidr,
             fronts: routing_settings.fronts.clone(),
+            peers: routing_settings.peers.clone(),
         };
         tasks.spawn(tailnet::run(client.clone(), exposing));
         let routing = tokio::spawn(routing::run(client.clone(), routing_settings, routed));
@@ -376,7 +377,8 @@ fn routing_settings(
         },
         traffic,
         replacement,
-        fronts: Fronts::default(),
+        fronts: Shared::default(),
+        peers: Shared::default(),
     }
 }
 

@@ -452,3 +452,19 @@ fn what_of_an_ingress_can_not_be_had_is_said() {
     let resource = json!({"resource": {"apiGroup": "a", "kind": "Bucket", "name": "b"}});
     assert!(refused(json!({"/spec/rules": [], "/spec/defaultBackend": resource})).contains("another kind"));
 }
+
+#[test]
+fn what_stands_for_something_on_the_tailnet() {
+    let target = |name: &str, value: &str, type_: &str| {
+        let annotations = json!({(format!("tailscale.com/{name}")): value});
+        let spec = json!({"type": type_, "externalName": "placeholder"});
+        Target::of(&service("db", json!({"/metadata/annotations": annotations, "/spec": spec})))
+    };
+    let external = |name, value| target(name, value, "ExternalName").unwrap();
+    assert_eq!(external("tailnet-fqdn", "DB.example.ts.net."), Ok(Target::Name("db.example.ts.net".to_owned())));
+    assert_eq!(external("tailnet-ip", "100.64.0.9"), Ok(Target::Address([100, 64, 0, 9].into())));
+    assert_eq!(external("tailnet-fqdn", "db"), Err(CannotExpose::Fqdn("db".to_owned())));
+    assert_eq!(external("tailnet-ip", "db"), Err(CannotExpose::Address("db".to_owned())));
+    assert_eq!(target("tailnet-ip", "100.64.0.9", "ClusterIP"), None);
+    assert_eq!(target("hostname", "db", "ExternalName"), None);
+}

@@ -1,7 +1,7 @@
 //! What manifests ask for, in the words of Tailscale's Kubernetes operator.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 
 use k8s_openapi::api::core::v1::{Service, ServicePort};
 use k8s_openapi::api::networking::v1::{HTTPIngressPath, Ingress, IngressBackend};
@@ -20,6 +20,8 @@ const TAGS: &str = "tailscale.com/tags";
 const FUNNEL: &str = "tailscale.com/funnel";
 const HTTP_REDIRECT: &str = "tailscale.com/http-redirect";
 const HTTP_ENDPOINT: &str = "tailscale.com/http-endpoint";
+const TAILNET_FQDN: &str = "tailscale.com/tailnet-fqdn";
+const TAILNET_IP: &str = "tailscale.com/tailnet-ip";
 
 const HTTP_PORT: u16 = 80;
 pub(super) const HTTPS_PORT: u16 = 443;
@@ -59,6 +61,13 @@ pub enum CannotExpose {
         field = if *.1 { "tls[0].hosts[0]" } else { "the annotation tailscale.com/hostname" }
     )]
     Hostname(String, bool),
+    #[error(
+        "{0:?} can't be a name on the tailnet: set the annotation tailscale.com/tailnet-fqdn to a machine's name in full, \
+         such as db.example.ts.net"
+    )]
+    Fqdn(String),
+    #[error("{0:?} is no address: set the annotation tailscale.com/tailnet-ip to one, such as 100.64.0.7")]
+    Address(String),
     #[error("none of its paths leads to a port of a Service that has a cluster address{}", of(.0))]
     NoBackend(BTreeSet<String>),
 }
@@ -128,6 +137,44 @@ pub fn backends(ingress: &Ingress) -> impl Iterator<Item = String> {
     let (namespace, _) = names(&ingress.metadata);
     let named = paths(ingress).into_iter().filter_map(|path| path.backend.service.as_ref());
     named.map(move |service| format!("{namespace}/{}", service.name))
+}
+
+/// What on the tailnet a Service of type ExternalName stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// A machine's or a Tailscale Service's name, with the tailnet's domain and without a dot at the end.
+    Name(String),
+    Address(IpAddr),
+}
+
+impl Target {
+    /// None for a Service that stands for nothing on the tailnet.
+    ///
+    /// # Errors
+    /// Why what it names can't be meant.
+    #[must_use]
+    pub fn of(service: &Service) -> Option<Result<Self, CannotExpose>> {
+        let spec = service.spec.as_ref()?;
+        if spec.type_.as_deref() != Some("ExternalName") {
+            return None;
+        }
+        if let Some(name) = annotation(&service.metadata, TAILNET_FQDN) {
+            let name = name.trim_end_matches('.').to_ascii_lowercase();
+            let is_full = name.contains('.') && name.split('.').all(|label| dns_label_faults(label).is_empty());
+            return Some(if is_full { Ok(Self::Name(name)) } else { Err(CannotExpose::Fqdn(name)) });
+        }
+        let address = annotation(&service.metadata, TAILNET_IP)?;
+        Some(address.parse().map(Self::Address).map_err(|_| CannotExpose::Address(address.to_owned())))
+    }
+
+    /// None for an address.
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        match self {
+            Self::Name(name) => Some(name),
+            Self::Address(_) => None,
+        }
+    }
 }
 
 impl Exposed {

@@ -24,7 +24,12 @@ fn names() -> &'static Names {
         let named = |name: &str| ("default".to_owned(), name.to_owned());
         let ((namespace, name), (of, alias)) = (named("web"), named("shop"));
         let web = Service { namespace, name, addresses: vec![IP], answers: vec![IP], ..Service::default() };
-        let shop = Alias { namespace: of, name: alias, target: "web.default.svc.cluster.local".to_owned() };
+        let shop = Alias {
+            namespace: of,
+            name: alias,
+            target: "web.default.svc.cluster.local".to_owned(),
+            addresses: Vec::new(),
+        };
         let dns = Dns { domain: "cluster.local".to_owned(), ..Dns::default() };
         Names::new(&DataPlaneConfig {
             services: vec![Arc::new(web)],

@@ -109,7 +109,10 @@ impl Names {
 
     fn add_alias(&mut self, alias: &Alias) {
         let Some(namespace) = self.add_namespace(&alias.namespace) else { return };
-        if let (Some(own), Some(target)) = (below(&alias.name, &namespace), name(&alias.target)) {
+        let Some(own) = below(&alias.name, &namespace) else { return };
+        if !alias.addresses.is_empty() {
+            self.add_all(&own, alias.addresses.iter().map(|ip| RData::from(*ip)));
+        } else if let Some(target) = name(&alias.target) {
             self.add(own, RData::CNAME(CNAME(target)));
         }
     }

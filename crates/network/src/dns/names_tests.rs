@@ -30,7 +30,7 @@ fn host(hostname: &str, address: &str) -> Host {
 }
 
 fn alias(name: &str, target: &str) -> Alias {
-    Alias { namespace: "outside".to_owned(), name: name.to_owned(), target: target.to_owned() }
+    Alias { namespace: "outside".to_owned(), name: name.to_owned(), target: target.to_owned(), addresses: Vec::new() }
 }
 
 /// A Service with an address, headless ones, and names outside.

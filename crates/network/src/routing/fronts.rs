@@ -9,7 +9,7 @@ use k8s_openapi::api::networking::v1::Ingress;
 
 use super::plan::Snapshot;
 use crate::config::Listener;
-use crate::tailnet::Open;
+use crate::tailnet::Fronts;
 use crate::watch::Objects;
 
 /// Keys of the Services that Ingresses on the tailnet lead to.
@@ -28,10 +28,10 @@ pub(super) fn open(
     snapshot: &Snapshot,
     is_served: &dyn Fn(&str, &Listener) -> bool,
     refused: &BTreeSet<Listener>,
-) -> Open {
+) -> Fronts {
     let led_to = led_to(&snapshot.ingresses);
     let wanted = snapshot.services.iter().filter(|(key, service)| is_wanted(key, service, &led_to));
-    let mut open = Open::default();
+    let mut open = Fronts::default();
     for (key, service) in wanted {
         let Some(front) = front_of(service) else { continue };
         let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());

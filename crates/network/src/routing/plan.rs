@@ -26,6 +26,7 @@ use objects::validation::is_cookie_name;
 
 use super::ingress::ingress;
 use crate::config::{self, Affinity, Base, DataPlaneConfig, Listener, PodUid, ProxyProtocol, Transport};
+use crate::tailnet::Peers;
 use crate::watch::Objects;
 pub(super) use planner::Planner;
 
@@ -44,6 +45,8 @@ pub(super) struct Snapshot {
     pub(super) secrets: Objects<Secret>,
     pub(super) policies: Objects<NetworkPolicy>,
     pub(super) namespaces: Objects<Namespace>,
+    /// The addresses of names on the tailnet.
+    pub(super) peers: Peers,
     /// Where load balancers take connections.
     pub(super) host: Option<IpAddr>,
     /// Addresses that only Services have.
@@ -61,6 +64,7 @@ impl Snapshot {
             && Arc::ptr_eq(&self.secrets, &other.secrets)
             && Arc::ptr_eq(&self.policies, &other.policies)
             && Arc::ptr_eq(&self.namespaces, &other.namespaces)
+            && self.peers == other.peers
             && (self.host, self.service_range) == (other.host, other.service_range)
     }
 
@@ -155,7 +159,7 @@ fn plan<'p>(
     parts: impl Iterator<Item = (&'p String, &'p Part)>,
 ) -> Plan {
     let ending = leaving.iter().filter(|(_, step)| **step == DrainStep::EndLong).map(|(uid, _)| uid.clone());
-    let aliases = naming::aliases(&snapshot.services);
+    let aliases = naming::aliases(snapshot);
     let mut plan = Plan { end_long: ending.collect(), aliases, ..Plan::default() };
     for (key, part) in parts {
         plan.add(key, part);

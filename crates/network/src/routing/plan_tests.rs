@@ -34,6 +34,7 @@ impl Cluster {
             policies: read(&self.policies),
             namespaces: read(&self.namespaces),
             host,
+            peers: Default::default(),
             service_range: Some("10.45.0.0/16".parse().unwrap()),
         }
     }
@@ -280,6 +281,26 @@ fn named_ports_are_the_services_own_or_those_of_a_headless_services_endpoints() 
     };
     check("10.45.0.7", &["ping udp 81 []", "sql tcp 80 []"]);
     check("None", &["ping udp 81 [10.44.0.1]", "sql tcp 5432 [10.44.0.1]", "sql tcp 5433 [10.44.0.2]"]);
+}
+
+#[test]
+fn a_service_stands_for_a_machine_of_the_tailnet_as_long_as_that_is_there() {
+    let external = |name: &str, annotation: &str, value: &str| {
+        json!({
+            "metadata": {"namespace": "production", "name": name, "annotations": {annotation: value}},
+            "spec": {"type": "ExternalName", "externalName": "placeholder"},
+        })
+    };
+    let services = vec![
+        external("db", "tailscale.com/tailnet-fqdn", "db.example.ts.net"),
+        external("lost", "tailscale.com/tailnet-fqdn", "lost.example.ts.net"),
+        external("printer", "tailscale.com/tailnet-ip", "100.64.0.7"),
+    ];
+    let mut snapshot = Cluster { services, ..Cluster::default() }.snapshot();
+    snapshot.peers = [("db.example.ts.net".to_owned(), vec![[100, 64, 0, 9].into()])].into();
+    let aliases = plan(&snapshot, &BTreeMap::new()).aliases;
+    let found: Vec<_> = aliases.iter().map(|alias| (alias.name.as_str(), alias.addresses.clone())).collect();
+    assert_eq!(found, [("db", vec![[100, 64, 0, 9].into()]), ("printer", vec![[100, 64, 0, 7].into()])]);
 }
 
 #[test]

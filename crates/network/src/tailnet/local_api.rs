@@ -13,9 +13,11 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
+
+use super::Peers;
 
 /// With any other host the daemon takes a request for a web page's.
 const HOST_NAME: &str = "local-tailscaled.sock";
@@ -84,6 +86,34 @@ struct StatusNode {
     cap_map: Option<BTreeMap<String, Option<Vec<Value>>>>,
 }
 
+/// What the daemon says of the tailnet.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Network {
+    #[serde(rename = "Self")]
+    node: Peer,
+    #[serde(rename = "Peer", deserialize_with = "or_none")]
+    peers: BTreeMap<String, Peer>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Peer {
+    #[serde(rename = "DNSName")]
+    name: String,
+    #[serde(rename = "TailscaleIPs")]
+    addresses: Option<Vec<IpAddr>>,
+}
+
+/// The daemon writes an empty map as null.
+fn or_none<'d, D: Deserializer<'d>>(deserializer: D) -> Result<BTreeMap<String, Peer>, D::Error> {
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
+}
+
+fn full_name(name: &str) -> String {
+    name.trim_end_matches('.').to_ascii_lowercase()
+}
+
 /// The serve configuration and its version.
 pub(super) struct ServeConfig {
     pub(super) config: Value,
@@ -130,6 +160,16 @@ impl LocalApi {
 
     pub(super) async fn status(&self) -> Result<Status, LocalApiError> {
         self.get("status?peers=false").await
+    }
+
+    /// The addresses of everything on the tailnet that this machine may see, by its name.
+    pub(super) async fn peers(&self) -> Result<Peers, LocalApiError> {
+        let Network { node, peers } = self.get("status").await?;
+        Ok(peers
+            .into_values()
+            .chain([node])
+            .map(|peer| (full_name(&peer.name), peer.addresses.unwrap_or_default()))
+            .collect())
     }
 
     pub(super) async fn serve_config(&self) -> Result<ServeConfig, LocalApiError> {
@@ -252,6 +292,19 @@ mod tests {
         assert!(!node.tags.is_empty() && node.has_certificates && node.addresses.len() == 2);
         assert_eq!(node.approved["svc:web"].len(), 2);
         assert_eq!(node.approved["svc:db"], ["100.100.0.2".parse::<IpAddr>().unwrap()]);
+    }
+
+    #[test]
+    fn what_the_daemon_says_of_others() {
+        let network: Network = serde_json::from_value(json!({
+            "Self": {"DNSName": "box.example.ts.net.", "TailscaleIPs": ["100.64.0.7"]},
+            "Peer": {"nodekey:1": {"DNSName": "DB.example.ts.net.", "TailscaleIPs": null, "Later": 1}},
+        }))
+        .unwrap();
+        assert_eq!(full_name(&network.peers["nodekey:1"].name), "db.example.ts.net");
+        assert_eq!(network.node.addresses, Some(vec![[100, 64, 0, 7].into()]));
+        let alone: Network = serde_json::from_value(json!({"Peer": null})).unwrap();
+        assert!(alone.peers.is_empty());
     }
 
     #[test]

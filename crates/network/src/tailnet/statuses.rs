@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 
-use decide::exposure::{CLASS, CannotExpose, Owner, Place, Trouble, is_exposed, is_on_tailnet};
+use decide::exposure::{CLASS, CannotExpose, Owner, Place, Trouble, is_on_tailnet};
 use jiff::Timestamp;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::Service;
@@ -15,18 +15,22 @@ use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use super::concerns;
 use crate::events::{About, Component, EventType, Said, write_event};
 use crate::watch::Objects;
 
 /// The condition by which Tailscale's operator says that a Service is on the tailnet.
 const CONDITION: &str = "TailscaleProxyReady";
 const EXPOSED: &str = "Exposed";
+const FOUND: &str = "TargetFound";
 
 /// What came of a wish.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
     Placed(Place),
     Refused(CannotExpose),
+    /// A Service stands for this.
+    StandsFor(String),
     /// In one word and in sentences.
     Unable(&'static str, String),
 }
@@ -58,6 +62,9 @@ impl Told {
                 let message = refused.to_string();
                 Self { status: "False", reason: "CannotExpose", message, points: Some(Vec::new()) }
             }
+            Outcome::StandsFor(what) => {
+                Self { status: "True", reason: FOUND, message: format!("stands for {what}"), points: None }
+            }
             Outcome::Unable(reason, message) => {
                 Self { status: "False", reason, message: message.clone(), points: None }
             }
@@ -74,7 +81,7 @@ impl Told {
     }
 
     fn event(&self) -> Said {
-        let type_ = if self.reason == EXPOSED { EventType::Normal } else { EventType::Warning };
+        let type_ = if [EXPOSED, FOUND].contains(&self.reason) { EventType::Normal } else { EventType::Warning };
         Said { by: Component::Tailnet, type_, reason: self.reason, message: self.message.clone() }
     }
 }
@@ -121,7 +128,7 @@ impl Writer {
     }
 
     async fn write_service(&self, service: &Service, saying: Option<Told>) {
-        let is_over = saying.is_none() && !is_exposed(service);
+        let is_over = saying.is_none() && !concerns(service);
         let patch = match &saying {
             Some(saying) if !saying.is_said_by(service) => patch(service, Some(saying), Timestamp::now()),
             None if is_over && condition(service).is_some() => patch(service, None, Timestamp::now()),

@@ -190,6 +190,7 @@ async fn a_service_outside_is_followed_to_what_resolvers_say_of_it() {
             namespace: "production".to_owned(),
             name: alias.to_owned(),
             target: format!("{alias}.example.com"),
+            addresses: Vec::new(),
         })
         .to_vec();
     plane.serve_dns(vec![resolver.address]).await;

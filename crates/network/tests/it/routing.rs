@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use network::config::Base;
 use network::routing::{Order, Replacement, Settings, Traffic, run};
 use network::rules::Rules;
-use network::tailnet::Fronts;
+use network::tailnet::Shared;
 use serde_json::{Value, json};
 use tokio::sync::watch::{Sender, channel};
 use tokio::task::JoinHandle;
@@ -128,7 +128,8 @@ fn engine(api: &FakeApi, plane: &Plane) -> (JoinHandle<()>, Sender<Order>) {
         host: [127, 0, 0, 1].into(),
         traffic: Traffic::default(),
         replacement: Replacement::default(),
-        fronts: Fronts::default(),
+        fronts: Shared::default(),
+        peers: Shared::default(),
     };
     let (orders, received) = channel(Order::Route);
     (tokio::spawn(run(api.client(), settings, received)), orders)

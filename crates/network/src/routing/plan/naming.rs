@@ -4,24 +4,31 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use decide::balancing::EndpointState;
+use decide::exposure::Target;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 
-use super::{Routes, is_ready_endpoint};
+use super::{Routes, Snapshot, is_ready_endpoint};
 use crate::config::{Alias, Host, NamedPort};
-use crate::watch::Objects;
 
-/// Services that stand for a name outside.
-pub(super) fn aliases(services: &Objects<Service>) -> Vec<Alias> {
+/// Services that stand for something outside. One that stands for a name which the tailnet doesn't have is left out.
+pub(super) fn aliases(snapshot: &Snapshot) -> Vec<Alias> {
     let alias = |service: &Service| {
         let spec = service.spec.as_ref().filter(|spec| spec.type_.as_deref() == Some("ExternalName"))?;
-        Some(Alias {
-            namespace: service.metadata.namespace.clone()?,
-            name: service.metadata.name.clone()?,
-            target: spec.external_name.clone()?,
-        })
+        let (target, addresses) = match Target::of(service) {
+            None => (spec.external_name.clone()?, Vec::new()),
+            Some(target) => match target.ok()? {
+                Target::Address(ip) => (ip.to_string(), vec![ip]),
+                Target::Name(name) => {
+                    let addresses = snapshot.peers.get(&name)?.clone();
+                    (name, addresses)
+                }
+            },
+        };
+        let metadata = &service.metadata;
+        Some(Alias { namespace: metadata.namespace.clone()?, name: metadata.name.clone()?, target, addresses })
     };
-    services.values().filter_map(|service| alias(service)).collect()
+    snapshot.services.values().filter_map(|service| alias(service)).collect()
 }
 
 impl Routes<'_> {
