@@ -1,5 +1,6 @@
 use end_to_end::kubectl::{Kubectl, Release};
-use end_to_end::machine::Machine;
+use end_to_end::machine::{LISTEN, Machine};
+use end_to_end::run::run;
 
 const FORBIDDEN_PODS: &str = "pods is forbidden: User \"bob\" cannot list resource \"pods\" in API group \"\"";
 
@@ -69,4 +70,44 @@ fn a_role_can_be_put_into_others(kubectl: &Kubectl<'_>) {
     let reads_nodes = ".rules[?(@.resources[0]=='nodes')].verbs[0]";
     kubectl.wait_for("clusterrole/edit", reads_nodes, "get");
     kubectl.run("get nodes --as eve");
+}
+
+#[test]
+fn a_service_account_shows_its_token_and_may_do_what_it_is_granted() {
+    let machine = Machine::with_engine();
+    let kubectl = machine.kubectl();
+    kubectl.run("create serviceaccount robot");
+    kubectl.run("create role reader --verb=get,list --resource=configmaps");
+    kubectl.run("create rolebinding reads --role=reader --serviceaccount=default:robot");
+    let token = kubectl.run("create token robot --duration=10m");
+    let server = format!("--server=https://{LISTEN}");
+    let ask = |token: &str, asked: &str| {
+        let mut command = kubectl.command();
+        command.env("KUBECONFIG", "/dev/null").args(["--insecure-skip-tls-verify", &server, "--token", token.trim()]);
+        run(command.args(asked.split(' ')), "")
+    };
+    let said = ask(&token, "auth whoami");
+    assert!(said.stdout.contains("system:serviceaccount:default:robot"), "{}{}", said.stdout, said.stderr);
+    assert!(said.stdout.contains("system:serviceaccounts:default"), "{}", said.stdout);
+    assert!(ask(&token, "get configmaps").success);
+    let refused = ask(&token, "get secrets");
+    assert!(refused.stderr.contains("system:serviceaccount:default:robot"), "{}", refused.stderr);
+    let short = run(kubectl.command().args("create token robot --duration=1m".split(' ')), "");
+    assert!(short.stderr.contains("10 minutes"), "{}", short.stderr);
+
+    let review = format!(
+        r#"{{"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {{"token": "{}"}}}}"#,
+        token.trim()
+    );
+    let reviewed = run(kubectl.command().args(["create", "-o", "yaml", "-f", "-"]), &review).stdout;
+    assert!(reviewed.contains("authenticated: true"), "{reviewed}");
+
+    // A token for somebody else is none here, and each ends with its account.
+    let other = kubectl.run("create token robot --audience=vault");
+    assert!(ask(&other, "get configmaps").stderr.contains("Unauthorized"));
+    assert!(ask(&token.replace('.', ".A"), "get configmaps").stderr.contains("Unauthorized"));
+    kubectl.run("delete serviceaccount robot");
+    kubectl.run("create serviceaccount robot");
+    assert!(ask(&token, "get configmaps").stderr.contains("Unauthorized"));
+    machine.down();
 }

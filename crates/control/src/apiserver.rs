@@ -20,6 +20,7 @@ mod refusals;
 mod request;
 mod scale;
 mod spdy;
+mod tokens;
 mod traffic;
 mod update;
 mod watch;
@@ -41,6 +42,7 @@ use self::addresses::ClusterAddresses;
 use self::node_ports::NodePorts;
 use self::request::{Place, Query, Target, Verb};
 use crate::store::Store;
+use crate::tokens::Tokens;
 
 pub use self::addresses::dns_address;
 pub use self::answer::Body;
@@ -57,12 +59,13 @@ pub struct ApiServer {
     pods: Arc<dyn PodAccess>,
     traffic: Arc<dyn Traffic>,
     grants: Arc<KnownGrants>,
+    tokens: Arc<Tokens>,
 }
 
 /// Who asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Caller {
-    /// Holds a client certificate of ours, or is the engine itself.
+    /// Holds a client certificate or a token of ours, or is the engine itself.
     Known { user: String, groups: Vec<String> },
     /// Showed nothing.
     Anonymous,
@@ -88,13 +91,19 @@ struct Asked {
 type Answer = Result<Response<Body>, Failure>;
 
 impl ApiServer {
-    /// An API over `store`, giving Services addresses of `service_range`, looking into pods through `pods`, and
-    /// reading counts of requests through `traffic`.
+    /// An API over `store`, giving Services addresses of `service_range`, looking into pods through `pods`, reading
+    /// counts of requests through `traffic`, and giving out `tokens`.
     #[must_use]
-    pub fn new(store: Store, service_range: Range, pods: Arc<dyn PodAccess>, traffic: Arc<dyn Traffic>) -> Self {
+    pub fn new(
+        store: Store,
+        service_range: Range,
+        pods: Arc<dyn PodAccess>,
+        traffic: Arc<dyn Traffic>,
+        tokens: Tokens,
+    ) -> Self {
         let addresses = Arc::new(ClusterAddresses::new(service_range, &store));
         let node_ports = Arc::new(NodePorts::new(&store));
-        Self { store, addresses, node_ports, pods, traffic, grants: Arc::default() }
+        Self { store, addresses, node_ports, pods, traffic, grants: Arc::default(), tokens: Arc::new(tokens) }
     }
 
     /// The store behind this API.
@@ -159,6 +168,7 @@ impl ApiServer {
             (Verb::Create, Some(Subresource::PortForward)) => self.port_forward(&place, asked),
             (Verb::Create, Some(Subresource::Binding)) => self.bind(&place, asked).await,
             (Verb::Create, Some(Subresource::Eviction)) => self.evict(&place, asked).await,
+            (Verb::Create, Some(Subresource::Token)) => self.give_token(&place, asked),
             (Verb::Create, _) if place.kind.is_answered => self.review(&place, asked),
             (Verb::Create, _) => self.create(&place, asked).await,
             (Verb::Update, Some(Subresource::Scale)) => self.put_scale(&place, asked).await,

@@ -8,3 +8,4 @@ mod in_flight;
 pub mod pki;
 pub mod serve;
 pub mod store;
+pub mod tokens;

@@ -141,6 +141,15 @@ fn make_authority() -> Result<(String, String), PkiError> {
     Ok((params.self_signed(&key)?.pem(), key.serialize_pem()))
 }
 
+/// Makes a key that its owner alone can read.
+pub(crate) fn make_key(path: &Path) -> Result<(), PkiError> {
+    let directory = path.parent().unwrap_or(path);
+    fs::create_dir_all(directory).map_err(|source| PkiError::File { path: directory.to_owned(), source })?;
+    let beside = path.with_extension("new");
+    write_private(&beside, &KeyPair::generate()?.serialize_pem())?;
+    fs::rename(&beside, path).map_err(|source| PkiError::File { path: path.to_owned(), source })
+}
+
 fn server_params(addresses: &[IpAddr]) -> Result<CertificateParams, PkiError> {
     let names = [
         "localhost",

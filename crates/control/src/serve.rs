@@ -69,7 +69,7 @@ async fn serve_connection(entrance: Entrance, acceptor: TlsAcceptor, connection:
     };
     let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).and_then(|leaf| known(leaf));
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
-        let (entrance, caller) = (entrance.clone(), caller(shown.as_ref(), &request));
+        let (entrance, caller) = (entrance.clone(), caller(shown.as_ref(), &request, &entrance.api));
         async move { Ok::<_, Infallible>(entrance.answer_whole(caller, request).await) }
     });
     let mut server = auto::Builder::new(TokioExecutor::new());
@@ -114,13 +114,14 @@ fn known(certificate: &[u8]) -> Option<Caller> {
     Some(Caller::Known { user, groups })
 }
 
-fn caller<B>(shown: Option<&Caller>, request: &Request<B>) -> Caller {
-    match shown {
-        Some(known) => known.clone(),
-        // No token is ever given out, so none can be right.
-        None if request.headers().contains_key(AUTHORIZATION) => Caller::Refused,
-        None => Caller::Anonymous,
+fn caller<B>(shown: Option<&Caller>, request: &Request<B>, api: &ApiServer) -> Caller {
+    if let Some(known) = shown {
+        return known.clone();
     }
+    let Some(authorization) = request.headers().get(AUTHORIZATION) else { return Caller::Anonymous };
+    let (scheme, token) = authorization.to_str().ok().and_then(|text| text.split_once(' ')).unwrap_or_default();
+    let token = Some(token.trim()).filter(|_| scheme.eq_ignore_ascii_case("bearer"));
+    token.and_then(|token| api.caller_of(token)).unwrap_or(Caller::Refused)
 }
 
 async fn answer<B>(api: &ApiServer, caller: &Caller, request: Request<B>) -> Response<Body>

@@ -119,6 +119,12 @@ impl Below {
             Subresource::Eviction => {
                 Self { group: "policy", version: "v1", kind: "Eviction", ..own("eviction", &["create"]) }
             }
+            Subresource::Token => Self {
+                group: "authentication.k8s.io",
+                version: "v1",
+                kind: "TokenRequest",
+                ..own("token", &["create"])
+            },
             Subresource::Scale => {
                 Self { group: "autoscaling", version: "v1", kind: "Scale", ..own("scale", &["get", "patch", "update"]) }
             }

@@ -114,6 +114,8 @@ pub enum Subresource {
     Eviction,
     /// `finalize`, of namespaces.
     Finalize,
+    /// `token`, of ServiceAccounts: gives one out.
+    Token,
 }
 
 /// A column of a kind's table, as `meta.k8s.io/v1` TableColumnDefinition has it.
@@ -165,6 +167,7 @@ impl Subresource {
             Self::Binding => "binding",
             Self::Eviction => "eviction",
             Self::Finalize => "finalize",
+            Self::Token => "token",
         }
     }
 }

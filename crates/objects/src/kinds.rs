@@ -34,7 +34,7 @@ mod tolerations;
 
 pub use service::NODE_PORTS;
 
-static ALL: [Kind; 27] = [
+static ALL: [Kind; 28] = [
     config_map::KIND,
     deployment::KIND,
     endpoint_slice::KIND,
@@ -53,6 +53,7 @@ static ALL: [Kind; 27] = [
     reviews::SELF_ACCESS,
     reviews::SELF_RULES,
     reviews::WHO_AM_I,
+    reviews::TOKEN,
     role::CLUSTER_KIND,
     role::KIND,
     role_binding::CLUSTER_KIND,

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
+use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::autoscaling::v1::Scale;
 use k8s_openapi::api::core::v1::Binding;
 use k8s_openapi::api::policy::v1::Eviction;
@@ -132,6 +133,7 @@ pub(crate) fn definitions(
     generator.subschema_for::<Scale>();
     generator.subschema_for::<Binding>();
     generator.subschema_for::<Eviction>();
+    generator.subschema_for::<TokenRequest>();
     generator.take_definitions(true)
 }
 

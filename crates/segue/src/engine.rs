@@ -12,6 +12,7 @@ use control::apiserver::{ApiServer, dns_address};
 use control::audit::{self, AuditLog};
 use control::pki::Pki;
 use control::store::Store;
+use control::tokens::Tokens;
 use control::{controllers, serve};
 use decide::exposure;
 use futures::future::try_join_all;
@@ -136,6 +137,7 @@ impl Engine {
             options.service_cidr,
             Arc::new(NodePods { settings: settings.clone() }),
             Arc::new(counted.clone()),
+            Tokens::open(&directories.pki())?,
         );
         let client = serve::client(&api);
         let pki = Pki::open(&directories.pki(), &[IpAddr::V4(Ipv4Addr::LOCALHOST), options.listen.ip()])?;

@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use decide::rbac::{self, Ask, Grants};
 use http::{HeaderMap, StatusCode};
+use jiff::Timestamp;
 use k8s_openapi::api::rbac::v1::{PolicyRule, RoleRef};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use objects::status::Failure;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -16,7 +18,7 @@ use crate::store::Listing;
 const RBAC: &str = "rbac.authorization.k8s.io";
 const AUTHENTICATED: &str = "system:authenticated";
 const UNAUTHENTICATED: &str = "system:unauthenticated";
-const SERVICE_ACCOUNT: &str = "system:serviceaccount:";
+pub(super) const SERVICE_ACCOUNT: &str = "system:serviceaccount:";
 
 const IMPERSONATE_USER: &str = "impersonate-user";
 const IMPERSONATE_GROUP: &str = "impersonate-group";
@@ -60,7 +62,7 @@ impl ApiServer {
             Some((namespace, name)) => {
                 may("serviceaccounts", namespace, name)?;
                 if groups.is_empty() {
-                    groups = vec!["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")];
+                    groups = groups_of_account(namespace);
                 }
             }
             None => may("users", "", &user)?,
@@ -161,7 +163,11 @@ impl ApiServer {
         }
         let caller = &asked.caller;
         value["status"] = match place.kind.kind {
-            "SelfSubjectReview" => json!({"userInfo": {"username": caller.user(), "groups": groups(caller)}}),
+            "SelfSubjectReview" => {
+                value["metadata"]["creationTimestamp"] = json!(Time(Timestamp::now()));
+                json!({"userInfo": {"username": caller.user(), "groups": groups(caller)}})
+            }
+            "TokenReview" => self.token_review(&value["spec"]),
             "SelfSubjectRulesReview" => self.rules_review(caller, &value["spec"]),
             "SubjectAccessReview" => {
                 let groups = read(&value["spec"]["groups"]).unwrap_or_default();
@@ -260,8 +266,13 @@ fn everything() -> Vec<PolicyRule> {
     ]
 }
 
+/// Those that every ServiceAccount of a namespace is in.
+pub(super) fn groups_of_account(namespace: &str) -> Vec<String> {
+    vec!["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")]
+}
+
 /// With those that everybody is in.
-fn groups(caller: &Caller) -> Vec<String> {
+pub(super) fn groups(caller: &Caller) -> Vec<String> {
     let common = if matches!(caller, Caller::Known { .. }) { AUTHENTICATED } else { UNAUTHENTICATED };
     let mut groups = caller.groups().to_vec();
     if !groups.iter().any(|group| group == common) {

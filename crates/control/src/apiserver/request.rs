@@ -136,7 +136,8 @@ impl Place {
     /// The verb that a method means here; `None` where it means none.
     pub(super) fn verb(&self, method: &Method, query: &Query) -> Option<Verb> {
         let named = self.name.is_some();
-        let creates_below = matches!(self.subresource, Some(Subresource::Binding | Subresource::Eviction));
+        let creates_below =
+            matches!(self.subresource, Some(Subresource::Binding | Subresource::Eviction | Subresource::Token));
         let reads_only = self.subresource == Some(Subresource::Log);
         let opens_streams = matches!(self.subresource, Some(Subresource::Exec | Subresource::PortForward));
         match *method {

@@ -51,7 +51,8 @@ impl ApiServer {
                 | Subresource::Exec
                 | Subresource::PortForward
                 | Subresource::Binding
-                | Subresource::Eviction),
+                | Subresource::Eviction
+                | Subresource::Token),
             ) => Err(Failure::internal(format!("{} is not replaced through the object", other.path()))),
         }
     }

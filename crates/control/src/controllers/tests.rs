@@ -24,6 +24,7 @@ use tokio::task::JoinSet;
 use crate::apiserver::{ApiServer, Connection, ExecRequest, ExecSession, LogOptions, LogStream, PodAccess, Traffic};
 use crate::serve;
 use crate::store::Store;
+use crate::tokens::Tokens;
 
 /// Longer than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -69,7 +70,8 @@ impl World {
     async fn start(cores: u32) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(&directory.path().join("store.db"), &directory.path().join("key")).unwrap();
-        let api = ApiServer::new(store, "10.45.0.0/16".parse().unwrap(), Arc::new(NoPods), Arc::new(NoTraffic));
+        let tokens = Tokens::open(directory.path()).unwrap();
+        let api = ApiServer::new(store, "10.45.0.0/16".parse().unwrap(), Arc::new(NoPods), Arc::new(NoTraffic), tokens);
         let client = serve::client(&api);
         create::<Namespace>(&Api::all(client.clone()), json!({"metadata": {"name": "n"}})).await;
         let nodes = Api::<Node>::all(client.clone());

@@ -1,6 +1,6 @@
 //! Reviews: questions about who may do what, answered when they are posted.
 
-use k8s_openapi::api::authentication::v1::SelfSubjectReview;
+use k8s_openapi::api::authentication::v1::{SelfSubjectReview, TokenReview};
 use k8s_openapi::api::authorization::v1::{SelfSubjectAccessReview, SelfSubjectRulesReview, SubjectAccessReview};
 use serde_json::Value;
 
@@ -66,6 +66,20 @@ pub(super) const WHO_AM_I: Kind = Kind {
     singular: "selfsubjectreview",
     type_name: "io.k8s.api.authentication.v1.SelfSubjectReview",
     add_types: add_type::<SelfSubjectReview>,
+    ..ANSWERED
+};
+
+pub(super) const TOKEN: Kind = Kind {
+    group: "authentication.k8s.io",
+    kind: "TokenReview",
+    plural: "tokenreviews",
+    singular: "tokenreview",
+    type_name: "io.k8s.api.authentication.v1.TokenReview",
+    add_types: add_type::<TokenReview>,
+    validate: |object| match At::root(object).field("spec").field("token") {
+        token if token.is_empty() => vec![token.required("a TokenReview is about a token")],
+        _ => Vec::new(),
+    },
     ..ANSWERED
 };
 

@@ -1,9 +1,9 @@
-//! ServiceAccount: a name that pods run under. Nothing is granted to it.
+//! ServiceAccount: a name that pods run under, and that tokens are given out for.
 
 use k8s_openapi::api::core::v1::ServiceAccount;
 
 use super::add_type;
-use crate::kind::{Kind, PLAIN};
+use crate::kind::{Kind, PLAIN, Subresource};
 use crate::table;
 
 pub(super) const KIND: Kind = Kind {
@@ -11,6 +11,7 @@ pub(super) const KIND: Kind = Kind {
     plural: "serviceaccounts",
     singular: "serviceaccount",
     short_names: &["sa"],
+    subresources: &[Subresource::Token],
     answers_with_deleted: true,
     type_name: "io.k8s.api.core.v1.ServiceAccount",
     add_types: add_type::<ServiceAccount>,

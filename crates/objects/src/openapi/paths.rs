@@ -58,6 +58,7 @@ impl Object {
             Subresource::Scale => "io.k8s.api.autoscaling.v1.Scale",
             Subresource::Binding => "io.k8s.api.core.v1.Binding",
             Subresource::Eviction => "io.k8s.api.policy.v1.Eviction",
+            Subresource::Token => "io.k8s.api.authentication.v1.TokenRequest",
             Subresource::Status
             | Subresource::Log
             | Subresource::Exec
