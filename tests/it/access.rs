@@ -18,6 +18,7 @@ fn whoever_is_granted_nothing_may_do_nothing_and_nobody_grants_what_is_not_their
         assert!(kubectl.fails("get pods -n shop --as bob").contains(FORBIDDEN_PODS), "it was taken away");
     }
     whoever_rules_a_namespace_grants_within_it(&kubectl);
+    nobody_rules_more_by_the_label_of_a_role(&kubectl);
     accounts_and_groups_are_whom_bindings_name(&kubectl);
     a_role_can_be_put_into_others(&kubectl);
     machine.down();
@@ -50,6 +51,16 @@ fn whoever_rules_a_namespace_grants_within_it(kubectl: &Kubectl<'_>) {
     let all = r#"-p=[{"op":"replace","path":"/rules/0/verbs","value":["escalate"]}]"#;
     assert!(kubectl.fails(&format!("{patched} {all}")).contains("not currently held"));
     assert!(kubectl.fails("get pods -n default --as max").contains("forbidden"));
+}
+
+fn nobody_rules_more_by_the_label_of_a_role(kubectl: &Kubectl<'_>) {
+    kubectl.run("create clusterrole labels --verb=get,patch --resource=clusterroles");
+    kubectl.run("create clusterrolebinding eve-labels --clusterrole=labels --user=eve");
+    kubectl.run("create clusterrolebinding eve-views --clusterrole=view --user=eve");
+    let label = "label clusterrole cluster-admin rbac.authorization.k8s.io/aggregate-to-view=true --as eve";
+    assert!(kubectl.fails(label).contains("not currently held"));
+    kubectl.run("label clusterrole labels team=eve --as eve");
+    assert!(kubectl.fails("get secrets -A --as eve").contains("forbidden"));
 }
 
 fn accounts_and_groups_are_whom_bindings_name(kubectl: &Kubectl<'_>) {

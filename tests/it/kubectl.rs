@@ -45,9 +45,27 @@ fn reads_writes_and_waits(release: Release) {
     assert_eq!(kubectl.run("get pods -l tier=back -o name"), "");
 
     asks_what_there_is(&kubectl);
+    what_is_only_tried_changes_nothing(&kubectl);
     kubectl.run("delete pod plain --grace-period=1");
     assert!(kubectl.fails("get pod plain").contains("pods \"plain\" not found"));
     machine.down();
+}
+
+fn what_is_only_tried_changes_nothing(kubectl: &Kubectl<'_>) {
+    kubectl.run("create configmap tried --from-literal=a=b");
+    for tried in [
+        "delete configmap tried --dry-run=server",
+        "delete configmaps --all --dry-run=server",
+        "delete namespace default --dry-run=server",
+        "label configmap tried x=y --dry-run=server",
+        "create configmap other --dry-run=server",
+    ] {
+        kubectl.run(tried);
+    }
+    assert_eq!(kubectl.run("get configmap tried -o jsonpath={.metadata.labels}{.data.a}"), "b");
+    assert!(kubectl.fails("get configmap other").contains("not found"));
+    assert_eq!(kubectl.run("get namespace default -o jsonpath={.status.phase}"), "Active");
+    kubectl.run("delete configmap tried");
 }
 
 fn asks_what_there_is(kubectl: &Kubectl<'_>) {

@@ -148,7 +148,7 @@ impl ApiServer {
             | Target::OpenApiIndex
             | Target::OpenApi { .. }
             | Target::Nothing) => {
-                self.authorize_path(asked)?;
+                self.authorize_path(&asked.caller, &asked.method, &asked.path)?;
                 discovery::answer(&about, asked)
             }
         }
@@ -210,9 +210,15 @@ impl Caller {
     }
 }
 
-/// Whether the request stays open to tell of changes.
-pub(crate) fn is_watch(uri: &http::Uri) -> bool {
-    uri.query().is_some_and(|query| query.contains("watch") && Query::parse(Some(query)).is_true("watch"))
+/// Whether a request goes on by its nature: a watch, a log that is followed, a stream into a pod.
+pub(crate) fn goes_on(method: &http::Method, uri: &http::Uri) -> bool {
+    let Target::Objects(place) = Target::of(uri.path()) else { return false };
+    let query = Query::parse(uri.query());
+    match (place.verb(method, &query), place.subresource) {
+        (Some(Verb::Watch), _) | (Some(Verb::Create), Some(Subresource::Exec | Subresource::PortForward)) => true,
+        (Some(Verb::Get), Some(Subresource::Log)) => query.is_true("follow"),
+        _ => false,
+    }
 }
 
 /// A request's verb and what it is about, as an ObjectReference of an audit Event names it.

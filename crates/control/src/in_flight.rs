@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use http::{Request, Uri};
+use http::Request;
 use objects::status::Failure;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -36,7 +36,7 @@ impl InFlight {
     /// # Errors
     /// What to answer when there is none.
     pub(crate) fn admit<B>(&self, request: &Request<B>) -> Result<Place, Failure> {
-        if goes_on(request.uri()) {
+        if apiserver::goes_on(request.method(), request.uri()) {
             return Ok(None);
         }
         let places = if request.method().is_safe() { &self.reads } else { &self.writes };
@@ -44,11 +44,6 @@ impl InFlight {
         let refused = |_| Failure::too_many_requests("Too many requests, please try again later.", RETRY_AFTER_SECONDS);
         place.map(Some).map_err(refused)
     }
-}
-
-fn goes_on(uri: &Uri) -> bool {
-    let streams = ["/log", "/exec", "/attach", "/portforward"];
-    streams.iter().any(|end| uri.path().ends_with(end)) || apiserver::is_watch(uri)
 }
 
 #[cfg(test)]
@@ -71,7 +66,8 @@ mod tests {
         assert_eq!((refused.code, refused.reason), (429, "TooManyRequests"));
         assert!(admit(Method::GET, path).is_ok(), "reads have places of their own");
         held.pop();
-        let last = admit(Method::PUT, path).unwrap();
+        let one = format!("{path}/one");
+        let last = admit(Method::PUT, &one).unwrap();
         assert!(last.is_some() && admit(Method::PUT, path).is_err());
 
         let reads: Vec<Place> = (0..READS).map(|_| admit(Method::GET, path).unwrap()).collect();
@@ -82,6 +78,13 @@ mod tests {
             (Method::POST, "/api/v1/namespaces/shop/pods/web/exec?command=sh".to_owned()),
         ] {
             assert!(admit(method, &goes_on).unwrap().is_none(), "{goes_on}");
+        }
+        for (method, counts) in [
+            (Method::POST, format!("{path}?watch=true")),
+            (Method::PUT, format!("{path}/log")),
+            (Method::GET, "/api/v1/namespaces/shop/pods/web/log".to_owned()),
+        ] {
+            assert!(admit(method, &counts).is_err(), "{counts}");
         }
         drop(reads);
     }

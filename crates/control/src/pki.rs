@@ -15,16 +15,17 @@ use rcgen::{
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, ServerConfig};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::apiserver::ADMINISTRATORS;
 
 /// How long the authority lasts: longer than the machine.
 const AUTHORITY_DAYS: i64 = 3_650;
 
-/// How long a certificate lasts; new ones are made at each start.
+/// How long a certificate lasts; new ones are made at each start, and when two thirds of this are over.
 const CERTIFICATE_DAYS: i64 = 365;
 
 /// Clocks of clients may be behind by this much.
@@ -35,9 +36,30 @@ const ADMINISTRATOR: &str = "segue-admin";
 
 /// What the engine needs to serve TLS and to write a kubeconfig.
 pub struct Pki {
+    directory: PathBuf,
+    addresses: Vec<IpAddr>,
     authority_pem: String,
-    server: (String, String),
+    server: Arc<ServerCertificate>,
     client: (String, String),
+    renew_at: Timestamp,
+}
+
+/// The certificate that the API shows at the moment.
+#[derive(Debug)]
+struct ServerCertificate(RwLock<Arc<CertifiedKey>>);
+
+impl ResolvesServerCert for ServerCertificate {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner)))
+    }
+}
+
+/// What is given anew each time.
+struct Issued {
+    authority_pem: String,
+    server: CertifiedKey,
+    client: (String, String),
+    renew_at: Timestamp,
 }
 
 /// Why certificates could not be had.
@@ -68,19 +90,24 @@ impl Pki {
     /// # Errors
     /// When a file can't be read or written, or holds something else.
     pub fn open(directory: &Path, addresses: &[IpAddr]) -> Result<Self, PkiError> {
-        fs::create_dir_all(directory).map_err(|source| PkiError::File { path: directory.to_owned(), source })?;
-        let (certificate, key) = (directory.join("ca.crt"), directory.join("ca.key"));
-        if !certificate.exists() || !key.exists() {
-            let (certificate_pem, key_pem) = make_authority()?;
-            // The key first: a certificate is only looked for beside its key.
-            write_private(&key, &key_pem)?;
-            write_private(&certificate, &certificate_pem)?;
+        let Issued { authority_pem, server, client, renew_at } = issue_all(directory, addresses)?;
+        let server = Arc::new(ServerCertificate(RwLock::new(Arc::new(server))));
+        let (directory, addresses) = (directory.to_owned(), addresses.to_owned());
+        Ok(Self { directory, addresses, authority_pem, server, client, renew_at })
+    }
+
+    /// Gives new certificates in the place of the last ones, if these have lasted for most of their time.
+    ///
+    /// # Errors
+    /// As [`Pki::open`]; the last ones stay then.
+    pub fn renew(&mut self, now: Timestamp) -> Result<bool, PkiError> {
+        if now < self.renew_at {
+            return Ok(false);
         }
-        let authority_pem = read(&certificate)?;
-        let issuer = Issuer::from_ca_cert_pem(&authority_pem, KeyPair::from_pem(&read(&key)?)?)?;
-        let server = issue(server_params(addresses)?, &issuer)?;
-        let client = issue(client_params()?, &issuer)?;
-        Ok(Self { authority_pem, server, client })
+        let Issued { server, client, renew_at, .. } = issue_all(&self.directory, &self.addresses)?;
+        *self.server.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(server);
+        (self.client, self.renew_at) = (client, renew_at);
+        Ok(true)
     }
 
     /// TLS for the API: our certificate, and client certificates of our authority where a client shows one.
@@ -94,12 +121,10 @@ impl Pki {
         let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
             .allow_unauthenticated()
             .build()?;
-        let chain = vec![CertificateDer::from_pem_slice(self.server.0.as_bytes())?];
-        let key = PrivateKeyDer::from_pem_slice(self.server.1.as_bytes())?;
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .with_client_cert_verifier(verifier)
-            .with_single_cert(chain, key)?;
+            .with_cert_resolver(Arc::clone(&self.server) as Arc<dyn ResolvesServerCert>);
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(config)
     }
@@ -129,6 +154,32 @@ impl Pki {
         write_private(&beside, &text)?;
         fs::rename(&beside, path).map_err(|source| PkiError::File { path: path.to_owned(), source })
     }
+}
+
+/// Reads the authority, or makes it, and gives new certificates.
+fn issue_all(directory: &Path, addresses: &[IpAddr]) -> Result<Issued, PkiError> {
+    fs::create_dir_all(directory).map_err(|source| PkiError::File { path: directory.to_owned(), source })?;
+    let (certificate, key) = (directory.join("ca.crt"), directory.join("ca.key"));
+    if !certificate.exists() || !key.exists() {
+        let (certificate_pem, key_pem) = make_authority()?;
+        // The key first: a certificate is only looked for beside its key.
+        write_private(&key, &key_pem)?;
+        write_private(&certificate, &certificate_pem)?;
+    }
+    let authority_pem = read(&certificate)?;
+    let issuer = Issuer::from_ca_cert_pem(&authority_pem, KeyPair::from_pem(&read(&key)?)?)?;
+    let server = certified(&issue(server_params(addresses)?, &issuer)?)?;
+    let client = issue(client_params()?, &issuer)?;
+    let lasts = SignedDuration::from_hours(24 * CERTIFICATE_DAYS * 2 / 3);
+    let renew_at = Timestamp::now().checked_add(lasts).map_err(|_| PkiError::Clock)?;
+    Ok(Issued { authority_pem, server, client, renew_at })
+}
+
+fn certified((chain, key): &(String, String)) -> Result<CertifiedKey, PkiError> {
+    let chain = vec![CertificateDer::from_pem_slice(chain.as_bytes())?];
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes())?;
+    let key = rustls::crypto::ring::default_provider().key_provider.load_private_key(key)?;
+    Ok(CertifiedKey::new(chain, key))
 }
 
 fn make_authority() -> Result<(String, String), PkiError> {
@@ -201,4 +252,22 @@ fn write_private(path: &Path, text: &str) -> Result<(), PkiError> {
         file.sync_all()
     };
     write().map_err(|source| PkiError::File { path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn certificates_are_given_anew_before_they_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut pki = Pki::open(directory.path(), &[]).unwrap();
+        let shown = |pki: &Pki| pki.server.0.read().unwrap().cert.clone();
+        let (server, client, now) = (shown(&pki), pki.client.clone(), Timestamp::now());
+        assert!(!pki.renew(now + SignedDuration::from_hours(24 * 200)).unwrap());
+        assert_eq!((shown(&pki), pki.client.clone()), (server.clone(), client.clone()));
+        assert!(pki.renew(now + SignedDuration::from_hours(24 * 250)).unwrap());
+        assert!(shown(&pki) != server && pki.client != client);
+        assert!(!pki.renew(Timestamp::now()).unwrap());
+    }
 }

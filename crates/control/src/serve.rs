@@ -18,15 +18,27 @@ use hyper_util::server::conn::auto;
 use objects::status::Failure;
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::apiserver::{ApiServer, Body, Caller, failure};
 use crate::audit::AuditLog;
-use crate::in_flight::InFlight;
+use crate::in_flight::{InFlight, Place};
 
 /// The largest body that is read: Kubernetes' own limit for a request.
 const BODY_BYTES_MAX: usize = 3 * 1024 * 1024;
+
+const HTTP2: &[u8] = b"h2";
+
+/// How long a client may take to send a body.
+const BODY_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// Connections from outside at a time; the rest of the descriptors is for everything else that the engine does.
+const CONNECTIONS: usize = 4_096;
+
+/// An idle connection is asked so often whether there still is somebody.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
 
 /// How long a client may take for its TLS handshake or its request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -35,12 +47,19 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 pub async fn serve(api: ApiServer, listener: TcpListener, tls: ServerConfig, audit: Option<Arc<AuditLog>>) {
     let acceptor = TlsAcceptor::from(Arc::new(tls));
     let in_flight = InFlight::new();
+    let connections = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
+        // Whoever comes when there are too many waits in the kernel.
+        let Ok(place) = Arc::clone(&connections).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((connection, client)) => {
                 let entrance =
                     Entrance { api: api.clone(), audit: audit.clone(), in_flight: in_flight.clone(), client };
-                tokio::spawn(serve_connection(entrance, acceptor.clone(), connection));
+                let serving = serve_connection(entrance, acceptor.clone(), connection);
+                tokio::spawn(async move {
+                    serving.await;
+                    drop(place);
+                });
             }
             // Out of file descriptors, most likely: connections that end give some back.
             Err(error) => {
@@ -67,14 +86,17 @@ async fn serve_connection(entrance: Entrance, acceptor: TlsAcceptor, connection:
         Ok(Err(error)) => return tracing::trace!(%error, "a TLS handshake with the API failed"),
         Err(_) => return tracing::trace!("a TLS handshake with the API took too long"),
     };
+    // Otherwise the protocol would be found out from the first bytes, for which nobody has to hurry.
+    let is_http2 = stream.get_ref().1.alpn_protocol() == Some(HTTP2);
     let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).and_then(|leaf| known(leaf));
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
         let (entrance, caller) = (entrance.clone(), caller(shown.as_ref(), &request, &entrance.api));
         async move { Ok::<_, Infallible>(entrance.answer_whole(caller, request).await) }
     });
-    let mut server = auto::Builder::new(TokioExecutor::new());
+    let server = auto::Builder::new(TokioExecutor::new());
+    let mut server = if is_http2 { server.http2_only() } else { server.http1_only() };
     server.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-    server.http2().timer(TokioTimer::new());
+    server.http2().timer(TokioTimer::new()).keep_alive_interval(PING_INTERVAL);
     if let Err(error) = server.serve_connection_with_upgrades(TokioIo::new(stream), service).await {
         tracing::trace!(%error, "a connection to the API ended");
     }
@@ -95,7 +117,8 @@ impl Entrance {
     async fn answer(&self, caller: &Caller, request: Request<hyper::body::Incoming>) -> Response<Body> {
         let noted = self.audit.as_ref().and_then(|audit| audit.note(&request, caller, self.client));
         let answered = match self.in_flight.admit(&request) {
-            Ok(_place) => answer(&self.api, caller, request).await,
+            // It is held until the answer is sent.
+            Ok(place) => answer(&self.api, caller, request).await.map(|body| held(body, place)),
             Err(refused) => failure(&refused),
         };
         if let (Some(audit), Some(noted)) = (&self.audit, noted) {
@@ -124,13 +147,29 @@ fn caller<B>(shown: Option<&Caller>, request: &Request<B>, api: &ApiServer) -> C
     token.and_then(|token| api.caller_of(token)).unwrap_or(Caller::Refused)
 }
 
+fn held(body: Body, place: Place) -> Body {
+    body.map_err(move |error| {
+        let _held = &place;
+        error
+    })
+    .boxed_unsync()
+}
+
 async fn answer<B>(api: &ApiServer, caller: &Caller, request: Request<B>) -> Response<Body>
 where
     B: hyper::body::Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let (head, body) = request.into_parts();
-    match Limited::new(body, BODY_BYTES_MAX).collect().await {
+    if let Err(refused) = api.check_stranger(caller, &head.method, &head.uri) {
+        return failure(&refused);
+    }
+    let read = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, BODY_BYTES_MAX).collect());
+    let Ok(read) = read.await else {
+        let sentence = format!("the body of the request did not come within {} s", BODY_TIMEOUT.as_secs());
+        return failure(&Failure::timeout(sentence, 0));
+    };
+    match read {
         Ok(body) => api.answer(caller, Request::from_parts(head, body.to_bytes())).await,
         Err(error) if error.is::<LengthLimitError>() => failure(&Failure::request_entity_too_large(BODY_BYTES_MAX)),
         Err(error) => failure(&Failure::bad_request(format!("the body of the request could not be read: {error}"))),

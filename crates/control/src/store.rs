@@ -12,6 +12,7 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
+use objects::size::{DEEPEST, Size};
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch as notify};
 
@@ -53,6 +54,9 @@ pub enum WriteError {
     /// Something else stands there than was expected: the object that does, if any.
     #[error("the object has changed")]
     Changed(Option<Arc<Object>>),
+    /// Nobody could read it back.
+    #[error("objects and lists are nested more than {DEEPEST} deep")]
+    TooDeep,
     /// The disk refused; nothing of the write is kept.
     #[error("the store could not write to disk")]
     Disk(#[source] Arc<rusqlite::Error>),
@@ -64,6 +68,8 @@ pub enum WriteError {
 /// Why a store could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
+    #[error("could not make the store readable for its owner alone")]
+    Permissions(#[source] std::io::Error),
     #[error("could not open the store {path}")]
     Database {
         path: String,
@@ -194,12 +200,21 @@ impl Store {
     /// [`TooOld`] when it doesn't.
     pub fn list_at(&self, resource: &str, namespace: Option<&str>, revision: u64) -> Result<Listing, TooOld> {
         let state = self.shared.read();
-        let objects = match state.resources.get(resource) {
+        let (mut objects, kept) = match state.resources.get(resource) {
             None if revision < state.opened_at => return Err(TooOld),
-            None => Vec::new(),
+            None => return Ok(Listing { revision, objects: Vec::new() }),
             Some(found) if revision < found.history.compacted.max(state.opened_at) => return Err(TooOld),
-            Some(found) => found.select_at(namespace, revision),
+            Some(found) => (found.objects.clone(), found.history.since(revision).collect::<Vec<_>>()),
         };
+        // Nobody waits for what was long ago to be made again.
+        drop(state);
+        for (name, previous) in kept.into_iter().rev().map(Kept::before) {
+            match previous {
+                Some(previous) => objects.insert(name, previous),
+                None => objects.remove(&name),
+            };
+        }
+        let objects = Resource { objects, ..Resource::default() }.select(namespace);
         Ok(Listing { revision, objects })
     }
 
@@ -214,6 +229,9 @@ impl Store {
         expected: Expected,
         value: Value,
     ) -> Result<Arc<Object>, WriteError> {
+        if Size::of(&value).depth > DEEPEST {
+            return Err(WriteError::TooDeep);
+        }
         self.submit(resource, name, expected, Some(value)).await
     }
 
@@ -317,17 +335,6 @@ impl Resource {
                 .map(|(_, object)| object.clone())
                 .collect(),
         }
-    }
-
-    fn select_at(&self, namespace: Option<&str>, revision: u64) -> Vec<Arc<Object>> {
-        let mut objects = self.objects.clone();
-        for change in self.history.since(revision).rev().map(Kept::change) {
-            match &change.previous {
-                Some(previous) => objects.insert(change.name(), previous.clone()),
-                None => objects.remove(&change.name()),
-            };
-        }
-        Resource { objects, ..Resource::default() }.select(namespace)
     }
 }
 

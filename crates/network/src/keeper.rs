@@ -106,7 +106,8 @@ fn leave_the_terminal() {
     let _ = std::env::set_current_dir("/");
 }
 
-fn allow_many_descriptors() {
+/// Allows this process as many open files as it may have.
+pub fn allow_many_descriptors() {
     let limit = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }

@@ -12,6 +12,7 @@ pub mod patch;
 pub mod protobuf;
 pub mod schema;
 pub mod selector;
+pub mod size;
 pub mod status;
 pub mod validation;
 

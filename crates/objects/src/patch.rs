@@ -4,6 +4,7 @@
 use json_patch::{AddOperation, PatchOperation, ReplaceOperation};
 use serde_json::Value;
 
+use crate::size::{DEEPEST, Size};
 use crate::status::Failure;
 
 mod elements;
@@ -13,6 +14,8 @@ pub use strategic::strategic;
 
 /// The real server's limit on the operations of one JSON patch.
 const MOST_OPERATIONS: usize = 10_000;
+/// The real server's limit on what the copies and moves of one JSON patch may come to, about as many bytes as text.
+const MOST_MOVED: usize = 3 * 1024 * 1024;
 
 /// A patch that can't be applied.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -25,6 +28,10 @@ pub enum PatchError {
     UnknownOperation { index: usize, why: String },
     #[error("operation {index} of the JSON patch failed: {why}")]
     FailedOperation { index: usize, why: String },
+    #[error("operation {index} of the JSON patch nests objects and lists more than {DEEPEST} deep")]
+    TooDeep { index: usize },
+    #[error("the JSON patch copies and moves more than {MOST_MOVED} bytes up to operation {index}")]
+    MovesTooMuch { index: usize },
     #[error("unknown patch type {directive} at {field:?}: \"$patch\" must be \"replace\" or \"delete\"")]
     UnknownDirective { field: String, directive: String },
     #[error("an item of {field:?} does not contain its merge key {merge_key:?}: {item}")]
@@ -47,6 +54,8 @@ impl PatchError {
             Self::UnknownOperation { .. } | Self::FailedOperation { .. } => Failure::unprocessable(self.to_string()),
             Self::NotAPatch(_)
             | Self::TooManyOperations(_)
+            | Self::TooDeep { .. }
+            | Self::MovesTooMuch { .. }
             | Self::UnknownDirective { .. }
             | Self::NoMergeKey { .. }
             | Self::NotAList { .. }
@@ -78,12 +87,34 @@ pub fn json_patch(current: &Value, operations: &Value) -> Result<Value, PatchErr
         return Err(PatchError::TooManyOperations(operations.len()));
     }
     let mut patched = current.clone();
+    let mut moved = 0;
     for (index, operation) in operations.iter().enumerate() {
         let operation: PatchOperation = serde_json::from_value(operation.clone())
             .map_err(|error| PatchError::UnknownOperation { index, why: error.to_string() })?;
+        let (path, put) = put(&patched, &operation);
+        if path.matches('/').count() + put.depth > DEEPEST {
+            return Err(PatchError::TooDeep { index });
+        }
+        moved += put.bytes;
+        if moved > MOST_MOVED {
+            return Err(PatchError::MovesTooMuch { index });
+        }
         apply_operation(&mut patched, operation).map_err(|why| PatchError::FailedOperation { index, why })?;
     }
     Ok(patched)
+}
+
+/// Where an operation puts something, how deep that is, and how much of it comes from the document itself.
+fn put<'o>(document: &Value, operation: &'o PatchOperation) -> (&'o str, Size) {
+    let of_document = |from: &str| document.pointer(from).map_or_else(Size::default, Size::of);
+    let of_patch = |value: &Value| Size { bytes: 0, ..Size::of(value) };
+    match operation {
+        PatchOperation::Add(add) => (add.path.as_str(), of_patch(&add.value)),
+        PatchOperation::Replace(replace) => (replace.path.as_str(), of_patch(&replace.value)),
+        PatchOperation::Move(from) => (from.path.as_str(), of_document(from.from.as_str())),
+        PatchOperation::Copy(from) => (from.path.as_str(), of_document(from.from.as_str())),
+        PatchOperation::Remove(_) | PatchOperation::Test(_) => ("", Size::default()),
+    }
 }
 
 fn apply_operation(document: &mut Value, mut operation: PatchOperation) -> Result<(), String> {
@@ -158,6 +189,27 @@ mod tests {
         for (operations, code) in table {
             assert_eq!(json_patch(&current, &operations).unwrap_err().to_failure().code, code, "{operations}");
         }
+    }
+
+    #[test]
+    fn json_patches_can_not_grow_a_document_without_bound() {
+        let nested = |levels: usize| (0..levels).fold(json!(1), |inner, _| json!({"a": inner}));
+        let current = json!({"data": {"a": "x".repeat(1000)}, "deep": nested(60)});
+        let doubling: Vec<Value> = (0..40)
+            .map(|number| json!({"op": "copy", "from": "/data", "path": format!("/data/copy-{number}")}))
+            .collect();
+        let table = [
+            (json!([{"op": "add", "path": "/data/b", "value": nested(120)}]), "more than 100 deep"),
+            (json!([{"op": "move", "from": "/deep", "path": format!("/deep{}", "/a".repeat(50))}]), "deep"),
+            (json!([{"op": "copy", "from": "/deep", "path": format!("/deep{}", "/a".repeat(59))}]), "deep"),
+            (Value::Array(doubling), "copies and moves more than"),
+        ];
+        for (operations, expected) in table {
+            let error = json_patch(&current, &operations).unwrap_err();
+            assert!(error.to_string().contains(expected), "{error}");
+            assert_eq!(error.to_failure().code, 400);
+        }
+        json_patch(&current, &json!([{"op": "copy", "from": "/deep", "path": "/data/b"}])).unwrap();
     }
 
     #[test]

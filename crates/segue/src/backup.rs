@@ -70,7 +70,7 @@ fn write(directories: &Directories, file: &Path, with_key: bool) -> anyhow::Resu
 pub(crate) fn restore(options: &Restore) -> anyhow::Result<()> {
     let directories = Directories::find(&options.directory.data_dir)?;
     ensure!(
-        !directories.run.exists(),
+        is_idle(&directories),
         "an engine or its pods run on {}: end them with `segue down` first",
         directories.data.display()
     );
@@ -94,6 +94,7 @@ fn restore_alone(directories: &Directories, options: &Restore) -> anyhow::Result
     ensure!(copy.exists(), "{} has no store in it: it is no backup of Segue", options.file.display());
     let key = if scratch.path().join(KEY).exists() { scratch.path().join(KEY) } else { directories.store_key() };
     let objects = store::check(&copy, &key)?;
+    flush(scratch.path()).context("could not flush what was unpacked")?;
     put_in_place(directories, scratch.path())?;
     Ok(objects)
 }
@@ -105,10 +106,43 @@ fn unpack(file: &Path, into: &Path) -> anyhow::Result<()> {
     archive.unpack(into).with_context(failed)
 }
 
+/// Whether neither an engine nor a pod is on a directory; all that a restore leaves is its lock.
+fn is_idle(directories: &Directories) -> bool {
+    let entries = fs::read_dir(&directories.run).into_iter().flatten().flatten();
+    let is_nothing = |path: PathBuf| {
+        path == directories.engine_lock() || fs::read_dir(&path).is_ok_and(|mut entries| entries.next().is_none())
+    };
+    entries.into_iter().all(|entry| is_nothing(entry.path()))
+}
+
+/// Nothing takes the place of what there was before it is on disk.
+fn flush(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            flush(&path)?;
+        } else if path.is_file() {
+            File::open(&path)?.sync_all()?;
+        }
+    }
+    File::open(directory)?.sync_all()
+}
+
+/// The key of an earlier restore may be the only one of backups that have none, so it is never removed.
+fn keep_key(directories: &Directories) -> io::Result<()> {
+    let (key, old) = (directories.store_key(), aside(&directories.store_key()));
+    if !old.exists() || fs::read(&old)? == fs::read(&key).unwrap_or_default() {
+        return Ok(());
+    }
+    let free = (1_u32..).map(|number| with_suffix(&old, &format!(".{number}"))).find(|path| !path.exists());
+    free.map_or(Ok(()), |free| fs::rename(&old, free))
+}
+
 /// The store goes first and comes last: until it is there, nothing is restored, and no engine starts.
 fn put_in_place(directories: &Directories, from: &Path) -> anyhow::Result<()> {
     let parts = [STORE, "store.db-wal", "store.db-shm", KEY].into_iter().chain(DIRECTORIES);
     if !is_half_restored(directories) {
+        keep_key(directories).context("could not keep the key of an earlier restore")?;
         for name in parts.clone() {
             let aside = aside(&directories.data.join(name));
             remove(&aside).with_context(|| format!("could not remove {}", aside.display()))?;
@@ -172,6 +206,23 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, content).unwrap();
         }
+    }
+
+    #[test]
+    fn no_key_that_may_be_the_only_one_is_removed() {
+        let data = tempfile::tempdir().unwrap();
+        let directories = Directories::find(data.path()).unwrap();
+        fill(data.path(), &["store.db"], "old");
+        let names = ["first", "second", "third", "third"];
+        for name in names {
+            fill(data.path(), &["store.key"], name);
+            let backup = tempfile::tempdir_in(data.path()).unwrap();
+            fill(backup.path(), &["store.db", "store.key"], "from the backup");
+            put_in_place(&directories, backup.path()).unwrap();
+        }
+        let kept = [".before-restore", ".before-restore.1", ".before-restore.2"]
+            .map(|suffix| fs::read_to_string(data.path().join(format!("store.key{suffix}"))).unwrap());
+        assert_eq!(kept, ["third", "first", "second"]);
     }
 
     #[test]

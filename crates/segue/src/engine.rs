@@ -16,6 +16,7 @@ use control::tokens::Tokens;
 use control::{controllers, serve};
 use decide::exposure;
 use futures::future::try_join_all;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, Node};
 use k8s_openapi::api::networking::v1::IngressClass;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
@@ -54,6 +55,9 @@ const READY_LIMIT: Duration = Duration::from_secs(60);
 
 /// How often the node's condition is looked at while the engine starts.
 const READY_INTERVAL: Duration = Duration::from_millis(10);
+
+/// How often the engine looks whether its certificates are old.
+const RENEWAL_INTERVAL: Duration = Duration::from_hours(24);
 
 const INGRESS_CLASS: &str = "segue";
 /// As Tailscale's Kubernetes operator has it.
@@ -119,6 +123,8 @@ impl Engine {
         let mirrors = Mirrors::parse(options.mirror.iter().map(String::as_str)).context("--mirror")?;
         directories.make().with_context(|| format!("could not make {}", directories.data.display()))?;
         let lock = preflight::lock(&directories)?;
+        // An empty store in its place would look like the one that was restored.
+        preflight::check_restored(&directories)?;
         if directories.going_down().exists() {
             // An engine died while it took everything down: its data plane refuses these pods for good.
             network::link::shut_down(&directories.run).await?;
@@ -148,9 +154,10 @@ impl Engine {
 
         let audit = audit_log(options, &directories)?;
         let mut tasks = JoinSet::new();
+        let authority = pki.authority_pem().to_owned();
         let address =
-            listener.map(|listener| listen(&mut tasks, &api, &pki, listener, &directories, audit)).transpose()?;
-        tasks.spawn(controllers::run(client.clone(), pki.authority_pem().to_owned(), std::future::pending()));
+            listener.map(|listener| listen(&mut tasks, &api, pki, listener, &directories, audit)).transpose()?;
+        tasks.spawn(controllers::run(client.clone(), authority, std::future::pending()));
         let (traffic, routed) = watch::channel(routing::Order::Route);
         let routing_settings = routing_settings(options, &directories, counted.0, replacement.clone());
         let exposing = tailnet::Settings {
@@ -318,7 +325,7 @@ fn audit_log(options: &Up, directories: &Directories) -> anyhow::Result<Option<A
 fn listen(
     tasks: &mut JoinSet<()>,
     api: &ApiServer,
-    pki: &Pki,
+    pki: Pki,
     listener: std::net::TcpListener,
     directories: &Directories,
     audit: Option<Arc<AuditLog>>,
@@ -326,8 +333,24 @@ fn listen(
     listener.set_nonblocking(true)?;
     let address = listener.local_addr()?;
     tasks.spawn(serve::serve(api.clone(), TcpListener::from_std(listener)?, pki.server_config()?, audit));
-    pki.write_kubeconfig(&directories.kubeconfig(), &format!("https://{address}"))?;
+    let (kubeconfig, server) = (directories.kubeconfig(), format!("https://{address}"));
+    pki.write_kubeconfig(&kubeconfig, &server)?;
+    tasks.spawn(renew_certificates(pki, kubeconfig, server));
     Ok(address)
+}
+
+async fn renew_certificates(mut pki: Pki, kubeconfig: PathBuf, server: String) {
+    loop {
+        tokio::time::sleep(RENEWAL_INTERVAL).await;
+        match pki.renew(Timestamp::now()) {
+            Ok(false) => continue,
+            Ok(true) => tracing::info!("the API's certificates are new; clients need the new kubeconfig"),
+            Err(error) => tracing::warn!("can't make new certificates for the API: {error}"),
+        }
+        if let Err(error) = pki.write_kubeconfig(&kubeconfig, &server) {
+            tracing::warn!("can't write the kubeconfig: {error}");
+        }
+    }
 }
 
 fn agent_settings(options: &Up, directories: &Directories) -> agent::Settings {

@@ -108,6 +108,7 @@ fn unit(program: &Path, data: &Path, options: &[std::ffi::OsString]) -> anyhow::
 Description=Segue engine on {data}
 Wants=network-online.target
 After=network-online.target nftables.service
+StartLimitIntervalSec=0
 
 [Service]
 Type=notify

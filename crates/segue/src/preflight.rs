@@ -49,12 +49,18 @@ pub(crate) fn check(options: &Up) -> anyhow::Result<TcpListener> {
     if is_running(&directories) {
         return Err(NotHere::OtherEngine(directories.data).into());
     }
-    if backup::is_half_restored(&directories) {
-        return Err(NotHere::HalfRestored(directories.data).into());
-    }
+    check_restored(&directories)?;
     let listener = listen(options.listen)?;
     check_network(options, &directories)?;
     Ok(listener)
+}
+
+/// Refuses a directory on which a restore was interrupted.
+pub(crate) fn check_restored(directories: &Directories) -> Result<(), NotHere> {
+    if backup::is_half_restored(directories) {
+        return Err(NotHere::HalfRestored(directories.data.clone()));
+    }
+    Ok(())
 }
 
 /// Checks that the address ranges are free.

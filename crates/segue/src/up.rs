@@ -84,6 +84,8 @@ fn detached(options: Up) -> anyhow::Result<()> {
 
 #[tokio::main]
 async fn run(options: Up, ready: impl FnOnce(&Engine)) -> anyhow::Result<()> {
+    // Else clients of the API could leave none for probes and pods.
+    network::keeper::allow_many_descriptors();
     let mut engine = Engine::start(&options).await?;
     engine.wait_until_ready().await?;
     ready(&engine);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use decide::rbac::{self, Ask, Grants};
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, Method, StatusCode, Uri};
 use jiff::Timestamp;
 use k8s_openapi::api::rbac::v1::{PolicyRule, RoleRef};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -12,7 +12,7 @@ use objects::status::Failure;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::{Answer, ApiServer, Asked, Caller, Place, Verb, answer, objects_in, refusals};
+use super::{Answer, ApiServer, Asked, Caller, Place, Query, Target, Verb, answer, objects_in, refusals};
 use crate::store::Listing;
 
 const RBAC: &str = "rbac.authorization.k8s.io";
@@ -96,10 +96,23 @@ impl ApiServer {
         Err(Failure::forbidden(group, resource, name, &sentence))
     }
 
-    pub(super) fn authorize_path(&self, asked: &Asked) -> Result<(), Failure> {
-        let (verb, path) = (asked.method.as_str().to_ascii_lowercase(), asked.path.as_str());
-        let allowed = self.allowed(&asked.caller, Ask::Path { verb: &verb, path });
-        allowed.map(drop).ok_or_else(|| refusals::forbidden_path(asked.caller.user(), &verb, path))
+    pub(super) fn authorize_path(&self, caller: &Caller, method: &Method, path: &str) -> Result<(), Failure> {
+        let verb = method.as_str().to_ascii_lowercase();
+        let allowed = self.allowed(caller, Ask::Path { verb: &verb, path });
+        allowed.map(drop).ok_or_else(|| refusals::forbidden_path(caller.user(), &verb, path))
+    }
+
+    /// Refuses who showed nothing, or nothing of ours, before the body of a request is read.
+    pub(crate) fn check_stranger(&self, caller: &Caller, method: &Method, uri: &Uri) -> Result<(), Failure> {
+        match (caller, Target::of(uri.path())) {
+            (Caller::Known { .. }, _) | (Caller::Anonymous, Target::Health | Target::Version) => Ok(()),
+            (Caller::Refused, _) => Err(Failure::unauthorized()),
+            (Caller::Anonymous, Target::Objects(place)) => {
+                let verb = place.verb(method, &Query::parse(uri.query())).ok_or_else(Failure::method_not_allowed)?;
+                self.authorize_objects(caller, &place, verb)
+            }
+            (Caller::Anonymous, _) => self.authorize_path(caller, method, uri.path()),
+        }
     }
 
     /// Refuses to let a caller grant, by a role or a binding, what it doesn't have itself.
@@ -114,7 +127,10 @@ impl ApiServer {
         if kind.group != RBAC || caller.is_administrator() {
             return Ok(());
         }
-        let same = |field: &str| old.is_some_and(|old| old[field] == new[field]);
+        // Whoever may collect garbage changes nothing of what is granted.
+        if old.is_some_and(|old| is_held_otherwise(old, new)) {
+            return Ok(());
+        }
         let name = new["metadata"]["name"].as_str().unwrap_or_default();
         let may = |verb: &str, resource: &str, name: &str| {
             let ask = Ask::Objects { verb, group: RBAC, resource, subresource: "", namespace: place.namespace(), name };
@@ -124,16 +140,17 @@ impl ApiServer {
         let granted: Vec<PolicyRule> = if kind.kind.ends_with("Binding") {
             let role: RoleRef = read(&new["roleRef"]).unwrap_or_default();
             let resource = if role.kind == "Role" { "roles" } else { "clusterroles" };
-            if same("subjects") && same("roleRef") || may("bind", resource, &role.name) {
+            if may("bind", resource, &role.name) {
                 return Ok(());
             }
             let rules = grants.rules_of(&role, place.namespace());
             rules.ok_or_else(|| Failure::not_found(RBAC, resource, &role.name))?.to_vec()
         } else {
-            if same("rules") && same("aggregationRule") || may("escalate", kind.plural, name) {
+            if may("escalate", kind.plural, name) {
                 return Ok(());
             }
-            match new["aggregationRule"].is_object() {
+            // Labels too: by them it may be put into others that the caller is bound to.
+            match [Some(new), old].into_iter().flatten().any(|role| role["aggregationRule"].is_object()) {
                 // Whatever another puts into it.
                 true => everything(),
                 false => read(&new["rules"]).unwrap_or_default(),
@@ -264,6 +281,20 @@ fn everything() -> Vec<PolicyRule> {
         PolicyRule { verbs: all(), api_groups: Some(all()), resources: Some(all()), ..PolicyRule::default() },
         PolicyRule { verbs: all(), non_resource_urls: Some(all()), ..PolicyRule::default() },
     ]
+}
+
+/// Whether two states of an object differ in what keeps it from going at most.
+fn is_held_otherwise(old: &Value, new: &Value) -> bool {
+    let [old, new] = [old, new].map(|object| {
+        let mut rest = object.clone();
+        if let Some(metadata) = rest["metadata"].as_object_mut() {
+            for field in ["ownerReferences", "finalizers", "resourceVersion", "managedFields", "generation"] {
+                metadata.remove(field);
+            }
+        }
+        rest
+    });
+    old == new
 }
 
 /// Those that every ServiceAccount of a namespace is in.

@@ -22,6 +22,7 @@ struct Options {
     propagation: Propagation,
     uid: Option<String>,
     resource_version: Option<String>,
+    is_dry_run: bool,
 }
 
 /// What becomes of the objects that it owns.
@@ -44,9 +45,8 @@ enum Outcome {
 impl ApiServer {
     pub(super) async fn delete(&self, place: &Place, asked: &Asked) -> Answer {
         let form = Form::wanted(asked)?;
-        write::check_dry_run(asked, "DeleteOptions")?;
         let options = Options::read(asked)?;
-        let (value, gone) = match self.delete_one(place, asked, &options).await? {
+        let (value, gone) = match self.delete_one(place, &options).await? {
             Outcome::Removed(value) => (value, true),
             Outcome::Marked(value) => (value, false),
         };
@@ -58,9 +58,9 @@ impl ApiServer {
     }
 
     /// Deletes with these DeleteOptions.
-    pub(super) async fn delete_as(&self, place: &Place, asked: &Asked, options: &Value) -> Result<(), Failure> {
+    pub(super) async fn delete_as(&self, place: &Place, options: &Value) -> Result<(), Failure> {
         let place = Place { subresource: None, ..place.clone() };
-        self.delete_one(&place, asked, &Options::of(options, None, None)?).await.map(drop)
+        self.delete_one(&place, &Options::of(options, None, None)?).await.map(drop)
     }
 
     pub(super) async fn delete_collection(&self, place: &Place, asked: &Asked) -> Answer {
@@ -70,7 +70,7 @@ impl ApiServer {
         let mut items = Vec::new();
         for object in listing.objects.iter().filter(|object| selection.holds(place.kind, &object.value)) {
             let one = Place { name: object.value["metadata"]["name"].as_str().map(str::to_owned), ..place.clone() };
-            match self.delete_one(&one, asked, &options).await {
+            match self.delete_one(&one, &options).await {
                 Ok(Outcome::Removed(value) | Outcome::Marked(value)) => items.push(value),
                 Err(failure) if failure.code == StatusCode::NOT_FOUND.as_u16() => {}
                 Err(failure) => return Err(failure),
@@ -81,14 +81,14 @@ impl ApiServer {
         Ok(answer::json(StatusCode::OK, &list, &[]))
     }
 
-    async fn delete_one(&self, place: &Place, asked: &Asked, options: &Options) -> Result<Outcome, Failure> {
+    async fn delete_one(&self, place: &Place, options: &Options) -> Result<Outcome, Failure> {
         loop {
             let old = self.find(place)?;
             options.check(place, &old)?;
             let marked = marked(place.kind, &old.value, options);
             let outcome = match marked {
-                None if write::is_dry_run(asked) => return Ok(Outcome::Removed(old.value.clone())),
-                Some(value) if write::is_dry_run(asked) => return Ok(Outcome::Marked(value)),
+                None if options.is_dry_run => return Ok(Outcome::Removed(old.value.clone())),
+                Some(value) if options.is_dry_run => return Ok(Outcome::Marked(value)),
                 Some(value) if value == old.value => return Ok(Outcome::Marked(value)),
                 None => self.remove(place, &old).await.map(Outcome::Removed),
                 Some(value) => self.mark(place, &old, value).await.map(Outcome::Marked),
@@ -124,12 +124,14 @@ impl ApiServer {
 impl Options {
     /// Reads the options from the body, else from the query.
     fn read(asked: &Asked) -> Result<Self, Failure> {
+        write::check_dry_run(asked, "DeleteOptions")?;
         let body = match asked.body.is_empty() {
             true => Value::Null,
             false => objects_in::parse(asked)?.value,
         };
         let from_query = asked.query.number("gracePeriodSeconds").map_err(Failure::bad_request)?;
-        Self::of(&body, from_query, asked.query.get("propagationPolicy"))
+        let options = Self::of(&body, from_query, asked.query.get("propagationPolicy"))?;
+        Ok(Self { is_dry_run: options.is_dry_run || write::is_dry_run(asked), ..options })
     }
 
     /// What the body says, or else what the query did.
@@ -144,6 +146,7 @@ impl Options {
             propagation: Propagation::of(word, orphans)?,
             uid: text(&body["preconditions"]["uid"]),
             resource_version: text(&body["preconditions"]["resourceVersion"]),
+            is_dry_run: is_dry_run(&body["dryRun"])?,
         };
         Ok(options)
     }
@@ -173,6 +176,19 @@ impl Options {
             ));
         }
         Ok(())
+    }
+}
+
+/// A client may say it in the body, as kubectl does.
+fn is_dry_run(stages: &Value) -> Result<bool, Failure> {
+    let listed = stages.as_array().map(Vec::as_slice).or(stages.is_null().then_some(&[]));
+    let stages = listed.ok_or_else(|| Failure::bad_request("dryRun: must be a list"))?;
+    match stages.iter().find(|stage| *stage != "All") {
+        None => Ok(!stages.is_empty()),
+        Some(other) => {
+            let cause = refusals::unsupported_option("dryRun", &format!("[{other}]"), "\"All\"");
+            Err(refusals::option("DeleteOptions", cause))
+        }
     }
 }
 

@@ -28,7 +28,7 @@ impl ApiServer {
         self.take_leave(place, is_dry_run).await?;
         if !is_dry_run {
             self.show_disruption(place, asked).await?;
-            self.delete_as(place, asked, &options).await?;
+            self.delete_as(place, &options).await?;
         }
         let done = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
         Ok(answer::json(StatusCode::CREATED, &done, &[]))

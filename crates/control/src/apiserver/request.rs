@@ -1,7 +1,10 @@
 //! What a request asks for, read from its method, path and query.
 
+use std::borrow::Cow;
+
 use http::Method;
 use objects::kind::{Kind, Subresource};
+use percent_encoding::percent_decode_str;
 
 /// Everything that the API can be asked.
 pub(super) enum Target {
@@ -57,7 +60,9 @@ pub(super) struct Query(Vec<(String, String)>);
 
 impl Target {
     pub(super) fn of(path: &str) -> Self {
-        let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+        let parts: Option<Vec<Cow<'_, str>>> = path.split('/').filter(|part| !part.is_empty()).map(decoded).collect();
+        let Some(parts) = parts else { return Self::Nothing };
+        let parts: Vec<&str> = parts.iter().map(Cow::as_ref).collect();
         match parts[..] {
             ["healthz" | "livez" | "readyz", ..] => Self::Health,
             ["version"] => Self::Version,
@@ -93,6 +98,16 @@ impl Target {
         };
         place.map_or(Self::Nothing, Self::Objects)
     }
+}
+
+/// A segment of a path as it is meant (RFC 3986, 2.1); None for what can be no name.
+fn decoded(segment: &str) -> Option<Cow<'_, str>> {
+    if !segment.contains('%') {
+        return Some(Cow::Borrowed(segment));
+    }
+    let decoded = percent_decode_str(segment).decode_utf8().ok()?;
+    let is_name = !decoded.contains(['/', '%']) && !matches!(decoded.as_ref(), "" | "." | "..");
+    is_name.then_some(decoded)
 }
 
 fn is_namespace_itself(group: &str, below: &[&str]) -> bool {
@@ -151,7 +166,10 @@ impl Place {
                 Some(Verb::Create)
             }
             _ if creates_below => None,
-            Method::GET | Method::HEAD if named && !query.is_true("watch") => Some(Verb::Get),
+            // What is below an object is not followed: that would show the object.
+            Method::GET | Method::HEAD if named && (self.subresource.is_some() || !query.is_true("watch")) => {
+                Some(Verb::Get)
+            }
             Method::GET | Method::HEAD if query.is_true("watch") => Some(Verb::Watch),
             Method::GET | Method::HEAD => Some(Verb::List),
             _ if reads_only || self.kind.is_computed => None,
@@ -258,6 +276,10 @@ mod tests {
                 r#"deployments.apps ns=Some("a") name=Some("d") sub=Some(Scale)"#,
             ),
             ("/apis/apps/v1/namespaces/a/deployments/d/none", "nothing"),
+            ("/api/v1/namespaces/a/pods/system%3Ap", r#"pods ns=Some("a") name=Some("system:p") sub=None"#),
+            ("/api/v1/namespaces/a/pods/p%2Flog", "nothing"),
+            ("/api/v1/namespaces/a/pods/%2e%2e", "nothing"),
+            ("/api/v1/namespaces/a/pods/%ff", "nothing"),
             ("/api/v1/pods/p", "nothing"),
             ("/api/v1/namespaces/a/nodes", "nothing"),
             ("/apis/apps/v9/deployments", "nothing"),

@@ -82,10 +82,14 @@ impl ApiServer {
     }
 }
 
+/// A watch ends after a day at the latest.
+const WATCH_LENGTH_MOST: Duration = Duration::from_hours(24);
+
 /// When a watch ends.
 pub(super) fn end(asked: &Asked) -> Result<Instant, Failure> {
     let length = asked.query.number("timeoutSeconds").map_err(Failure::bad_request)?;
-    Ok(Instant::now() + length.filter(|seconds| *seconds > 0).map_or(WATCH_LENGTH_DEFAULT, Duration::from_secs))
+    let length = length.filter(|seconds| *seconds > 0).map_or(WATCH_LENGTH_DEFAULT, Duration::from_secs);
+    Ok(Instant::now() + length.min(WATCH_LENGTH_MOST))
 }
 
 enum Start {

@@ -111,6 +111,7 @@ fn differing<'a>(sent: &'a Value, stored: &'a Value, field: &str) -> Option<(&'a
 pub(super) fn failed(error: &WriteError) -> Failure {
     match error {
         WriteError::Changed(_) | WriteError::Closed => Failure::internal(error),
+        WriteError::TooDeep => Failure::bad_request(error.to_string()),
         WriteError::Disk(source) => {
             Failure::internal(format!("{error}: {source}; free some space on the data directory's disk"))
         }

@@ -2,8 +2,10 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
+use std::{fs, io};
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use serde_json::Value;
@@ -47,9 +49,25 @@ struct Batch {
     accepted: Vec<(Answer, Arc<Object>)>,
 }
 
+/// Nobody but its owner reads the store, whoever may look into its directory. SQLite gives the files beside it the same mode.
+fn make_private(path: &Path) -> io::Result<()> {
+    let mode = fs::Permissions::from_mode(0o600);
+    fs::OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)?;
+    for suffix in ["", "-wal", "-shm"] {
+        let mut file = path.as_os_str().to_owned();
+        file.push(suffix);
+        match fs::set_permissions(Path::new(&file), mode.clone()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            set => set?,
+        }
+    }
+    Ok(())
+}
+
 impl Disk {
     pub(super) fn open(path: &Path, key: &Path) -> Result<(Self, State), OpenError> {
         let failed = |source| OpenError::Database { path: path.display().to_string(), source };
+        make_private(path).map_err(OpenError::Permissions)?;
         let connection = Connection::open(path).map_err(failed)?;
         connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
         connection.pragma_update(None, "synchronous", "FULL").map_err(failed)?;

@@ -7,10 +7,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Change, ChangeKind, Object};
+use super::{Change, ChangeKind, Name, Object};
 
 /// Changes kept; whoever is further behind lists anew (410 Gone).
 const KEPT: usize = 4_096;
+/// So many bytes of text at most; of large objects that change often fewer changes are kept.
+const KEPT_BYTES: usize = 32 * 1024 * 1024;
 /// So many of them as they are.
 const KEPT_WHOLE: usize = 128;
 
@@ -18,6 +20,8 @@ const KEPT_WHOLE: usize = 128;
 pub(super) struct History {
     older: VecDeque<Text>,
     recent: VecDeque<Change>,
+    /// Of the text of `older`.
+    bytes: usize,
     /// The last revision that was dropped.
     pub(super) compacted: u64,
 }
@@ -32,6 +36,7 @@ pub(super) enum Kept {
 #[derive(Clone)]
 pub(super) struct Text {
     kind: ChangeKind,
+    name: Name,
     revision: u64,
     object: Bytes,
     previous: Option<(u64, Bytes)>,
@@ -43,11 +48,14 @@ impl History {
         if self.recent.len() > KEPT_WHOLE
             && let Some(change) = self.recent.pop_front()
         {
-            self.older.push_back(Text::of(&change));
+            let text = Text::of(&change);
+            self.bytes += text.bytes();
+            self.older.push_back(text);
         }
-        if self.older.len() + KEPT_WHOLE > KEPT
+        while (self.older.len() + KEPT_WHOLE > KEPT || self.bytes > KEPT_BYTES)
             && let Some(dropped) = self.older.pop_front()
         {
+            self.bytes -= dropped.bytes();
             self.compacted = dropped.revision;
         }
     }
@@ -68,17 +76,41 @@ impl Kept {
             Self::Text(text) => text.change(),
         }
     }
+
+    /// What was there before the change, under which name.
+    pub(super) fn before(self) -> (Name, Option<Arc<Object>>) {
+        match self {
+            Self::Whole(change) => (change.name(), change.previous),
+            Self::Text(text) => (text.name.clone(), text.previous()),
+        }
+    }
+
+    pub(super) fn revision(&self) -> u64 {
+        match self {
+            Self::Whole(change) => change.object.revision,
+            Self::Text(text) => text.revision,
+        }
+    }
 }
 
 impl Text {
     fn of(change: &Change) -> Self {
         let previous = change.previous.as_ref().map(|previous| (previous.revision, previous.json()));
-        Self { kind: change.kind, revision: change.object.revision, object: change.object.json(), previous }
+        let (name, revision) = (change.name(), change.object.revision);
+        Self { kind: change.kind, name, revision, object: change.object.json(), previous }
+    }
+
+    fn bytes(&self) -> usize {
+        self.object.len() + self.previous.as_ref().map_or(0, |(_, json)| json.len())
+    }
+
+    fn previous(&self) -> Option<Arc<Object>> {
+        self.previous.as_ref().map(|(revision, json)| Arc::new(Object::of_json(*revision, json)))
     }
 
     fn change(&self) -> Change {
-        let previous = self.previous.as_ref().map(|(revision, json)| Arc::new(Object::of_json(*revision, json)));
-        Change { kind: self.kind, object: Arc::new(Object::of_json(self.revision, &self.object)), previous }
+        let object = Arc::new(Object::of_json(self.revision, &self.object));
+        Change { kind: self.kind, object, previous: self.previous() }
     }
 }
 
@@ -102,5 +134,23 @@ mod tests {
         let kept: Vec<u64> = history.since(10).map(|kept| kept.change().object.revision).collect();
         assert_eq!(kept, (11..=last).collect::<Vec<_>>());
         assert_eq!(history.since(last).count(), 0);
+    }
+
+    #[test]
+    fn large_objects_take_no_more_than_their_share_of_memory() {
+        let mut history = History::default();
+        let mut previous = None;
+        let last = KEPT_WHOLE as u64 + 100;
+        for revision in 1..=last {
+            let object = json!({"metadata": {"name": "a"}, "data": {"a": "x".repeat(1024 * 1024)}});
+            let object = Arc::new(Object::new(revision, object));
+            history.push(Change {
+                kind: ChangeKind::Modified,
+                object: object.clone(),
+                previous: previous.replace(object),
+            });
+        }
+        assert!(history.bytes <= KEPT_BYTES && history.older.len() >= 10, "{}", history.older.len());
+        assert_eq!(history.compacted, last - KEPT_WHOLE as u64 - history.older.len() as u64);
     }
 }

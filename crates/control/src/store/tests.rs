@@ -89,16 +89,23 @@ async fn a_watch_that_comes_back_late_hears_every_change_as_it_was() {
     const CHANGES: u64 = 300;
     let folder = tempfile::tempdir().unwrap();
     let store = open(&folder);
-    let mut watch = store.watch("configmaps", store.revision()).unwrap();
+    let watch = store.watch("configmaps", store.revision()).unwrap();
     let before = store.revision();
     let mut expected = Expected::Absent;
     for number in 0..CHANGES {
         let written = store.write("configmaps", named("a"), expected, object("a", &number.to_string())).await.unwrap();
         expected = Expected::Revision(written.revision);
     }
-    let told = watch.next().await.unwrap();
-    let mut late = store.watch("configmaps", before).unwrap();
-    let told_late = late.next().await.unwrap();
+    let all = async |mut watch: Watch| {
+        let mut told = Vec::new();
+        while (told.len() as u64) < CHANGES {
+            told.extend(watch.next().await.unwrap());
+        }
+        assert_eq!(watch.seen(), store.revision());
+        told
+    };
+    let told_late = all(store.watch("configmaps", before).unwrap()).await;
+    let told = all(watch).await;
     let texts = |changes: &[Change]| -> Vec<String> {
         let previous = |change: &Change| change.previous_value().map(|value| value["data"]["text"].clone());
         let text = |change: &Change| (change.kind, change.object.revision, change.object.json(), previous(change));
@@ -230,4 +237,20 @@ async fn a_log_that_is_cut_anywhere_holds_every_acknowledged_write_before_the_cu
         let expected = acknowledged.iter().rev().find(|(length, _)| *length <= cut as u64);
         assert_eq!(contents(&state), expected.map_or_else(Vec::new, |(_, held)| held.clone()), "cut at {cut}");
     }
+}
+
+#[tokio::test]
+async fn what_nobody_could_read_back_is_not_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder);
+    let nested = |levels: usize| {
+        let mut value = object("a", "1");
+        value["data"] = (0..levels).fold(json!("x"), |inner, _| json!([inner]));
+        value
+    };
+    let refused = store.write("configmaps", named("a"), Expected::Absent, nested(100)).await.unwrap_err();
+    assert!(matches!(refused, WriteError::TooDeep));
+    store.write("configmaps", named("a"), Expected::Absent, nested(99)).await.unwrap();
+    drop(store);
+    assert!(open(&folder).get("configmaps", "default", "a").is_some());
 }

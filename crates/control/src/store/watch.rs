@@ -31,6 +31,9 @@ pub enum ChangeKind {
 #[error("too old resource version")]
 pub struct TooOld;
 
+/// Changes that are made again at a time for whoever is behind.
+const AT_ONCE: usize = 64;
+
 /// A place in the history of one resource.
 pub struct Watch {
     shared: Arc<Shared>,
@@ -51,7 +54,7 @@ impl Watch {
         self.seen
     }
 
-    /// Waits for the next changes, oldest first; none when the store has closed.
+    /// Waits for the next changes, oldest first, some at a time; none when the store has closed.
     ///
     /// # Errors
     /// [`TooOld`] when the reader was so slow that changes it hasn't seen are gone.
@@ -67,12 +70,16 @@ impl Watch {
 
     fn take_new(&mut self) -> Result<Vec<Change>, TooOld> {
         let state = self.shared.read();
-        let seen = std::mem::replace(&mut self.seen, state.revision);
-        let Some(resource) = state.resources.get(&self.resource) else { return Ok(Vec::new()) };
-        if seen < resource.history.compacted {
+        let Some(resource) = state.resources.get(&self.resource) else {
+            self.seen = state.revision;
+            return Ok(Vec::new());
+        };
+        if self.seen < resource.history.compacted {
             return Err(TooOld);
         }
-        let kept: Vec<Kept> = resource.history.since(seen).collect();
+        let kept: Vec<Kept> = resource.history.since(self.seen).take(AT_ONCE).collect();
+        // Of what is left, the last one's revision is where to go on.
+        self.seen = kept.last().filter(|_| kept.len() == AT_ONCE).map_or(state.revision, Kept::revision);
         // Nobody waits for what was long ago to be made again.
         drop(state);
         Ok(kept.into_iter().map(Kept::change).collect())
