@@ -1,3 +1,4 @@
+use end_to_end::images::SHELL;
 use end_to_end::kubectl::{Kubectl, Release};
 use end_to_end::machine::{LISTEN, Machine};
 use end_to_end::run::run;
@@ -120,5 +121,71 @@ fn a_service_account_shows_its_token_and_may_do_what_it_is_granted() {
     kubectl.run("delete serviceaccount robot");
     kubectl.run("create serviceaccount robot");
     assert!(ask(&token, "get configmaps").stderr.contains("Unauthorized"));
+    machine.down();
+}
+
+const CLIENT: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: client}
+spec:
+  serviceAccountName: robot
+  terminationGracePeriodSeconds: 1
+  containers: [{name: shell, image: SHELL, args: [-c, 'sleep 1000']}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: silent}
+spec:
+  automountServiceAccountToken: false
+  enableServiceLinks: false
+  terminationGracePeriodSeconds: 1
+  containers: [{name: shell, image: SHELL, args: [-c, 'sleep 1000']}]
+"#;
+
+#[test]
+fn a_pod_asks_the_api_with_its_own_token_and_learns_who_it_is() {
+    let machine = Machine::with_engine();
+    let kubectl = machine.kubectl();
+    assert!(
+        kubectl.attempt_apply(&CLIENT.replace("SHELL", SHELL)).stderr.contains("serviceaccount \"robot\" not found")
+    );
+    kubectl.run("create serviceaccount robot");
+    kubectl.run("create role reader --verb=get,list --resource=configmaps");
+    kubectl.run("create rolebinding reads --role=reader --serviceaccount=default:robot");
+    kubectl.run("create configmap found --from-literal=a=b");
+    kubectl.apply(&CLIENT.replace("SHELL", SHELL));
+    kubectl.run("wait pod/client pod/silent --for=condition=Ready --timeout=60s");
+    let inside = |pod: &str, script: &str| run(kubectl.command().args(["exec", pod, "--", "sh", "-c", script]), "");
+
+    let mounted = "/var/run/secrets/kubernetes.io/serviceaccount";
+    assert_eq!(inside("client", &format!("cat {mounted}/namespace")).stdout, "default");
+    assert!(inside("client", &format!("head -1 {mounted}/ca.crt")).stdout.contains("BEGIN CERTIFICATE"));
+    assert!(!inside("silent", &format!("cat {mounted}/token")).success);
+    for pod in ["client", "silent"] {
+        assert!(inside(pod, "echo $KUBERNETES_SERVICE_HOST:$KUBERNETES_SERVICE_PORT").stdout.ends_with(":443\n"));
+    }
+    // What is asked over the Service's name shows a certificate of that name.
+    let token = inside("client", &format!("cat {mounted}/token")).stdout;
+    let root = kubectl.run("get configmap kube-root-ca.crt -o jsonpath={.data.ca\\.crt}");
+    let authority = machine.directory().join("root.crt");
+    std::fs::write(&authority, root).expect("a directory of the test");
+    let address = kubectl.run("get service kubernetes -o jsonpath={.spec.clusterIP}");
+    let ask = |host: &str, what: &str| {
+        let mut curl = machine.namespace().in_network("curl");
+        curl.args(["--silent", "--show-error", "--max-time", "10", "--cacert"]).arg(&authority);
+        curl.args(["--resolve", &format!("kubernetes.default.svc:443:{address}")]);
+        curl.args(["--header", &format!("Authorization: Bearer {token}"), &format!("https://{host}/{what}")]);
+        run(&mut curl, "").stdout
+    };
+    for host in ["kubernetes.default.svc", &address] {
+        assert!(ask(host, "api/v1/namespaces/default/configmaps").contains("found"), "{host}");
+        assert!(ask(host, "api/v1/namespaces/default/secrets").contains("Forbidden"), "{host}");
+    }
+    // The pod itself reaches it, over its own network.
+    let said = inside("client", "echo hello | busybox nc -w 5 $KUBERNETES_SERVICE_HOST $KUBERNETES_SERVICE_PORT");
+    assert!(said.success, "{}{}", said.stdout, said.stderr);
+    kubectl.run("delete pod client");
+    assert!(ask(&address, "api/v1/namespaces/default/configmaps").contains("Unauthorized"), "the pod is gone");
     machine.down();
 }

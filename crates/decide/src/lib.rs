@@ -26,6 +26,7 @@ pub mod replicas;
 pub mod retries;
 pub mod rollout;
 pub mod safe_to_stop;
+pub mod service_account;
 pub mod sysctls;
 pub mod target;
 

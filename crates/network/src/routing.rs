@@ -13,7 +13,7 @@ mod traffic;
 mod writes;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -77,6 +77,8 @@ pub struct Settings {
     pub base: Base,
     /// The rules that the kernel has anyway.
     pub rules: Rules,
+    /// Where the API is, to which a Service leads.
+    pub api: SocketAddr,
     /// The machine's address, at which Services of type LoadBalancer are reached.
     pub host: IpAddr,
     /// Where what the data plane counts is entered.
@@ -508,6 +510,7 @@ impl Caches {
             policies: self.policies.objects()?,
             namespaces: self.namespaces.objects()?,
             host: Some(settings.host),
+            api: Some(settings.api),
             service_range: Some(settings.rules.services),
         })
     }

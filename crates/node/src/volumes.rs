@@ -2,12 +2,14 @@
 //! a reader never sees half an update. Secrets are kept below the run directory, which is memory.
 
 mod payload;
+mod tokens;
 
 use std::collections::BTreeSet;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, HostPathVolumeSource, Pod, Volume};
 use objects::quantity;
 
@@ -67,6 +69,8 @@ pub(crate) enum SetUpError {
     },
     #[error("cannot ask the API for what the volume refers to")]
     Fetch(#[source] kube::Error),
+    #[error("cannot get a token of the pod's ServiceAccount")]
+    Token(#[source] kube::Error),
     #[error("{0}")]
     Field(#[from] crate::pod::ConfigError),
 }
@@ -84,6 +88,13 @@ pub(crate) fn show(pod: &Pod, shown: &Shown) -> bool {
         Shown::ConfigMap(name) => names.config_maps.contains(name),
         Shown::Secret(name) => names.secrets.contains(name),
     })
+}
+
+/// When a token in one of the pod's volumes is to be replaced.
+pub(crate) fn tokens_due(settings: &Settings, pod: &Pod) -> Option<Timestamp> {
+    let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+    let due = |volume: &Volume| tokens::first_due(volume, &directory(settings, uid, volume).join(payload::DATA));
+    volumes(pod).filter_map(due).min()
 }
 
 /// Finds a volume of the pod by name.
@@ -144,7 +155,10 @@ async fn set_up(settings: &Settings, client: &kube::Client, pod: &Pod, volume: &
     let names = names(volume);
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     let references = References::fetch(client, namespace, &names).await.map_err(SetUpError::Fetch)?;
-    let payload = Payload::of(pod, volume, &references, &settings.node_name)?;
+    let now = Timestamp::now();
+    let tokens = tokens::fetch(client, pod, volume, &directory.join(payload::DATA), now).await;
+    let tokens = tokens.map_err(SetUpError::Token)?;
+    let payload = Payload::of(pod, volume, &references, &tokens, &settings.node_name)?;
     payload.write(&directory, fs_group(pod)).map_err(|source| SetUpError::Write { path: directory, source })
 }
 

@@ -69,3 +69,12 @@ pub const OUTLIVED: &str = "segue.dev/Outlived";
 
 /// Reason in the status of a pod that was active for longer than it may.
 pub const DEADLINE_EXCEEDED: &str = "DeadlineExceeded";
+
+/// Where a container finds its ServiceAccount's token.
+pub const SERVICE_ACCOUNT_MOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+
+/// Before the name of the volume with a pod's token.
+pub const TOKEN_VOLUME: &str = "kube-api-access-";
+
+/// Namespace and name of the Service by which pods find the API.
+pub const API_SERVICE: (&str, &str) = ("default", "kubernetes");

@@ -17,7 +17,7 @@ use control::{controllers, serve};
 use decide::exposure;
 use futures::future::try_join_all;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Namespace, Node};
+use k8s_openapi::api::core::v1::{Namespace, Node, Service};
 use k8s_openapi::api::networking::v1::IngressClass;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use kube::api::{Api, PostParams};
@@ -33,6 +33,7 @@ use node::images::{ImageStore, Mirrors};
 use objects::names;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
@@ -146,8 +147,10 @@ impl Engine {
             Tokens::open(&directories.pki())?,
         );
         let client = serve::client(&api);
-        let pki = Pki::open(&directories.pki(), &[IpAddr::V4(Ipv4Addr::LOCALHOST), options.listen.ip()])?;
         ensure_namespaces(&client).await?;
+        let mut addresses = vec![IpAddr::V4(Ipv4Addr::LOCALHOST), options.listen.ip()];
+        addresses.extend(api_service(&client, options.listen.port()).await);
+        let pki = Pki::open(&directories.pki(), &addresses)?;
         ensure_ingress_classes(&client).await?;
         ensure_roles(&client).await?;
         options.rules(&directories).apply()?;
@@ -379,6 +382,7 @@ fn routing_settings(
     routing::Settings {
         rules: options.rules(directories),
         host: host_address().into(),
+        api: api_address(options.listen),
         data_plane: DataPlaneCommand {
             executable: EXECUTABLE.into(),
             keeper: KeeperSettings { run_dir: directories.run.clone(), proxy_user: Some(PROXY_USER) },
@@ -475,6 +479,37 @@ where
         Ok(())
     });
     try_join_all(ensured).await.map(drop)
+}
+
+/// The address of the Service by which pods find the API.
+async fn api_service(client: &Client, port: u16) -> Option<IpAddr> {
+    let (namespace, name) = names::API_SERVICE;
+    let services: Api<Service> = Api::namespaced(client.clone(), namespace);
+    let wanted = json!({
+        "metadata": {"name": name, "labels": {"component": "apiserver", "provider": "kubernetes"}},
+        "spec": {"ports": [{"name": "https", "port": 443, "targetPort": port}]},
+    });
+    let ensured = async {
+        match services.get_opt(name).await? {
+            Some(known) => Ok(known),
+            None => services
+                .create(&PostParams::default(), &serde_json::from_value(wanted)?)
+                .await
+                .map_err(anyhow::Error::from),
+        }
+    };
+    match ensured.await {
+        Ok(service) => service.spec?.cluster_ip?.parse().ok(),
+        Err(error) => {
+            tracing::warn!("pods don't find the API by the Service {name}: {error:#}");
+            None
+        }
+    }
+}
+
+/// Where the data plane finds the API.
+fn api_address(listen: SocketAddr) -> SocketAddr {
+    if listen.ip().is_unspecified() { (Ipv4Addr::LOCALHOST, listen.port()).into() } else { listen }
 }
 
 /// The classes by whose names Ingresses ask for this engine's data plane, and for a name on the tailnet.

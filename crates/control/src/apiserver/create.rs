@@ -1,5 +1,6 @@
 //! POST: an object comes into being.
 
+use decide::service_account;
 use http::StatusCode;
 use jiff::Timestamp;
 use objects::hash;
@@ -14,6 +15,8 @@ use crate::store::{Expected, WriteError};
 
 /// Tries to find a free generated name before giving up; each has 27^5 possibilities, so one collision is rare.
 const GENERATED_NAMES_TRIED: usize = 8;
+
+const USUAL_ACCOUNT: &str = "default";
 
 impl ApiServer {
     pub(super) async fn create(&self, place: &Place, asked: &Asked) -> Answer {
@@ -54,6 +57,7 @@ impl ApiServer {
         (kind.default)(value);
         self.default_ingress_class(kind, value);
         (kind.prepare_create)(value);
+        self.equip_pod(kind, value)?;
         self.allocate_addresses(kind, value, None).inspect_err(|_| self.release_addresses(kind, value))?;
         let causes = (kind.validate)(value);
         if !causes.is_empty() {
@@ -78,6 +82,26 @@ impl ApiServer {
         if let (Some(only), None) = (defaults.next(), defaults.next()) {
             value["spec"]["ingressClassName"] = only.value["metadata"]["name"].clone();
         }
+    }
+
+    /// A pod gets what its ServiceAccount has for it. The usual account, which its namespace is about to get, is not waited
+    /// for.
+    fn equip_pod(&self, kind: &Kind, value: &mut Value) -> Result<(), Failure> {
+        if kind.kind != "Pod" {
+            return Ok(());
+        }
+        let text = |of: &str, field: &str| value[of][field].as_str().unwrap_or_default().to_owned();
+        let (namespace, account) = (text("metadata", "namespace"), text("spec", "serviceAccountName"));
+        let found = self.store.get("serviceaccounts", &namespace, &account);
+        if found.is_none() && account != USUAL_ACCOUNT {
+            let why = format!(
+                "error looking up service account {namespace}/{account}: serviceaccount \"{account}\" not found"
+            );
+            return Err(Failure::forbidden("", kind.plural, name_of(value), &why));
+        }
+        let suffix = hash::suffix(Uuid::new_v4().as_u64_pair().0);
+        service_account::equip(value, found.as_ref().map_or(&Value::Null, |found| &found.value), &suffix);
+        Ok(())
     }
 
     async fn create_prepared(&self, place: &Place, asked: &Asked, value: Value) -> Result<Value, WriteError> {

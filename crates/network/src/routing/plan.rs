@@ -47,6 +47,8 @@ pub(super) struct Snapshot {
     pub(super) namespaces: Objects<Namespace>,
     /// The addresses of names on the tailnet.
     pub(super) peers: Peers,
+    /// Where the API is.
+    pub(super) api: Option<SocketAddr>,
     /// Where load balancers take connections.
     pub(super) host: Option<IpAddr>,
     /// Addresses that only Services have.
@@ -359,6 +361,7 @@ impl Routes<'_> {
         let protocol = port.protocol.as_deref().unwrap_or("TCP");
         let mut endpoints: Vec<config::Endpoint> =
             self.slices.iter().flat_map(|slice| self.endpoints(slice, &name, protocol)).collect();
+        endpoints.extend(self.api());
         endpoints.sort_by(|one, other| (one.ip, one.port, &one.pod).cmp(&(other.ip, other.port, &other.pod)));
         endpoints.dedup_by(|one, other| (one.ip, one.port, &one.pod) == (other.ip, other.port, &other.pod));
         let speaks = speaks_at(self.service, port);
@@ -366,6 +369,22 @@ impl Routes<'_> {
         let node_port = node_port
             .filter(|_| self.service.spec.as_ref().is_some_and(|spec| spec.type_.as_deref() != Some("ClusterIP")));
         Some(config::ServicePort { port: u16::try_from(port.port).ok()?, node_port, name, speaks, endpoints })
+    }
+
+    /// The API, behind the Service that is it. It is on the machine itself, of which no slice may speak.
+    fn api(&self) -> Option<config::Endpoint> {
+        let metadata = &self.service.metadata;
+        let is_it = (metadata.namespace.as_deref(), metadata.name.as_deref())
+            == (Some(names::API_SERVICE.0), Some(names::API_SERVICE.1));
+        let at = self.snapshot.api.filter(|_| is_it)?;
+        Some(config::Endpoint {
+            ip: at.ip(),
+            port: at.port(),
+            pod: PodUid(at.to_string()),
+            pod_name: String::new(),
+            pod_version: String::new(),
+            state: EndpointState::Ready,
+        })
     }
 
     fn annotation(&self, name: &str) -> Option<&str> {

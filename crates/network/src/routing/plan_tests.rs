@@ -35,6 +35,7 @@ impl Cluster {
             namespaces: read(&self.namespaces),
             host,
             peers: Default::default(),
+            api: Some("127.0.0.1:7443".parse().unwrap()),
             service_range: Some("10.45.0.0/16".parse().unwrap()),
         }
     }
@@ -301,6 +302,21 @@ fn a_service_stands_for_a_machine_of_the_tailnet_as_long_as_that_is_there() {
     let aliases = plan(&snapshot, &BTreeMap::new()).aliases;
     let found: Vec<_> = aliases.iter().map(|alias| (alias.name.as_str(), alias.addresses.clone())).collect();
     assert_eq!(found, [("db", vec![[100, 64, 0, 9].into()]), ("printer", vec![[100, 64, 0, 7].into()])]);
+}
+
+#[test]
+fn one_service_is_the_api_and_no_other_of_its_name() {
+    let api = |namespace: &str| {
+        json!({
+            "metadata": {"namespace": namespace, "name": "kubernetes"},
+            "spec": {"clusterIP": "10.45.0.1", "ports": [{"name": "https", "port": 443}]},
+        })
+    };
+    let snapshot = Cluster { services: vec![api("default"), api("production")], ..Cluster::default() }.snapshot();
+    let services = plan(&snapshot, &BTreeMap::new()).services;
+    let endpoints: Vec<usize> = services.iter().map(|service| service.ports[0].endpoints.len()).collect();
+    assert_eq!(endpoints, [1, 0]);
+    assert_eq!(services[0].ports[0].endpoints[0].port, 7443);
 }
 
 #[test]

@@ -130,6 +130,7 @@ fn engine(api: &FakeApi, plane: &Plane) -> (JoinHandle<()>, Sender<Order>) {
         replacement: Replacement::default(),
         fronts: Shared::default(),
         peers: Shared::default(),
+        api: ([127, 0, 0, 1], 7443).into(),
     };
     let (orders, received) = channel(Order::Route);
     (tokio::spawn(run(api.client(), settings, received)), orders)

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use decide::pod_lifecycle::{self, EndReason, PodSnapshot, PodStep, WaitingOn};
+use decide::pod_lifecycle::{self, EndReason, PodSnapshot, PodStep, Volumes, WaitingOn};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::{Notify, mpsc, watch};
@@ -16,6 +16,7 @@ use super::news::News;
 use super::runtime::chain;
 use super::status_writer::{self, Written};
 use super::{Machine, Order, PodError};
+use crate::volumes;
 
 /// News that wait to be heard. A pod of ten containers with three probes each says less between two rounds.
 const NEWS_KEPT: usize = 64;
@@ -156,11 +157,21 @@ impl PodTask {
                 None => std::future::pending().await,
             }
         };
+        let settings = &self.machine.settings;
+        let is_ready = self.memory.volumes == Volumes::Ready;
+        let tokens_due = volumes::tokens_due(settings, self.memory.pod()).filter(|_| is_ready);
+        let tokens_are_due = async {
+            match tokens_due {
+                Some(time) => tokio::time::sleep_until(clock.instant(time)).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             () = self.wake.notified() => {}
             Some(news) = self.news.recv() => self.hear(news),
             () = self.mounted.changed_for(self.memory.pod()) => self.memory.volumes_are_stale(clock.now()),
             Ok(()) = self.orders.changed() => {}
+            () = tokens_are_due => self.memory.volumes_are_stale(clock.now()),
             () = due => {}
         }
     }

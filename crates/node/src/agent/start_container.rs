@@ -18,6 +18,7 @@ use crate::pod::downward::Facts;
 use crate::pod::references::{Names, References};
 use crate::pod::{self, ConfigError, Ingredients, service_links, sharing, termination_message};
 use crate::shim::protocol;
+use objects::names::API_SERVICE;
 
 /// How long a container that could not be created waits; Kubernetes' number.
 const CREATE_RETRY: SignedDuration = SignedDuration::from_secs(10);
@@ -131,11 +132,14 @@ impl PodTask {
     }
 
     async fn fetch_service_links(&self, pod: &Pod) -> kube::Result<BTreeMap<String, String>> {
-        if !service_links::are_wanted(pod) {
-            return Ok(BTreeMap::new());
+        let services = |namespace: &str| Api::<Service>::namespaced(self.machine.client.clone(), namespace);
+        // The API every container is told of.
+        let (namespace, name) = API_SERVICE;
+        let mut told: Vec<Service> = services(namespace).get_opt(name).await?.into_iter().collect();
+        if service_links::are_wanted(pod) {
+            told.extend(services(&self.key.namespace).list(&ListParams::default()).await?.items);
         }
-        let api: Api<Service> = Api::namespaced(self.machine.client.clone(), &self.key.namespace);
-        Ok(service_links::variables(&api.list(&ListParams::default()).await?.items))
+        Ok(service_links::variables(&told))
     }
 
     /// How they ended is in the pod's status by now.

@@ -10,12 +10,13 @@ use std::path::{Component, Path, PathBuf};
 use k8s_openapi::api::core::v1::{DownwardAPIVolumeFile, KeyToPath, Pod, Volume};
 
 use super::SetUpError;
+use super::tokens::Tokens;
 use crate::pod::downward::{self, Facts};
 use crate::pod::references::{MissingReference, References};
 
 /// Kubernetes' default for files in such volumes.
 const DEFAULT_MODE: i32 = 0o644;
-const DATA: &str = "..data";
+pub(super) const DATA: &str = "..data";
 const NEXT_DATA: &str = "..data_tmp";
 
 /// Files by their path in the volume.
@@ -46,7 +47,13 @@ struct Selection<'a> {
 
 impl Payload {
     /// Collects the files that the volume is to have.
-    pub(super) fn of(pod: &Pod, volume: &Volume, references: &References, node_name: &str) -> Result<Self, SetUpError> {
+    pub(super) fn of(
+        pod: &Pod,
+        volume: &Volume,
+        references: &References,
+        tokens: &Tokens,
+        node_name: &str,
+    ) -> Result<Self, SetUpError> {
         let mut payload = Self::default();
         if let Some(source) = &volume.config_map {
             let selection = Selection {
@@ -66,7 +73,7 @@ impl Payload {
         } else if let Some(source) = &volume.downward_api {
             payload.add_fields(pod, source.items.as_ref(), source.default_mode, node_name)?;
         } else if volume.projected.is_some() {
-            payload.add_projections(pod, volume, references, node_name)?;
+            payload.add_projections(pod, volume, references, tokens, node_name)?;
         } else {
             return Err(SetUpError::Unsupported);
         }
@@ -78,6 +85,7 @@ impl Payload {
         pod: &Pod,
         volume: &Volume,
         references: &References,
+        tokens: &Tokens,
         node_name: &str,
     ) -> Result<(), SetUpError> {
         let Some(projected) = &volume.projected else { return Ok(()) };
@@ -91,6 +99,9 @@ impl Payload {
                 self.add_keys(Source::Secret(&source.name), &selection, references)?;
             } else if let Some(source) = &source.downward_api {
                 self.add_fields(pod, source.items.as_ref(), default_mode, node_name)?;
+            } else if let Some(source) = &source.service_account_token {
+                let token = tokens.get(&source.path).map_or(&[][..], |token| token.as_bytes());
+                self.add(&source.path, token, default_mode)?;
             } else {
                 return Err(SetUpError::Unsupported);
             }
@@ -287,7 +298,7 @@ mod tests {
         let config_map: ConfigMap = parsed(json!({"metadata": {"name": "settings"}, "data": data}));
         let secret: Secret = parsed(json!({"metadata": {"name": "keys"}, "data": {"s": "aGlkZGVu"}}));
         let references = References::holding([config_map], [secret]);
-        Payload::of(&pod, &volume, &references, "box").map_err(|error| error.to_string())
+        Payload::of(&pod, &volume, &references, &Tokens::new(), "box").map_err(|error| error.to_string())
     }
 
     fn shown(volume: &Path) -> Vec<String> {
