@@ -15,5 +15,6 @@ mod pod_states;
 mod preflight;
 mod sharing;
 mod tailnet;
+mod tailnet_api;
 mod traffic;
 mod volumes;

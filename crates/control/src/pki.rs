@@ -125,7 +125,23 @@ impl Pki {
             .with_safe_default_protocol_versions()?
             .with_client_cert_verifier(verifier)
             .with_cert_resolver(Arc::clone(&self.server) as Arc<dyn ResolvesServerCert>);
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        config.alpn_protocols = protocols();
+        Ok(config)
+    }
+
+    /// TLS for the API with a certificate of somebody else's: a key and certificates, PEM, in any order. No client
+    /// certificates are asked for.
+    ///
+    /// # Errors
+    /// When they can't be read, or don't fit together.
+    pub fn server_config_of(pair: &str) -> Result<ServerConfig, PkiError> {
+        let chain = CertificateDer::pem_slice_iter(pair.as_bytes()).collect::<Result<Vec<_>, _>>()?;
+        let key = PrivateKeyDer::from_pem_slice(pair.as_bytes())?;
+        let mut config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_single_cert(chain, key)?;
+        config.alpn_protocols = protocols();
         Ok(config)
     }
 
@@ -180,6 +196,10 @@ fn certified((chain, key): &(String, String)) -> Result<CertifiedKey, PkiError> 
     let key = PrivateKeyDer::from_pem_slice(key.as_bytes())?;
     let key = rustls::crypto::ring::default_provider().key_provider.load_private_key(key)?;
     Ok(CertifiedKey::new(chain, key))
+}
+
+fn protocols() -> Vec<Vec<u8>> {
+    vec![b"h2".to_vec(), b"http/1.1".to_vec()]
 }
 
 fn make_authority() -> Result<(String, String), PkiError> {

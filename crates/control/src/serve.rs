@@ -9,8 +9,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use http::header::AUTHORIZATION;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -43,8 +44,29 @@ const PING_INTERVAL: Duration = Duration::from_secs(30);
 /// How long a client may take for its TLS handshake or its request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Says who connects, where that is known of the connection and not of what a caller shows.
+pub trait Callers: Send + Sync + 'static {
+    /// User and groups of whoever is at an address; None for nobody.
+    fn who(&self, client: SocketAddr) -> BoxFuture<'_, Option<(String, Vec<String>)>>;
+}
+
+/// How callers are known.
+#[derive(Clone)]
+pub enum Known {
+    /// By a client certificate or a token.
+    ByWhatTheyShow,
+    /// By their address alone, anew for each request.
+    ByAddress(Arc<dyn Callers>),
+}
+
 /// Serves TLS connections until the future is dropped.
-pub async fn serve(api: ApiServer, listener: TcpListener, tls: ServerConfig, audit: Option<Arc<AuditLog>>) {
+pub async fn serve(
+    api: ApiServer,
+    listener: TcpListener,
+    tls: ServerConfig,
+    audit: Option<Arc<AuditLog>>,
+    known: Known,
+) {
     let acceptor = TlsAcceptor::from(Arc::new(tls));
     let in_flight = InFlight::new();
     let connections = Arc::new(Semaphore::new(CONNECTIONS));
@@ -53,8 +75,8 @@ pub async fn serve(api: ApiServer, listener: TcpListener, tls: ServerConfig, aud
         let Ok(place) = Arc::clone(&connections).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((connection, client)) => {
-                let entrance =
-                    Entrance { api: api.clone(), audit: audit.clone(), in_flight: in_flight.clone(), client };
+                let (api, audit, in_flight) = (api.clone(), audit.clone(), in_flight.clone());
+                let entrance = Entrance { api, audit, in_flight, client, known: known.clone() };
                 let serving = serve_connection(entrance, acceptor.clone(), connection);
                 tokio::spawn(async move {
                     serving.await;
@@ -77,6 +99,7 @@ struct Entrance {
     audit: Option<Arc<AuditLog>>,
     in_flight: InFlight,
     client: SocketAddr,
+    known: Known,
 }
 
 async fn serve_connection(entrance: Entrance, acceptor: TlsAcceptor, connection: TcpStream) {
@@ -88,10 +111,14 @@ async fn serve_connection(entrance: Entrance, acceptor: TlsAcceptor, connection:
     };
     // Otherwise the protocol would be found out from the first bytes, for which nobody has to hurry.
     let is_http2 = stream.get_ref().1.alpn_protocol() == Some(HTTP2);
-    let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).and_then(|leaf| known(leaf));
+    let shown =
+        stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).and_then(|leaf| of_certificate(leaf));
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
-        let (entrance, caller) = (entrance.clone(), caller(shown.as_ref(), &request, &entrance.api));
-        async move { Ok::<_, Infallible>(entrance.answer_whole(caller, request).await) }
+        let (entrance, shown) = (entrance.clone(), shown.clone());
+        async move {
+            let caller = entrance.caller(shown, request.headers()).await;
+            Ok::<_, Infallible>(entrance.answer_whole(caller, request).await)
+        }
     });
     let server = auto::Builder::new(TokioExecutor::new());
     let mut server = if is_http2 { server.http2_only() } else { server.http1_only() };
@@ -103,6 +130,16 @@ async fn serve_connection(entrance: Entrance, acceptor: TlsAcceptor, connection:
 }
 
 impl Entrance {
+    async fn caller(&self, shown: Option<Caller>, headers: &HeaderMap) -> Caller {
+        match &self.known {
+            Known::ByAddress(callers) => match callers.who(self.client).await {
+                Some((user, groups)) => Caller::Known { user, groups },
+                None => Caller::Refused,
+            },
+            Known::ByWhatTheyShow => shown.unwrap_or_else(|| of_token(headers, &self.api)),
+        }
+    }
+
     /// What changes something goes on when its client hangs up: it is done and written down, or neither.
     async fn answer_whole(self, caller: Caller, request: Request<hyper::body::Incoming>) -> Response<Body> {
         if request.method().is_safe() {
@@ -129,7 +166,7 @@ impl Entrance {
 }
 
 /// Who a verified client certificate says the caller is.
-fn known(certificate: &[u8]) -> Option<Caller> {
+fn of_certificate(certificate: &[u8]) -> Option<Caller> {
     let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
     let subject = certificate.subject();
     let user = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
@@ -137,11 +174,8 @@ fn known(certificate: &[u8]) -> Option<Caller> {
     Some(Caller::Known { user, groups })
 }
 
-fn caller<B>(shown: Option<&Caller>, request: &Request<B>, api: &ApiServer) -> Caller {
-    if let Some(known) = shown {
-        return known.clone();
-    }
-    let Some(authorization) = request.headers().get(AUTHORIZATION) else { return Caller::Anonymous };
+fn of_token(headers: &HeaderMap, api: &ApiServer) -> Caller {
+    let Some(authorization) = headers.get(AUTHORIZATION) else { return Caller::Anonymous };
     let (scheme, token) = authorization.to_str().ok().and_then(|text| text.split_once(' ')).unwrap_or_default();
     let token = Some(token.trim()).filter(|_| scheme.eq_ignore_ascii_case("bearer"));
     token.and_then(|token| api.caller_of(token)).unwrap_or(Caller::Refused)

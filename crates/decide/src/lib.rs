@@ -3,6 +3,7 @@
 
 pub mod availability;
 pub mod balancing;
+pub mod callers;
 pub mod disruption;
 pub mod draining;
 pub mod endpoints;

@@ -2,6 +2,7 @@
 //! writes on them what came of it. Decides nothing itself (`decide::exposure`) and carries no traffic: the daemon leads it to the
 //! proxy, so pods and engines may come and go without the daemon being told anything.
 
+mod callers;
 mod local_api;
 mod shared;
 mod statuses;
@@ -23,8 +24,9 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::watch::{Cache, Objects, follow};
-pub use local_api::LocalApi;
-use local_api::{LocalApiError, RUNNING, ServeConfig, Status};
+pub use callers::Callers;
+pub use local_api::{LocalApi, LocalApiError, Machine};
+use local_api::{RUNNING, ServeConfig, Status};
 pub use shared::{Fronts, Peers, Shared};
 use statuses::{Outcome, Writer};
 

@@ -69,6 +69,15 @@ Examples:
 
 Exit codes: 0 the service is gone; 1 not; 2 wrong usage")]
     Uninstall(DataDirectory),
+    /// Print a kubeconfig: the administrator's, or one without secrets for whoever is on the tailnet
+    #[command(after_help = "\
+Examples:
+  segue kubeconfig > ~/.kube/config
+  segue kubeconfig --tailnet                for an engine that was started with --tailnet-api; works from any machine
+                                            on the tailnet, for whoever may do something
+
+Exit codes: 0 it is printed; 1 there is none; 2 wrong usage")]
+    Kubeconfig(Kubeconfig),
     /// The proxy that carries every connection to a Service
     #[command(subcommand)]
     Proxy(ProxyCommand),
@@ -148,6 +157,9 @@ pub(crate) struct Up {
     /// The socket of Tailscale's daemon, by which Services are put on the tailnet
     #[arg(long, default_value = "/var/run/tailscale/tailscaled.sock", value_name = "PATH")]
     pub(crate) tailscale_socket: PathBuf,
+    /// Serve the API on the tailnet too, at the port of `--listen`, to whoever Tailscale's daemon knows and roles allow
+    #[arg(long)]
+    pub(crate) tailnet_api: bool,
     /// Which requests to the API are written to audit.log in the data directory
     #[arg(long, default_value = "changes", value_name = "WHICH")]
     pub(crate) audit_log: Audit,
@@ -222,6 +234,22 @@ pub(crate) struct Down {
     /// Also remove the data directory: what was declared, images, volumes and keys
     #[arg(long)]
     pub(crate) purge: bool,
+}
+
+/// What `segue kubeconfig` takes.
+#[derive(Args)]
+pub(crate) struct Kubeconfig {
+    /// For callers on the tailnet, who are known by their machines and have no secrets
+    #[arg(long)]
+    pub(crate) tailnet: bool,
+    /// The port of the API on the tailnet: that of the engine's `--listen`
+    #[arg(long, default_value_t = 7443, requires = "tailnet", value_name = "PORT")]
+    pub(crate) port: u16,
+    /// The socket of Tailscale's daemon
+    #[arg(long, default_value = "/var/run/tailscale/tailscaled.sock", requires = "tailnet", value_name = "PATH")]
+    pub(crate) tailscale_socket: PathBuf,
+    #[command(flatten)]
+    pub(crate) directory: DataDirectory,
 }
 
 #[derive(Subcommand)]

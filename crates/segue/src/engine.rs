@@ -11,6 +11,7 @@ use anyhow::Context;
 use control::apiserver::{ApiServer, dns_address};
 use control::audit::{self, AuditLog};
 use control::pki::Pki;
+use control::serve::Known;
 use control::store::Store;
 use control::tokens::Tokens;
 use control::{controllers, serve};
@@ -43,6 +44,7 @@ use crate::engine_socket::{self, Order, Received, Report};
 use crate::pod_access::NodePods;
 use crate::preflight;
 use crate::settings::Directories;
+use crate::tailnet_api::TailnetApi;
 use crate::traffic::DataPlaneTraffic;
 
 /// Namespaces that are always there.
@@ -126,11 +128,7 @@ impl Engine {
         let lock = preflight::lock(&directories)?;
         // An empty store in its place would look like the one that was restored.
         preflight::check_restored(&directories)?;
-        if directories.going_down().exists() {
-            // An engine died while it took everything down: its data plane refuses these pods for good.
-            network::link::shut_down(&directories.run).await?;
-            fs::remove_file(directories.going_down())?;
-        }
+        end_what_went_down(&directories).await?;
         let settings = agent_settings(options, &directories);
         let images = Arc::new(StoredImages {
             store: ImageStore::open(&directories.images())?,
@@ -147,24 +145,28 @@ impl Engine {
             Tokens::open(&directories.pki())?,
         );
         let client = serve::client(&api);
-        ensure_namespaces(&client).await?;
-        let mut addresses = vec![IpAddr::V4(Ipv4Addr::LOCALHOST), options.listen.ip()];
-        addresses.extend(api_service(&client, options.listen.port()).await);
+        let service = ensure_objects(&client, options.listen.port()).await?;
+        let own = [IpAddr::V4(Ipv4Addr::LOCALHOST), options.listen.ip()];
+        let addresses: Vec<IpAddr> = own.into_iter().chain(service).collect();
         let pki = Pki::open(&directories.pki(), &addresses)?;
-        ensure_ingress_classes(&client).await?;
-        ensure_roles(&client).await?;
         options.rules(&directories).apply()?;
 
         let audit = audit_log(options, &directories)?;
         let mut tasks = JoinSet::new();
         let authority = pki.authority_pem().to_owned();
-        let address =
-            listener.map(|listener| listen(&mut tasks, &api, pki, listener, &directories, audit)).transpose()?;
+        let address = listener
+            .map(|listener| listen(&mut tasks, &api, pki, listener, &directories, audit.clone()))
+            .transpose()?;
+        let daemon = LocalApi::at(&options.tailscale_socket);
+        if options.tailnet_api && address.is_some() {
+            let (api, port) = (api.clone(), options.listen.port());
+            tasks.spawn(TailnetApi { api, daemon: daemon.clone(), port, audit }.run());
+        }
         tasks.spawn(controllers::run(client.clone(), authority, std::future::pending()));
         let (traffic, routed) = watch::channel(routing::Order::Route);
         let routing_settings = routing_settings(options, &directories, counted.0, replacement.clone());
         let exposing = tailnet::Settings {
-            daemon: LocalApi::at(&options.tailscale_socket),
+            daemon,
             services: options.service_cidr,
             fronts: routing_settings.fronts.clone(),
             peers: routing_settings.peers.clone(),
@@ -335,7 +337,13 @@ fn listen(
 ) -> anyhow::Result<SocketAddr> {
     listener.set_nonblocking(true)?;
     let address = listener.local_addr()?;
-    tasks.spawn(serve::serve(api.clone(), TcpListener::from_std(listener)?, pki.server_config()?, audit));
+    tasks.spawn(serve::serve(
+        api.clone(),
+        TcpListener::from_std(listener)?,
+        pki.server_config()?,
+        audit,
+        Known::ByWhatTheyShow,
+    ));
     let (kubeconfig, server) = (directories.kubeconfig(), format!("https://{address}"));
     pki.write_kubeconfig(&kubeconfig, &server)?;
     tasks.spawn(renew_certificates(pki, kubeconfig, server));
@@ -439,6 +447,23 @@ fn docker_config() -> PathBuf {
     let directory = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from);
     let of_home = || Path::new(&std::env::var_os("HOME").unwrap_or_else(|| "/root".into())).join(".docker");
     directory.unwrap_or_else(of_home).join("config.json")
+}
+
+/// An engine died while it took everything down: its data plane refuses these pods for good.
+async fn end_what_went_down(directories: &Directories) -> anyhow::Result<()> {
+    if directories.going_down().exists() {
+        network::link::shut_down(&directories.run).await?;
+        fs::remove_file(directories.going_down())?;
+    }
+    Ok(())
+}
+
+/// What every cluster has; gives the address of the Service by which pods find the API.
+async fn ensure_objects(client: &Client, port: u16) -> anyhow::Result<Option<IpAddr>> {
+    ensure_namespaces(client).await?;
+    ensure_ingress_classes(client).await?;
+    ensure_roles(client).await?;
+    Ok(api_service(client, port).await)
 }
 
 async fn ensure_namespaces(client: &Client) -> anyhow::Result<()> {

@@ -8,11 +8,13 @@ mod engine;
 mod engine_socket;
 mod image;
 mod install;
+mod kubeconfig;
 mod pod_access;
 mod preflight;
 mod proxy;
 mod settings;
 mod show;
+mod tailnet_api;
 mod traffic;
 mod up;
 
@@ -42,6 +44,7 @@ fn command(line: CommandLine) -> anyhow::Result<()> {
         Command::Down(options) => down::down(&options),
         Command::Install(options) => install::install(&options),
         Command::Uninstall(directory) => install::uninstall(&directory),
+        Command::Kubeconfig(options) => kubeconfig::kubeconfig(&options),
         Command::Proxy(ProxyCommand::Upgrade { directory }) => proxy::upgrade(&directory),
         Command::Image(ImageCommand::Load { file, directory }) => image::load(&file, &directory),
         Command::Image(ImageCommand::List { directory, output }) => image::list(&directory, output),

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
+use decide::callers::Whois;
 use decide::exposure::TailnetNode;
 use http::header::{ETAG, HOST, IF_MATCH};
 use http::{Method, Request, Response, StatusCode};
@@ -23,6 +24,8 @@ use super::Peers;
 const HOST_NAME: &str = "local-tailscaled.sock";
 /// The daemon answers from memory.
 const LONGEST: Duration = Duration::from_secs(10);
+/// A certificate that it doesn't have yet is issued by others.
+const LONGEST_ISSUE: Duration = Duration::from_mins(2);
 /// States, preferences and the network's map; not the traffic, nor the health.
 const WATCHED: u32 = 2 | 4 | 8;
 
@@ -43,13 +46,13 @@ pub struct LocalApi {
 
 /// Why the daemon did not do something.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum LocalApiError {
+pub enum LocalApiError {
     #[error("Tailscale's daemon can't be reached at {}", socket.display())]
     Unreachable { socket: PathBuf, source: io::Error },
     #[error("Tailscale's daemon broke off at {path}")]
     Broken { path: String, source: hyper::Error },
-    #[error("Tailscale's daemon did not answer {path} within {} s", LONGEST.as_secs())]
-    Silent { path: String },
+    #[error("Tailscale's daemon did not answer {path} within {} s", limit.as_secs())]
+    Silent { path: String, limit: Duration },
     /// Somebody else has changed it meanwhile.
     #[error("the serve configuration has changed meanwhile")]
     Changed,
@@ -84,6 +87,41 @@ struct StatusNode {
     name: String,
     tags: Option<Vec<String>>,
     cap_map: Option<BTreeMap<String, Option<Vec<Value>>>>,
+}
+
+/// The machine as others on the tailnet see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Machine {
+    /// With the tailnet's domain, and without a dot at the end.
+    pub name: String,
+    pub addresses: Vec<IpAddr>,
+    /// Whether the tailnet's names get certificates.
+    pub has_certificates: bool,
+}
+
+/// What the daemon says of an address.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct WhoisAnswer {
+    node: WhoisNode,
+    #[serde(rename = "UserProfile")]
+    user: WhoisUser,
+    #[serde(rename = "CapMap")]
+    capabilities: Option<BTreeMap<String, Option<Vec<Value>>>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct WhoisNode {
+    name: String,
+    tags: Option<Vec<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct WhoisUser {
+    #[serde(rename = "LoginName")]
+    login: String,
 }
 
 /// What the daemon says of the tailnet.
@@ -162,6 +200,46 @@ impl LocalApi {
         self.get("status?peers=false").await
     }
 
+    /// The machine as it is on the tailnet; None while it is not.
+    ///
+    /// # Errors
+    /// When the daemon can't be asked.
+    pub async fn machine(&self) -> Result<Option<Machine>, LocalApiError> {
+        let status = self.status().await?;
+        let TailnetNode { name, addresses, has_certificates, .. } = status.node();
+        let is_there = status.backend_state == RUNNING && !name.is_empty();
+        Ok(is_there.then_some(Machine { name, addresses, has_certificates }))
+    }
+
+    /// A key and its certificates for a name of the machine, PEM, that are good for so long at least.
+    ///
+    /// # Errors
+    /// When the daemon can't be asked, or has none.
+    pub async fn certificate(&self, name: &str, at_least: Duration) -> Result<String, LocalApiError> {
+        let path = format!("cert/{name}?type=pair&min_validity={}s", at_least.as_secs());
+        let (_, body) = self.ask_within(LONGEST_ISSUE, Method::GET, &path, None, None).await?;
+        Ok(String::from_utf8_lossy(&body).into_owned())
+    }
+
+    /// Whose an address is; None if it is nobody's on the tailnet.
+    pub(super) async fn whois(&self, client: SocketAddr) -> Result<Option<Whois>, LocalApiError> {
+        let said: WhoisAnswer = match self.get(&format!("whois?addr={client}")).await {
+            Err(LocalApiError::Refused { status: StatusCode::NOT_FOUND, .. }) => return Ok(None),
+            said => said?,
+        };
+        let WhoisAnswer { node, user, capabilities } = said;
+        Ok(Some(Whois {
+            machine: full_name(&node.name),
+            tags: node.tags.unwrap_or_default(),
+            login: user.login,
+            capabilities: capabilities
+                .into_iter()
+                .flatten()
+                .map(|(name, values)| (name, values.unwrap_or_default()))
+                .collect(),
+        }))
+    }
+
     /// The addresses of everything on the tailnet that this machine may see, by its name.
     pub(super) async fn peers(&self) -> Result<Peers, LocalApiError> {
         let Network { node, peers } = self.get("status").await?;
@@ -204,7 +282,10 @@ impl LocalApi {
 
     /// Tells `heard` of every message on the daemon's bus, of which the first says how things are. Comes back when the
     /// daemon goes.
-    pub(super) async fn watch(&self, mut heard: impl FnMut()) -> Result<(), LocalApiError> {
+    ///
+    /// # Errors
+    /// When it can't be listened to, or not any more.
+    pub async fn watch(&self, mut heard: impl FnMut()) -> Result<(), LocalApiError> {
         let path = format!("watch-ipn-bus?mask={WATCHED}");
         let mut body = self.send(Method::GET, &path, None, None).await?.into_body();
         while let Some(frame) = body.frame().await {
@@ -229,14 +310,25 @@ impl LocalApi {
         body: Option<&Value>,
         etag: Option<&str>,
     ) -> Result<(http::response::Parts, Bytes), LocalApiError> {
+        self.ask_within(LONGEST, method, path, body, etag).await
+    }
+
+    async fn ask_within(
+        &self,
+        limit: Duration,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+        etag: Option<&str>,
+    ) -> Result<(http::response::Parts, Bytes), LocalApiError> {
         let answer = async {
             let (head, body) = self.send(method, path, body, etag).await?.into_parts();
             let body =
                 body.collect().await.map_err(|source| LocalApiError::Broken { path: path.to_owned(), source })?;
             Ok::<_, LocalApiError>((head, body.to_bytes()))
         };
-        let silent = |_| LocalApiError::Silent { path: path.to_owned() };
-        let (head, body) = tokio::time::timeout(LONGEST, answer).await.map_err(silent)??;
+        let silent = |_| LocalApiError::Silent { path: path.to_owned(), limit };
+        let (head, body) = tokio::time::timeout(limit, answer).await.map_err(silent)??;
         if head.status == StatusCode::PRECONDITION_FAILED {
             return Err(LocalApiError::Changed);
         }

@@ -41,6 +41,8 @@ struct Place {
 pub(crate) async fn run(daemon: Arc<Daemon>) {
     let mut changes = daemon.changes.subscribe();
     let mut open: BTreeMap<Place, JoinHandle<()>> = BTreeMap::new();
+    let own = daemon.known().tailnet.node.addresses.clone();
+    own.into_iter().for_each(add_address);
     let client: Client<_, Body> = Client::builder(TokioExecutor::new()).build(HttpConnector::new());
     loop {
         let wanted = wanted(&daemon.known());
@@ -83,11 +85,14 @@ fn wanted(known: &Known) -> BTreeSet<Place> {
     wanted
 }
 
+/// The daemon's own network interface has the address, as far as that is known here.
+fn add_address(ip: IpAddr) {
+    let length = if ip.is_ipv4() { 32 } else { 128 };
+    let _ = Command::new("ip").args(["address", "replace", &format!("{ip}/{length}"), "dev", "lo"]).status();
+}
+
 async fn accept(daemon: Arc<Daemon>, client: Client<HttpConnector, Body>, place: Place) {
-    // The daemon's own network interface has the address, as far as that is known here.
-    let length = if place.at.is_ipv4() { 32 } else { 128 };
-    let _ =
-        Command::new("ip").args(["address", "replace", &format!("{}/{length}", place.at.ip()), "dev", "lo"]).status();
+    add_address(place.at.ip());
     let Ok(listener) = TcpListener::bind(place.at).await else { return };
     while let Ok((stream, from)) = listener.accept().await {
         let serving = Serving { daemon: Arc::clone(&daemon), client: client.clone(), place: place.clone(), from };

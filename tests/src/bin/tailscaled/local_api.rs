@@ -83,8 +83,26 @@ impl Asked {
                 drop(known);
                 Ok(Response::new(bus(daemon)))
             }
+            (&Method::GET, path) if path.starts_with("cert/") => self.certificate(&known, &path["cert/".len()..]),
             _ => Err(not_found()),
         }
+    }
+
+    /// A key and a certificate for a name of the machine, PEM.
+    fn certificate(&self, known: &Known, name: &str) -> Result<Response<Body>, Refused> {
+        self.may_write(known, "cert access denied")?;
+        let kind = self.query.iter().find(|(name, _)| name == "type").map(|(_, kind)| kind.as_str());
+        if kind != Some("pair") {
+            return Err(Refused(
+                StatusCode::BAD_REQUEST,
+                "invalid type; want \"cert\" (default), \"key\", or \"pair\"".to_owned(),
+            ));
+        }
+        if !known.tailnet.has_certificates || name != known.name_of(None) {
+            return Err(internal(format!("invalid domain \"{name}\"")));
+        }
+        let made = rcgen::generate_simple_self_signed([name.to_owned()]).map_err(internal)?;
+        Ok(Response::new(text(format!("{}{}", made.signing_key.serialize_pem(), made.cert.pem()))))
     }
 
     fn answer_test(&self, daemon: &Arc<Daemon>, path: &str) -> Result<Response<Body>, Refused> {
