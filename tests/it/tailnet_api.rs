@@ -91,10 +91,17 @@ fn who_calls_from_the_tailnet_may_do_what_its_policy_and_roles_say() {
         "X-Forwarded-For: 100.64.0.1".to_owned(),
         "X-Remote-User: segue-admin".to_owned(),
     ] {
-        let mut curl = machine.outside().namespace().in_network("curl");
-        let code = curl.args(["--silent", "--insecure", "--output", "/dev/null", "--write-out", "%{http_code}"]);
-        assert_eq!(output_of(code.args(["--header", &header, &url])), "403", "{header}");
+        assert_eq!(code(machine.outside().namespace().in_network("curl"), &header, &url), "403", "{header}");
     }
+    // Nor does a page that bob looks at speak for him, or a process on the machine for the machine.
+    machine.kubectl().run("create rolebinding bob --clusterrole=edit --user=bob@example.com --user=ann@example.com");
+    for (header, expected) in
+        [("Accept: */*", "200"), ("Origin: https://evil.example.com", "401"), ("Sec-Fetch-Site: cross-site", "401")]
+    {
+        assert_eq!(code(machine.outside().namespace().in_network("curl"), header, &url), expected, "{header}");
+    }
+    assert_eq!(code(machine.namespace().in_network("curl"), "Accept: */*", &url), "401");
+    machine.kubectl().run("delete rolebinding bob");
 
     // Groups come from the tailnet policy, and go with it on connections that are open.
     let kubernetes = |groups: Value| json!({"tailscale.com/cap/kubernetes": [{"impersonate": {"groups": groups}}]});
@@ -127,6 +134,12 @@ fn who_calls_from_the_tailnet_may_do_what_its_policy_and_roles_say() {
     daemon.start_again();
     open.ask_until(path, "200");
     machine.down();
+}
+
+/// What is answered to curl.
+fn code(mut curl: Command, header: &str, url: &str) -> String {
+    curl.args(["--silent", "--insecure", "--output", "/dev/null", "--write-out", "%{http_code}"]);
+    output_of(curl.args(["--header", header, url]))
 }
 
 const DEPLOYMENT: &str = r#"

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, HeaderName, ORIGIN};
 use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::service::service_fn;
@@ -31,6 +31,9 @@ use crate::in_flight::{InFlight, Place};
 const BODY_BYTES_MAX: usize = 3 * 1024 * 1024;
 
 const HTTP2: &[u8] = b"h2";
+
+/// By which browsers say where a request comes from (Fetch Metadata Request Headers, W3C).
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// How long a client may take to send a body.
 const BODY_TIMEOUT: Duration = Duration::from_mins(1);
@@ -132,6 +135,8 @@ async fn serve_connection(entrance: Entrance, acceptor: TlsAcceptor, connection:
 impl Entrance {
     async fn caller(&self, shown: Option<Caller>, headers: &HeaderMap) -> Caller {
         match &self.known {
+            // A page in somebody's browser calls from that address too.
+            Known::ByAddress(_) if is_from_a_page(headers) => Caller::Refused,
             Known::ByAddress(callers) => match callers.who(self.client).await {
                 Some((user, groups)) => Caller::Known { user, groups },
                 None => Caller::Refused,
@@ -163,6 +168,11 @@ impl Entrance {
         }
         answered
     }
+}
+
+/// Whether a browser asks for a page that it shows; programs say neither.
+fn is_from_a_page(headers: &HeaderMap) -> bool {
+    headers.contains_key(ORIGIN) || headers.get(SEC_FETCH_SITE).is_some_and(|site| site != "none")
 }
 
 /// Who a verified client certificate says the caller is.

@@ -16,6 +16,7 @@ use network::tailnet::{Callers, LocalApi, LocalApiError};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 /// A certificate is good for so much longer at least, and looked after so often.
 const GOOD_FOR: Duration = Duration::from_hours(24 * 14);
@@ -46,12 +47,18 @@ enum Unable {
     Listen(SocketAddr, #[source] io::Error),
 }
 
-struct ByWhois(Arc<Callers>);
+struct ByWhois {
+    callers: Arc<Callers>,
+    /// The machine itself, by whose address any of its processes would call.
+    own: String,
+}
 
 impl serve::Callers for ByWhois {
     fn who(&self, client: SocketAddr) -> BoxFuture<'_, Option<(String, Vec<String>)>> {
         Box::pin(async move {
-            let Identity { user, groups } = self.0.who(client).await?.identity()?;
+            let whois =
+                self.callers.who(client).await.filter(|whois| whois.machine != self.own.to_ascii_lowercase())?;
+            let Identity { user, groups } = whois.identity()?;
             Some((user, groups))
         })
     }
@@ -65,10 +72,9 @@ impl TailnetApi {
         let mut following = JoinSet::new();
         following.spawn(Arc::clone(&callers).follow());
         following.spawn(listen(self.daemon.clone(), Arc::clone(&heard)));
-        let known = Known::ByAddress(Arc::new(ByWhois(callers)));
         let mut said = String::new();
         loop {
-            let pause = match self.serve(&known, &heard).await {
+            let pause = match self.serve(&callers, &heard).await {
                 Ok(()) => Duration::ZERO,
                 Err(unable) => {
                     let sentence = format!("{:#}", anyhow::Error::from(unable));
@@ -84,12 +90,13 @@ impl TailnetApi {
     }
 
     /// Until the machine is another one on the tailnet, or its certificate gets old.
-    async fn serve(&self, known: &Known, heard: &Notify) -> Result<(), Unable> {
+    async fn serve(&self, callers: &Arc<Callers>, heard: &Notify) -> Result<(), Unable> {
         let machine = self.daemon.machine().await?.ok_or(Unable::NotThere)?;
         if !machine.has_certificates {
             return Err(Unable::NoCertificates);
         }
-        let pair = self.daemon.certificate(&machine.name, GOOD_FOR).await?;
+        let pair = self.certificate(&machine.name).await?;
+        let known = Known::ByAddress(Arc::new(ByWhois { callers: Arc::clone(callers), own: machine.name.clone() }));
         let tls = Pki::server_config_of(&pair).map_err(|source| Unable::Certificate(machine.name.clone(), source))?;
         let mut serving = JoinSet::new();
         for ip in &machine.addresses {
@@ -105,16 +112,33 @@ impl TailnetApi {
             }
         }
         tracing::info!("the API is on the tailnet at https://{}:{}", machine.name, self.port);
-        let renewed_at = tokio::time::Instant::now() + RENEWED_EVERY;
+        let mut renewed_at = Instant::now() + RENEWED_EVERY;
         loop {
             tokio::select! {
-                () = tokio::time::sleep_until(renewed_at) => return Ok(()),
+                () = tokio::time::sleep_until(renewed_at) => {
+                    renewed_at = Instant::now() + RENEWED_EVERY;
+                    if self.certificate(&machine.name).await.is_ok_and(|new| new != pair) {
+                        return Ok(());
+                    }
+                }
                 () = heard.notified() => {}
             }
             // A daemon that is away for a moment has not moved the machine.
             if self.daemon.machine().await.is_ok_and(|now| now.as_ref() != Some(&machine)) {
                 return Ok(());
             }
+        }
+    }
+}
+
+impl TailnetApi {
+    /// One that lasts, or else the one that there is.
+    async fn certificate(&self, name: &str) -> Result<String, LocalApiError> {
+        match self.daemon.certificate(name, GOOD_FOR).await {
+            Err(LocalApiError::Refused { .. } | LocalApiError::Silent { .. }) => {
+                self.daemon.certificate(name, Duration::ZERO).await
+            }
+            had => had,
         }
     }
 }

@@ -3,9 +3,11 @@
 
 use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use objects::status::Failure;
 use objects::validation::Cause;
+use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -19,11 +21,15 @@ const KIND: &str = "TokenRequest";
 const USUAL_SECONDS: i64 = 3600;
 const LEAST_SECONDS: i64 = 600;
 const MOST_SECONDS: i64 = 1 << 32;
+/// How long a token holds that is bound to what is being deleted, as in Kubernetes.
+const OUTLIVES: SignedDuration = SignedDuration::from_secs(60);
 
 impl ApiServer {
     /// POST to a ServiceAccount's `token`.
     pub(super) fn give_token(&self, place: &Place, asked: &Asked) -> Answer {
         let mut request = objects_in::parse(asked)?.value;
+        TokenRequest::deserialize(&request)
+            .map_err(|error| Failure::bad_request(format!("no TokenRequest: {error}")))?;
         let account = self.find(place)?.value.clone();
         let spec = request["spec"].clone();
         let seconds = spec["expirationSeconds"].as_i64().unwrap_or(USUAL_SECONDS);
@@ -101,7 +107,8 @@ impl ApiServer {
     fn holder(&self, claims: &Claims) -> Option<Caller> {
         let Bound { namespace, serviceaccount, pod, secret } = &claims.bound;
         let is_there = |resource: &str, it: &Reference| {
-            self.store.get(resource, namespace, &it.name).is_some_and(|found| reference(&found.value) == *it)
+            let found = self.store.get(resource, namespace, &it.name);
+            found.is_some_and(|found| reference(&found.value) == *it && !is_long_gone(&found.value))
         };
         let all_there = is_there("serviceaccounts", serviceaccount)
             && pod.as_ref().is_none_or(|pod| is_there("pods", pod))
@@ -147,6 +154,12 @@ fn faults(seconds: i64, bound: &Value) -> Vec<Cause> {
         invalid("boundObjectRef.name", "name what the token is bound to".to_owned());
     }
     causes
+}
+
+/// What waits for its finalizers may wait for ever.
+fn is_long_gone(object: &Value) -> bool {
+    let ends = object["metadata"]["deletionTimestamp"].as_str().and_then(|text| text.parse::<Timestamp>().ok());
+    ends.is_some_and(|ends| Timestamp::now() > ends + OUTLIVES)
 }
 
 fn reference(object: &Value) -> Reference {

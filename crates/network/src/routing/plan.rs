@@ -376,7 +376,11 @@ impl Routes<'_> {
         let metadata = &self.service.metadata;
         let is_it = (metadata.namespace.as_deref(), metadata.name.as_deref())
             == (Some(names::API_SERVICE.0), Some(names::API_SERVICE.1));
-        let at = self.snapshot.api.filter(|_| is_it)?;
+        // One of that name that somebody made before is his.
+        let is_ours =
+            metadata.labels.as_ref().and_then(|labels| labels.get("provider")).is_some_and(|it| it == "kubernetes");
+        let is_ours = is_ours && self.service.spec.as_ref().is_some_and(|spec| spec.selector.is_none());
+        let at = self.snapshot.api.filter(|_| is_it && is_ours)?;
         Some(config::Endpoint {
             ip: at.ip(),
             port: at.port(),

@@ -308,7 +308,7 @@ fn a_service_stands_for_a_machine_of_the_tailnet_as_long_as_that_is_there() {
 fn one_service_is_the_api_and_no_other_of_its_name() {
     let api = |namespace: &str| {
         json!({
-            "metadata": {"namespace": namespace, "name": "kubernetes"},
+            "metadata": {"namespace": namespace, "name": "kubernetes", "labels": {"provider": "kubernetes"}},
             "spec": {"clusterIP": "10.45.0.1", "ports": [{"name": "https", "port": 443}]},
         })
     };

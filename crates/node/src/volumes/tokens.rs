@@ -2,7 +2,7 @@
 //! that is there is over, as the kubelet does.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Component, Path};
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -17,6 +17,8 @@ const USUAL_SECONDS: i64 = 3600;
 /// No token is used for longer.
 const LONGEST: SignedDuration = SignedDuration::from_hours(24);
 const ACCOUNT: &str = "default";
+/// Longer than a token is.
+const MOST_BYTES: u64 = 64 * 1024;
 
 /// By their path in the volume.
 pub(super) type Tokens = BTreeMap<String, String>;
@@ -38,7 +40,7 @@ pub(super) async fn fetch(
 ) -> kube::Result<Tokens> {
     let mut tokens = Tokens::new();
     for source in sources(volume) {
-        let known = std::fs::read_to_string(data.join(&source.path)).ok();
+        let known = read(data, &source.path);
         let token = match known.filter(|token| due(token).is_some_and(|due| now < due)) {
             Some(token) => token,
             None => ask(client, pod, source).await?,
@@ -50,8 +52,17 @@ pub(super) async fn fetch(
 
 /// When the first of a volume's tokens is to be asked for anew.
 pub(super) fn first_due(volume: &Volume, data: &Path) -> Option<Timestamp> {
-    let tokens = sources(volume).filter_map(|source| std::fs::read_to_string(data.join(&source.path)).ok());
+    let tokens = sources(volume).filter_map(|source| read(data, &source.path));
     tokens.filter_map(|token| due(&token)).min()
+}
+
+/// A token as it is in a volume. Of what is no file there, whatever a pod names, nothing is read.
+fn read(data: &Path, path: &str) -> Option<String> {
+    let is_below = Path::new(path).components().all(|part| matches!(part, Component::Normal(_)));
+    let file = is_below.then(|| data.join(path))?;
+    let metadata = std::fs::symlink_metadata(&file).ok()?;
+    let is_token = metadata.is_file() && metadata.len() <= MOST_BYTES;
+    is_token.then(|| std::fs::read_to_string(&file).ok())?
 }
 
 fn sources(volume: &Volume) -> impl Iterator<Item = &ServiceAccountTokenProjection> {
@@ -92,6 +103,17 @@ async fn ask(client: &kube::Client, pod: &Pod, source: &ServiceAccountTokenProje
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_but_a_file_in_the_volume_is_read() {
+        let volume = tempfile::tempdir().unwrap();
+        std::fs::write(volume.path().join("token"), "known").unwrap();
+        std::os::unix::fs::symlink("/dev/zero", volume.path().join("link")).unwrap();
+        assert_eq!(read(volume.path(), "token").as_deref(), Some("known"));
+        for path in ["/dev/zero", "../token", "link", "none", "."] {
+            assert_eq!(read(volume.path(), path), None, "{path}");
+        }
+    }
 
     #[test]
     fn a_token_is_asked_for_anew_when_most_of_its_time_is_over() {

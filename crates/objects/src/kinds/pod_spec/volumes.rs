@@ -130,8 +130,18 @@ fn check_projection(part: &At<'_>, causes: &mut Vec<Cause>) {
         check_files("downwardAPI", &part.field("downwardAPI"), causes);
     }
     let token = part.field("serviceAccountToken");
-    if token.is_given() && token.field("path").is_empty() {
-        causes.push(token.field("path").required(""));
+    if token.is_given() {
+        let path = token.field("path");
+        if path.is_empty() {
+            causes.push(path.required(""));
+        }
+        check_inner_path(&path, causes);
+        let seconds = token.field("expirationSeconds");
+        if seconds.value.as_i64().is_some_and(|seconds| seconds < 600) {
+            causes.push(seconds.invalid("may not specify a duration less than 10 minutes"));
+        } else if seconds.value.as_i64().is_some_and(|seconds| seconds > 1 << 32) {
+            causes.push(seconds.invalid("may not specify a duration larger than 2^32 seconds"));
+        }
     }
 }
 
