@@ -260,10 +260,7 @@ impl Book {
             match self.goal {
                 Goal::DrainAll => drop(self.steps.insert(uid_of(pod), DrainStep::Withdraw)),
                 Goal::Route if leaves_since(pod).is_some() => self.drain(pod, now, &mut round),
-                Goal::Route => {
-                    round.write.extend(self.routed(snapshot, pod));
-                    round.write.extend(self.guarded(pod));
-                }
+                Goal::Route => {}
             }
         }
         let plan = self.planned(snapshot);
@@ -271,6 +268,13 @@ impl Book {
         let endpoints = kernel.ports.iter().flat_map(|port| &port.port.endpoints);
         self.balanced.extend(endpoints.map(|endpoint| endpoint.pod.clone()));
         round.send = self.next_configuration(plan, kernel, base);
+        // After it: what needs nothing sent is so by now, and nobody may ever ask for another round.
+        if self.goal == Goal::Route {
+            for pod in snapshot.pods.values().filter(|pod| leaves_since(pod).is_none()) {
+                round.write.extend(self.routed(snapshot, pod));
+                round.write.extend(self.guarded(pod));
+            }
+        }
         round
     }
 

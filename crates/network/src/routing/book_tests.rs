@@ -145,6 +145,19 @@ fn a_pod_that_asks_is_told_when_the_policies_hold_for_its_address() {
 }
 
 #[test]
+fn a_pod_that_no_policy_is_about_is_told_at_once() {
+    let mut story = Story::new(vec![pod("silent", 1, "False")]);
+    assert_eq!(story.tell(0), told(Some(1), &[]));
+    story.acknowledge(1, &[]);
+    let mut asking = pod("other", 2, "False");
+    let conditions = asking["status"]["conditions"].as_array_mut().unwrap();
+    conditions.push(json!({"type": names::POLICIES_IN_FORCE, "status": "False"}));
+    story.pods.push(asking);
+    // Nothing is sent, so nothing is acknowledged, and nothing else may happen for a long time.
+    assert_eq!(story.tell(0), told(None, &["other-2 segue.dev/NetworkPoliciesInForce True Acknowledged"]));
+}
+
+#[test]
 fn what_the_kernel_has_in_flight_keeps_a_pod() {
     let mut story = Story::new(vec![pod("demo", 1, "True"), pod("demo", 2, "True")]);
     story.service["spec"]["ports"][0]["appProtocol"] = json!("tcp");
