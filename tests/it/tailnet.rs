@@ -36,8 +36,12 @@ fn expose(machine: &Machine, hostname: &str) {
 }
 
 fn wait_for_reason(machine: &Machine, reason: &str) {
+    wait_for_reason_of(machine, &format!("{DEPLOYMENT} -n production"), reason);
+}
+
+fn wait_for_reason_of(machine: &Machine, service: &str, reason: &str) {
     let condition = ".status.conditions[?(@.type==\"TailscaleProxyReady\")].reason";
-    machine.kubectl().wait_for(&format!("service/{DEPLOYMENT} -n production"), condition, reason);
+    machine.kubectl().wait_for(&format!("service/{service}"), condition, reason);
 }
 
 /// What somebody else serves, with a field that nobody knows.
@@ -341,12 +345,13 @@ fn a_pod_finds_machines_of_the_tailnet_by_the_names_of_services() {
     let mut daemon = up(&machine);
     let kubectl = machine.kubectl();
     kubectl.apply(&OUTWARD.replace("SHELL", SHELL));
-    let reason = |name: &str, reason: &str| {
-        let condition = ".status.conditions[?(@.type==\"TailscaleProxyReady\")].reason";
-        kubectl.wait_for(&format!("service/{name}"), condition, reason);
-    };
+    let reason = |name: &str, reason: &str| wait_for_reason_of(&machine, name, reason);
     reason("db", "TargetNotFound");
     reason("printer", "TargetFound");
+    kubectl.run("create service externalname short --external-name=placeholder");
+    kubectl.run("annotate service short tailscale.com/tailnet-fqdn=db");
+    reason("short", "CannotExpose");
+    assert!(kubectl.run("events --for service/short").contains("a machine's name in full"));
     kubectl.run("wait pod/asker --for=condition=Ready --timeout=60s");
     let addresses = |name: &str| {
         let full = format!("{name}.default.svc.cluster.local");
@@ -395,10 +400,7 @@ fn a_service_that_can_not_be_on_the_tailnet_says_why() {
     kubectl.run("annotate service misnamed tailscale.com/hostname=Web --overwrite");
     kubectl.run("create service clusterip headless --clusterip=None");
     kubectl.run("annotate service headless tailscale.com/expose=true");
-    let reason = |name: &str, reason: &str| {
-        let condition = ".status.conditions[?(@.type==\"TailscaleProxyReady\")].reason";
-        kubectl.wait_for(&format!("service/{name}"), condition, reason);
-    };
+    let reason = |name: &str, reason: &str| wait_for_reason_of(&machine, name, reason);
     reason("first", "NoDaemon");
     reason("misnamed", "CannotExpose");
     reason("headless", "CannotExpose");

@@ -94,7 +94,8 @@ pub async fn run(client: Client, settings: Settings) {
     let services = follow(&client, &changed, None, &mut following);
     let ingresses = follow(&client, &changed, None, &mut following);
     let heard = Arc::new(Notify::new());
-    following.spawn(listen(settings.daemon.clone(), Arc::clone(&heard)));
+    let (daemon, tell) = (settings.daemon.clone(), Arc::clone(&heard));
+    following.spawn(async move { daemon.listen(|| tell.notify_one()).await });
     let mut open = settings.fronts.subscribe();
     let writer = Writer::new(client);
     let mut tailnet = Tailnet { settings, services, ingresses, writer, last: None, names: None, _following: following };
@@ -115,19 +116,6 @@ pub async fn run(client: Client, settings: Settings) {
             None if must_look => look_at = Instant::now() + PAUSE,
             None => {}
         }
-    }
-}
-
-/// Tells of everything that the daemon says, and that it came or went.
-async fn listen(daemon: LocalApi, heard: Arc<Notify>) {
-    loop {
-        if daemon.is_there()
-            && let Err(error) = daemon.watch(|| heard.notify_one()).await
-        {
-            tracing::debug!("Tailscale's daemon is listened to again: {error}");
-        }
-        heard.notify_one();
-        tokio::time::sleep(PAUSE).await;
     }
 }
 
@@ -329,9 +317,14 @@ type Asked = (Owner, Result<Exposed, CannotExpose>);
 fn asked(services: &Objects<Service>, ingresses: &Objects<Ingress>) -> Vec<Asked> {
     let age = |metadata: &ObjectMeta| metadata.creation_timestamp.as_ref().map(|time| time.0);
     let service = |key: &str| services.get(key).map(Arc::as_ref);
-    let of_services = services.iter().filter(|(_, service)| is_exposed(service));
-    let of_services = of_services
-        .map(|(key, service)| (age(&service.metadata), Owner::Service(key.clone()), Exposed::of_service(service)));
+    let of_services = services.iter().filter_map(|(key, service)| {
+        let wants = match Target::of(service) {
+            // What it stands for is looked up elsewhere, unless it can't be meant.
+            Some(target) => Err(target.err()?),
+            None => is_exposed(service).then(|| Exposed::of_service(service))?,
+        };
+        Some((age(&service.metadata), Owner::Service(key.clone()), wants))
+    });
     let of_ingresses = ingresses.iter().filter(|(_, ingress)| is_on_tailnet(ingress));
     let of_ingresses = of_ingresses.map(|(key, ingress)| {
         (age(&ingress.metadata), Owner::Ingress(key.clone()), Exposed::of_ingress(ingress, &service))

@@ -71,7 +71,8 @@ impl TailnetApi {
         let callers = Arc::new(Callers::of(self.daemon.clone()));
         let mut following = JoinSet::new();
         following.spawn(Arc::clone(&callers).follow());
-        following.spawn(listen(self.daemon.clone(), Arc::clone(&heard)));
+        let (daemon, tell) = (self.daemon.clone(), Arc::clone(&heard));
+        following.spawn(async move { daemon.listen(|| tell.notify_one()).await });
         let mut said = String::new();
         loop {
             let pause = match self.serve(&callers, &heard).await {
@@ -129,10 +130,8 @@ impl TailnetApi {
             }
         }
     }
-}
 
-impl TailnetApi {
-    /// One that lasts, or else the one that there is.
+    /// A certificate that lasts, or else the one that there is.
     async fn certificate(&self, name: &str) -> Result<String, LocalApiError> {
         match self.daemon.certificate(name, GOOD_FOR).await {
             Err(LocalApiError::Refused { .. } | LocalApiError::Silent { .. }) => {
@@ -140,16 +139,5 @@ impl TailnetApi {
             }
             had => had,
         }
-    }
-}
-
-async fn listen(daemon: LocalApi, heard: Arc<Notify>) {
-    loop {
-        // What it said last holds until it says something else.
-        if let Err(error) = daemon.watch(|| heard.notify_one()).await {
-            tracing::debug!("Tailscale's daemon is listened to again: {error}");
-        }
-        heard.notify_one();
-        tokio::time::sleep(PAUSE).await;
     }
 }

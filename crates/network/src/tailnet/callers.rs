@@ -9,7 +9,7 @@ use std::time::Duration;
 use decide::callers::Whois;
 use tokio::time::Instant;
 
-use super::{LocalApi, PAUSE};
+use super::LocalApi;
 
 /// How long an answer holds.
 const HOLDS_FOR: Duration = Duration::from_secs(1);
@@ -67,13 +67,7 @@ impl Callers {
 
     /// Forgets everything whenever the daemon tells of a change, for as long as it is polled.
     pub async fn follow(self: Arc<Self>) {
-        loop {
-            if let Err(error) = self.daemon.watch(|| self.forget()).await {
-                tracing::debug!("Tailscale's daemon is listened to again: {error}");
-            }
-            self.forget();
-            tokio::time::sleep(PAUSE).await;
-        }
+        self.daemon.listen(|| self.forget()).await;
     }
 
     fn forget(&self) {

@@ -18,7 +18,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
 
-use super::Peers;
+use super::{PAUSE, Peers};
 
 /// With any other host the daemon takes a request for a web page's.
 const HOST_NAME: &str = "local-tailscaled.sock";
@@ -280,12 +280,21 @@ impl LocalApi {
         self.ask(Method::PATCH, "prefs", Some(&prefs), None).await.map(drop)
     }
 
-    /// Tells `heard` of every message on the daemon's bus, of which the first says how things are. Comes back when the
-    /// daemon goes.
-    ///
-    /// # Errors
-    /// When it can't be listened to, or not any more.
-    pub async fn watch(&self, mut heard: impl FnMut()) -> Result<(), LocalApiError> {
+    /// Tells `heard` of everything that the daemon says on its bus, and that it came or went.
+    pub async fn listen(&self, mut heard: impl FnMut()) {
+        loop {
+            if self.is_there()
+                && let Err(error) = self.watch(&mut heard).await
+            {
+                tracing::debug!("Tailscale's daemon is listened to again: {error}");
+            }
+            heard();
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Comes back when the daemon goes. The first message says how things are.
+    async fn watch(&self, heard: &mut impl FnMut()) -> Result<(), LocalApiError> {
         let path = format!("watch-ipn-bus?mask={WATCHED}");
         let mut body = self.send(Method::GET, &path, None, None).await?.into_body();
         while let Some(frame) = body.frame().await {
