@@ -185,7 +185,49 @@ fn a_pod_asks_the_api_with_its_own_token_and_learns_who_it_is() {
     // The pod itself reaches it, over its own network.
     let said = inside("client", "echo hello | busybox nc -w 5 $KUBERNETES_SERVICE_HOST $KUBERNETES_SERVICE_PORT");
     assert!(said.success, "{}{}", said.stdout, said.stderr);
+    // Deleted, as with everything else of the namespace, it is there again, at the address that pods were told.
+    kubectl.run("delete service kubernetes");
+    kubectl.run("wait service/kubernetes --for=create --timeout=60s");
+    assert_eq!(kubectl.run("get service kubernetes -o jsonpath={.spec.clusterIP}"), address);
     kubectl.run("delete pod client");
     assert!(ask(&address, "api/v1/namespaces/default/configmaps").contains("Unauthorized"), "the pod is gone");
+    machine.down();
+}
+
+/// Connects twice, speaks HTTP/2 on the first connection and asks nothing, goes on asking on the second, and says what
+/// became of each once the first is closed.
+const IDLING: &str = "
+import http.client, socket, ssl, sys, threading
+host, port = sys.argv[1].rsplit(':', 1)
+context = ssl._create_unverified_context()
+asking = http.client.HTTPSConnection(host, int(port), context=context, timeout=100)
+asking.connect()
+known = asking.sock
+context.set_alpn_protocols(['h2'])
+silent = context.wrap_socket(socket.create_connection((host, int(port)), timeout=100))
+silent.sendall(b'PRI * HTTP/2.0\\r\\n\\r\\nSM\\r\\n\\r\\n' + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+closed = threading.Event()
+def wait():
+    while silent.recv(1000):
+        pass
+    closed.set()
+threading.Thread(target=wait, daemon=True).start()
+while True:
+    is_last = closed.wait(3)
+    asking.request('GET', '/version', headers={'Authorization': 'Bearer ' + sys.argv[2]})
+    answer = asking.getresponse()
+    answer.read()
+    if is_last or answer.status != 200 or asking.sock is not known:
+        break
+print(silent.selected_alpn_protocol(), is_last, answer.status, asking.sock is known)
+";
+
+#[test]
+fn a_connection_on_which_nobody_makes_himself_known_is_closed() {
+    let machine = Machine::with_engine();
+    let token = machine.kubectl().run("create token default");
+    let mut idling = machine.namespace().in_network("python3");
+    let said = run(idling.args(["-c", IDLING, LISTEN, token.trim()]), "");
+    assert_eq!(said.stdout.trim(), "h2 True 200 True", "{}", said.stderr);
     machine.down();
 }

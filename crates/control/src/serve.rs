@@ -3,8 +3,9 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -40,6 +41,9 @@ const BODY_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Connections from outside at a time; the rest of the descriptors is for everything else that the engine does.
 const CONNECTIONS: usize = 4_096;
+
+/// How long a connection may go without a request of somebody who is known.
+const STRANGER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// An idle connection is asked so often whether there still is somebody.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
@@ -116,10 +120,15 @@ async fn serve_connection(entrance: Entrance, acceptor: TlsAcceptor, connection:
     let is_http2 = stream.get_ref().1.alpn_protocol() == Some(HTTP2);
     let shown =
         stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).and_then(|leaf| of_certificate(leaf));
+    let is_known = Arc::new(AtomicBool::new(false));
+    let came_to_be_known = Arc::clone(&is_known);
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
-        let (entrance, shown) = (entrance.clone(), shown.clone());
+        let (entrance, shown, is_known) = (entrance.clone(), shown.clone(), Arc::clone(&came_to_be_known));
         async move {
             let caller = entrance.caller(shown, request.headers()).await;
+            if matches!(caller, Caller::Known { .. }) {
+                is_known.store(true, Ordering::Relaxed);
+            }
             Ok::<_, Infallible>(entrance.answer_whole(caller, request).await)
         }
     });
@@ -127,7 +136,14 @@ async fn serve_connection(entrance: Entrance, acceptor: TlsAcceptor, connection:
     let mut server = if is_http2 { server.http2_only() } else { server.http1_only() };
     server.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
     server.http2().timer(TokioTimer::new()).keep_alive_interval(PING_INTERVAL);
-    if let Err(error) = server.serve_connection_with_upgrades(TokioIo::new(stream), service).await {
+    let mut serving = pin!(server.serve_connection_with_upgrades(TokioIo::new(stream), service));
+    // Places are few: whoever has not asked anything as somebody by then is hung up on.
+    let ended = match tokio::time::timeout(STRANGER_TIMEOUT, &mut serving).await {
+        Ok(ended) => ended,
+        Err(_) if is_known.load(Ordering::Relaxed) => serving.await,
+        Err(_) => return tracing::trace!("a stranger's connection to the API was closed"),
+    };
+    if let Err(error) = ended {
         tracing::trace!(%error, "a connection to the API ended");
     }
 }

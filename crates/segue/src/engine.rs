@@ -59,6 +59,9 @@ const READY_LIMIT: Duration = Duration::from_secs(60);
 /// How often the node's condition is looked at while the engine starts.
 const READY_INTERVAL: Duration = Duration::from_millis(10);
 
+/// How often it is looked whether the Service by which pods find the API is there; as often as Kubernetes looks.
+const API_SERVICE_INTERVAL: Duration = Duration::from_secs(10);
+
 /// How often the engine looks whether its certificates are old.
 const RENEWAL_INTERVAL: Duration = Duration::from_hours(24);
 
@@ -163,6 +166,7 @@ impl Engine {
             tasks.spawn(TailnetApi { api, daemon: daemon.clone(), port, audit }.run());
         }
         tasks.spawn(controllers::run(client.clone(), authority, std::future::pending()));
+        tasks.spawn(keep_api_service(client.clone(), options.listen.port(), service));
         let (traffic, routed) = watch::channel(routing::Order::Route);
         let routing_settings = routing_settings(options, &directories, counted.0, replacement.clone());
         let exposing = tailnet::Settings {
@@ -463,7 +467,7 @@ async fn ensure_objects(client: &Client, port: u16) -> anyhow::Result<Option<IpA
     ensure_namespaces(client).await?;
     ensure_ingress_classes(client).await?;
     ensure_roles(client).await?;
-    Ok(api_service(client, port).await)
+    Ok(api_service(client, port, None).await)
 }
 
 async fn ensure_namespaces(client: &Client) -> anyhow::Result<()> {
@@ -506,13 +510,21 @@ where
     try_join_all(ensured).await.map(drop)
 }
 
+/// Makes the Service by which pods find the API, should somebody delete it, at the address that they were told.
+async fn keep_api_service(client: Client, port: u16, address: Option<IpAddr>) {
+    loop {
+        tokio::time::sleep(API_SERVICE_INTERVAL).await;
+        api_service(&client, port, address).await;
+    }
+}
+
 /// The address of the Service by which pods find the API.
-async fn api_service(client: &Client, port: u16) -> Option<IpAddr> {
+async fn api_service(client: &Client, port: u16, address: Option<IpAddr>) -> Option<IpAddr> {
     let (namespace, name) = names::API_SERVICE;
     let services: Api<Service> = Api::namespaced(client.clone(), namespace);
     let wanted = json!({
         "metadata": {"name": name, "labels": {"component": "apiserver", "provider": "kubernetes"}},
-        "spec": {"ports": [{"name": "https", "port": 443, "targetPort": port}]},
+        "spec": {"clusterIP": address, "ports": [{"name": "https", "port": 443, "targetPort": port}]},
     });
     let ensured = async {
         match services.get_opt(name).await? {

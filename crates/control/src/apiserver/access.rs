@@ -104,15 +104,17 @@ impl ApiServer {
 
     /// Refuses who showed nothing, or nothing of ours, before the body of a request is read.
     pub(crate) fn check_stranger(&self, caller: &Caller, method: &Method, uri: &Uri) -> Result<(), Failure> {
-        match (caller, Target::of(uri.path())) {
-            (Caller::Known { .. }, _) | (Caller::Anonymous, Target::Health | Target::Version) => Ok(()),
-            (Caller::Refused, _) => Err(Failure::unauthorized()),
-            (Caller::Anonymous, Target::Objects(place)) => {
-                let verb = place.verb(method, &Query::parse(uri.query())).ok_or_else(Failure::method_not_allowed)?;
-                self.authorize_objects(caller, &place, verb)
-            }
-            (Caller::Anonymous, _) => self.authorize_path(caller, method, uri.path()),
+        let target = match caller {
+            Caller::Known { .. } => return Ok(()),
+            Caller::Refused => return Err(Failure::unauthorized()),
+            Caller::Anonymous => Target::of(uri.path()),
+        };
+        if let Target::Objects(place) = target {
+            let verb = place.verb(method, &Query::parse(uri.query())).ok_or_else(Failure::method_not_allowed)?;
+            return self.authorize_objects(caller, &place, verb);
         }
+        let is_open = matches!(target, Target::Health | Target::Version);
+        if is_open { Ok(()) } else { self.authorize_path(caller, method, uri.path()) }
     }
 
     /// Refuses to let a caller grant, by a role or a binding, what it doesn't have itself.
