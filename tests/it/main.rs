@@ -11,6 +11,7 @@ mod inside_pods;
 mod installed;
 mod kubectl;
 mod lifecycle;
+mod mesh;
 mod pod_states;
 mod preflight;
 mod sharing;

@@ -6,6 +6,7 @@ use end_to_end::document::{Document, NAME as DEPLOYMENT};
 use end_to_end::images::SHELL;
 use end_to_end::machine::{LISTEN, Machine, SERVICE_CIDR};
 use end_to_end::outside;
+use end_to_end::paths::project;
 use end_to_end::registry::MIRROR;
 use end_to_end::run::{output_of, run};
 use end_to_end::tailnet::{ADDRESS, ADDRESSES, DOMAIN, Daemon, NAME};
@@ -114,7 +115,13 @@ fn whatever_becomes_of_the_daemon_and_the_engine_the_service_is_found_again() {
     daemon.wait_for("ours again", |config| config["Services"].get("svc:web").is_some());
     machine.kubectl().run(&format!("delete service {DEPLOYMENT} -n production"));
     daemon.wait_for("nothing of ours", |config| *config == theirs());
+
+    // Whoever goes takes its entries along, and nobody else's.
+    machine.kubectl().run(&format!("apply -k {}", project("demo/overlay").display()));
+    expose(&machine, "web");
+    daemon.wait_for("ours once more", |config| config["Services"].get("svc:web").is_some());
     machine.down();
+    assert_eq!((daemon.serve_config(), daemon.advertised()), (theirs(), json!([])));
 }
 
 #[test]

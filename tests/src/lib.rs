@@ -5,6 +5,7 @@ pub mod document;
 pub mod images;
 pub mod kubectl;
 pub mod machine;
+pub mod mesh;
 pub mod namespace;
 pub mod outside;
 pub mod paths;

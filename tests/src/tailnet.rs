@@ -47,6 +47,12 @@ impl<'m> Daemon<'m> {
             "domain": DOMAIN, "has_certificates": true,
             "node": {"name": NAME.split_once('.').expect("a name and a domain").0, "addresses": [ADDRESS], "login": "ann@example.com"},
         });
+        Self::start_in(machine, tailnet)
+    }
+
+    /// The same for what the coordination server says.
+    #[must_use]
+    pub fn start_in(machine: &'m Machine, tailnet: Value) -> Self {
         let mut daemon = Self { machine, tailnet, child: None };
         daemon.start_again();
         daemon

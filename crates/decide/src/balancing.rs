@@ -7,14 +7,18 @@ use serde::{Deserialize, Serialize};
 pub enum EndpointState {
     /// Gets no new work, ever again.
     Withdrawn,
+    /// On a machine that does not answer: gets new work only when nothing else is left.
+    Doubtful,
     /// Gets new work only while nothing is ready.
     Deprioritised,
+    /// Ready on another machine: gets new work only while nothing is ready here.
+    Elsewhere,
     /// Gets new work.
     Ready,
 }
 
 /// Picks the index of the endpoint that gets the next request or connection: of two chosen at random, the one with
-/// less outstanding work. Ready endpoints come before deprioritised ones; withdrawn ones are never picked.
+/// less outstanding work, both of the best state that there is; withdrawn ones are never picked.
 ///
 /// `outstanding` gives the work in flight at an index. None when there is nothing that may be picked.
 #[must_use]
@@ -40,17 +44,15 @@ pub fn pick_for_client(states: &[EndpointState], weight: &dyn Fn(usize) -> u64) 
     best(states).max_by_key(|index| weight(*index))
 }
 
-/// The indexes of all that may be picked: of those that are ready, or else of those that are deprioritised.
+/// The indexes of all that may be picked: those of the best state that there is.
 pub fn best(states: &[EndpointState]) -> impl Iterator<Item = usize> {
     let tier = best_tier(states).map(|(tier, _)| tier);
     states.iter().enumerate().filter(move |(_, state)| Some(**state) == tier).map(|(index, _)| index)
 }
 
 fn best_tier(states: &[EndpointState]) -> Option<(EndpointState, usize)> {
-    [EndpointState::Ready, EndpointState::Deprioritised]
-        .into_iter()
-        .map(|tier| (tier, states.iter().filter(|state| **state == tier).count()))
-        .find(|(_, size)| *size > 0)
+    let tier = *states.iter().max().filter(|best| **best != EndpointState::Withdrawn)?;
+    Some((tier, states.iter().filter(|state| **state == tier).count()))
 }
 
 /// Maps 32 random bits to `0..size` without a division.
@@ -64,7 +66,7 @@ fn nth(states: &[EndpointState], tier: EndpointState, rank: usize) -> Option<usi
 
 #[cfg(test)]
 mod tests {
-    use super::EndpointState::{Deprioritised, Ready, Withdrawn};
+    use super::EndpointState::{Deprioritised, Doubtful, Elsewhere, Ready, Withdrawn};
     use super::*;
 
     const LOW: u32 = 0;
@@ -84,6 +86,15 @@ mod tests {
         check(&[Withdrawn, Deprioritised], &[0, 9], [LOW, LOW], Some(1));
         check(&[Deprioritised, Ready], &[0, 99], [LOW, LOW], Some(1));
         check(&[Ready, Deprioritised, Withdrawn], &[99, 0, 0], [HIGH, HIGH], Some(0));
+    }
+
+    #[test]
+    fn other_machines_come_after_what_is_ready_here_and_silent_ones_last() {
+        check(&[Elsewhere, Ready], &[0, 99], [LOW, LOW], Some(1));
+        check(&[Deprioritised, Elsewhere], &[0, 99], [LOW, LOW], Some(1));
+        check(&[Doubtful, Deprioritised], &[0, 99], [LOW, LOW], Some(1));
+        check(&[Doubtful, Withdrawn], &[99, 0], [HIGH, HIGH], Some(0));
+        check(&[Elsewhere, Doubtful, Elsewhere], &[9, 0, 1], [LOW, LOW], Some(2));
     }
 
     #[test]

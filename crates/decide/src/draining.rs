@@ -118,7 +118,9 @@ pub fn next(drain: &DrainSnapshot, now: Timestamp) -> Decision<DrainStep, Waitin
         Reach::Unknown => unknown(drain, now),
         Reach::Absent => absent(drain, now),
         Reach::Named(EndpointState::Withdrawn) => withdrawn(drain, now),
-        Reach::Named(EndpointState::Ready | EndpointState::Deprioritised) => used(drain, now),
+        Reach::Named(
+            EndpointState::Ready | EndpointState::Elsewhere | EndpointState::Deprioritised | EndpointState::Doubtful,
+        ) => used(drain, now),
     }
 }
 

@@ -13,6 +13,7 @@ pub mod garbage;
 pub mod image_garbage;
 pub mod images;
 pub mod ingress;
+pub mod mesh;
 pub mod namespace;
 pub mod network_policy;
 pub mod node_pressure;

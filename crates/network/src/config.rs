@@ -49,6 +49,17 @@ pub struct DataPlaneConfig {
     pub connections_per_client: Option<u32>,
     #[serde(default)]
     pub tailnet: Option<Tailnet>,
+    #[serde(default)]
+    pub mesh: Mesh,
+}
+
+/// How the proxies of several machines take work off each other.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mesh {
+    /// Where other machines' proxies connect.
+    pub at: Option<SocketAddr>,
+    /// The other machines, who alone may.
+    pub machines: BTreeSet<IpAddr>,
 }
 
 /// How Tailscale's daemon leads callers from the tailnet to Services.
@@ -76,6 +87,8 @@ pub struct Change {
     pub end_long: Option<BTreeSet<PodUid>>,
     pub ingress: Option<Ingress>,
     pub policies: Option<Policies>,
+    #[serde(default)]
+    pub mesh: Option<Mesh>,
 }
 
 impl Change {
@@ -115,6 +128,7 @@ impl Change {
             end_long: differing(&old.end_long, &new.end_long),
             ingress: differing(&old.ingress, &new.ingress),
             policies: differing(&old.policies, &new.policies),
+            mesh: differing(&old.mesh, &new.mesh),
         })
     }
 }
@@ -191,6 +205,9 @@ pub struct Service {
     /// Bytes that the body of a request may have.
     #[serde(default)]
     pub max_request_body: Option<u64>,
+    /// Whether other machines of the mesh may pass requests for it on to this one.
+    #[serde(default)]
+    pub is_in_mesh: bool,
     pub ports: Vec<ServicePort>,
 }
 
@@ -251,6 +268,19 @@ pub struct ServicePort {
     pub name: String,
     pub speaks: Speaks,
     pub endpoints: Vec<Endpoint>,
+    /// The same port on other machines.
+    #[serde(default)]
+    pub elsewhere: Vec<Elsewhere>,
+}
+
+/// Pods of another machine, behind its proxy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Elsewhere {
+    pub machine: String,
+    pub proxy: SocketAddr,
+    /// How many are ready.
+    pub ready: u32,
+    pub state: EndpointState,
 }
 
 /// One port of one pod.
@@ -372,6 +402,7 @@ impl DataPlaneConfig {
         renew(&mut self.end_long, change.end_long.as_ref());
         renew(&mut self.ingress, change.ingress.as_ref());
         renew(&mut self.policies, change.policies.as_ref());
+        renew(&mut self.mesh, change.mesh.as_ref());
         self.version = change.version;
         Applied::Yes
     }
@@ -397,7 +428,8 @@ impl DataPlaneConfig {
         });
         let of_metrics = self.metrics.map(Listener::tcp);
         let of_ingress = [self.ingress.http, self.ingress.https].into_iter().flatten().map(Listener::tcp);
-        of_services.chain(of_dns).chain(of_metrics).chain(of_ingress).collect()
+        let of_mesh = self.mesh.at.map(Listener::tcp);
+        of_services.chain(of_dns).chain(of_metrics).chain(of_ingress).chain(of_mesh).collect()
     }
 }
 

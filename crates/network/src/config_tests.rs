@@ -11,6 +11,7 @@ fn any_config() -> impl Strategy<Value = DataPlaneConfig> {
             name: String::new(),
             speaks: Speaks::FindOut,
             endpoints: Vec::new(),
+            elsewhere: Vec::new(),
         }];
         Arc::new(Service {
             name: format!("s{name}"),
@@ -54,6 +55,7 @@ fn a_change_holds_what_differs_and_nothing_else() {
             name: String::new(),
             speaks: Speaks::FindOut,
             endpoints: Vec::new(),
+            elsewhere: Vec::new(),
         }];
         let addresses = vec![IpAddr::from([10, 45, 0, 1])];
         Arc::new(Service { name: name.to_owned(), addresses, ports, ..Service::default() })

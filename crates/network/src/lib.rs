@@ -5,6 +5,7 @@ pub mod config;
 pub mod frames;
 pub mod keeper;
 pub mod link;
+pub mod mesh;
 pub mod preflight;
 pub mod proxy;
 pub mod routing;

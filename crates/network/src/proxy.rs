@@ -24,6 +24,7 @@ mod lingering;
 mod metered;
 mod metrics;
 mod paced;
+mod passage;
 mod prefixed;
 mod proxy_protocol;
 mod request_body;

@@ -37,6 +37,7 @@ use crate::events::{About, Said, write_event};
 use crate::frames::{Refused, Report};
 use crate::kernel::Scope;
 use crate::link::{DataPlaneCommand, Greeting, Link, LinkError};
+use crate::mesh::{Here, Machines};
 use crate::rules::Rules;
 use crate::tailnet::{Fronts, Peers, Shared};
 use crate::watch::{Cache, follow};
@@ -89,6 +90,10 @@ pub struct Settings {
     pub fronts: Shared<Fronts>,
     /// Where the tailnet says which addresses its names have.
     pub peers: Shared<Peers>,
+    /// Where the mesh says what it knows of other machines.
+    pub machines: Shared<Arc<Machines>>,
+    /// Where it hears what of that is in force, and what is ready here.
+    pub here: Shared<Here>,
 }
 
 /// What routing is for.
@@ -179,7 +184,7 @@ impl Routing {
         let Rules { instance, services, .. } = settings.rules.clone();
         let scope = Scope { instance, services, proxy_user };
         Self {
-            caches: Caches::follow(&client, &settings.peers),
+            caches: Caches::follow(&client, &settings.peers, &settings.machines),
             client,
             kernel: Kernel::new(scope),
             ask_kernel_at: None,
@@ -344,6 +349,7 @@ impl Routing {
         self.write_balancers(&snapshot);
         self.write_ingresses(&snapshot);
         self.tell_fronts(&snapshot);
+        self.settings.here.tell(self.book.here());
         self.tell_certificate_faults(&snapshot);
         if let Some(time) = look_again_at {
             self.look_again_in(Duration::try_from(time.duration_since(now.steady)).unwrap_or_default());
@@ -468,12 +474,19 @@ struct Caches {
 }
 
 impl Caches {
-    fn follow(client: &Client, peers: &Shared<Peers>) -> Self {
+    fn follow(client: &Client, peers: &Shared<Peers>, machines: &Shared<Arc<Machines>>) -> Self {
         let changed = Arc::new(Notify::new());
         let mut following = JoinSet::new();
-        let (mut peers, tell) = (peers.subscribe(), Arc::clone(&changed));
+        let (mut peers, mut machines, tell) = (peers.subscribe(), machines.subscribe(), Arc::clone(&changed));
         following.spawn(async move {
-            while peers.changed().await.is_ok() {
+            loop {
+                let is_told = tokio::select! {
+                    told = peers.changed() => told.is_ok(),
+                    told = machines.changed() => told.is_ok(),
+                };
+                if !is_told {
+                    return;
+                }
                 tell.notify_one();
             }
         });
@@ -502,6 +515,7 @@ impl Caches {
         Some(Snapshot {
             services,
             peers: peers.unwrap_or_default(),
+            machines: settings.machines.known().unwrap_or_default(),
             slices: self.slices.objects()?,
             pods: self.pods.objects()?,
             ingresses: self.ingresses.objects()?,

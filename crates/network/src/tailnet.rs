@@ -3,7 +3,7 @@
 //! proxy, so pods and engines may come and go without the daemon being told anything.
 
 mod callers;
-mod local_api;
+pub(crate) mod local_api;
 mod shared;
 mod statuses;
 
@@ -19,7 +19,7 @@ use k8s_openapi::api::networking::v1::Ingress;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Client;
 use objects::ranges::Range;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -36,6 +36,8 @@ const SETTLES_FOR: Duration = Duration::from_millis(100);
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// The pause before a daemon is asked again that could not be reached or refused something.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How long the daemon may take to forget everything.
+const LONGEST_WITHDRAWAL: Duration = Duration::from_secs(10);
 /// So often others may change the serve configuration while ours is computed, before a pause.
 const MOST_CHANGES: usize = 20;
 
@@ -87,8 +89,31 @@ impl Unable {
     }
 }
 
-/// Exposes Services until it is dropped; what is exposed stays so.
-pub async fn run(client: Client, settings: Settings) {
+/// By which whoever takes everything down takes it off the tailnet.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    withdraws: Arc<watch::Sender<bool>>,
+    is_withdrawn: watch::Receiver<bool>,
+}
+
+impl Handle {
+    /// Has the daemon forget everything that is exposed here, for good; gives whether it did in time.
+    pub async fn withdraw(&self) -> bool {
+        self.withdraws.send_replace(true);
+        let mut is_withdrawn = self.is_withdrawn.clone();
+        let done = is_withdrawn.wait_for(|done| *done);
+        tokio::time::timeout(LONGEST_WITHDRAWAL, done).await.is_ok_and(|done| done.is_ok())
+    }
+}
+
+/// What exposes Services until it is dropped, and the handle to it; what is exposed stays so unless it is withdrawn.
+pub fn new(client: Client, settings: Settings) -> (impl Future<Output = ()> + Send + 'static, Handle) {
+    let (withdraws, withdraw) = watch::channel(false);
+    let (withdrawn, is_withdrawn) = watch::channel(false);
+    (run(client, settings, withdraw, withdrawn), Handle { withdraws: Arc::new(withdraws), is_withdrawn })
+}
+
+async fn run(client: Client, settings: Settings, mut withdraw: watch::Receiver<bool>, withdrawn: watch::Sender<bool>) {
     let changed = Arc::new(Notify::new());
     let mut following = JoinSet::new();
     let services = follow(&client, &changed, None, &mut following);
@@ -106,7 +131,15 @@ pub async fn run(client: Client, settings: Settings) {
             Ok(()) = open.changed() => false,
             () = heard.notified() => true,
             () = tokio::time::sleep_until(look_at) => true,
+            Ok(()) = withdraw.changed() => true,
         };
+        if *withdraw.borrow() {
+            if !*withdrawn.borrow() {
+                withdrawn.send_replace(tailnet.withdraw().await);
+            }
+            look_at = Instant::now() + PAUSE;
+            continue;
+        }
         tokio::time::sleep(SETTLES_FOR).await;
         let open = open.borrow_and_update().clone();
         match tailnet.act(open, must_look).await {
@@ -168,6 +201,20 @@ impl Tailnet {
         let outcomes = placed.chain(refused).chain(found).collect();
         self.writer.write(&services, &ingresses, &outcomes).await;
         looked
+    }
+
+    /// Whether nothing is exposed any more.
+    async fn withdraw(&self) -> bool {
+        match self.tell_daemon(&[]).await {
+            Ok(_) => true,
+            Err(unable) => {
+                let had_something = self.last.as_ref().is_some_and(|(exposed, _)| !exposed.is_empty());
+                if had_something {
+                    tracing::warn!("what is exposed can't be taken off the tailnet: {}", crate::chain(&unable));
+                }
+                !had_something
+            }
+        }
     }
 
     /// Looks up what Services stand for, tells routing, and says what came of it.

@@ -59,6 +59,13 @@ pub const MAX_REQUEST_BODY: &str = "segue.dev/max-request-body";
 /// Service annotation: ports, by number or name and separated by commas, whose bytes are to pass untouched.
 pub const OPAQUE_PORTS: &str = "segue.dev/opaque-ports";
 
+/// Service annotation: `true` makes the Services of this namespace and name on all machines of the mesh one to its callers.
+pub const MESH: &str = "segue.dev/mesh";
+
+/// Service annotation: `spread` gives requests to pods of all machines alike; `local`, the default, to those of other machines
+/// only while none is ready here.
+pub const MESH_POLICY: &str = "segue.dev/mesh-policy";
+
 /// Kubernetes' condition of a pod that is about to be taken down by somebody other than its owner.
 pub const DISRUPTION_TARGET: &str = "DisruptionTarget";
 /// The reason of [`DISRUPTION_TARGET`] when that is the pod's node.

@@ -50,6 +50,30 @@ Examples:
 
 Exit codes: 0 nothing is left running; 1 something could not be stopped or removed; 2 wrong usage")]
     Down(Down),
+    /// Take this machine out of service: others take over, then everything here is drained and stopped
+    #[command(after_help = "\
+Examples:
+  segue drain                               before maintenance or a reboot; `segue up` brings the machine back
+  segue drain --force                       even if Services have no ready pod but here
+
+Other machines of the mesh are told and acknowledge, new work goes to them, what is in flight ends, then pods stop. If a Service
+has its last ready pod here, nothing is done.
+Exit codes: 0 nothing is left running; 1 nothing was done, or something could not be stopped; 2 wrong usage")]
+    Drain(Drain),
+    /// The machines of the mesh: where Services are ready, who drains, how far they are
+    #[command(after_help = "\
+Examples:
+  segue mesh
+  segue mesh --output json
+
+Exit codes: 0 it is shown; 1 no engine of a mesh runs here; 2 wrong usage")]
+    Mesh {
+        #[command(flatten)]
+        directory: DataDirectory,
+        /// text or json
+        #[arg(long, short, default_value = "text")]
+        output: Output,
+    },
     /// Have systemd start the engine at boot, and now
     #[command(after_help = "\
 Examples:
@@ -160,6 +184,13 @@ pub(crate) struct Up {
     /// Serve the API on the tailnet too, at the port of `--listen`, to whoever Tailscale's daemon knows and roles allow
     #[arg(long)]
     pub(crate) tailnet_api: bool,
+    /// Cover for the other machines of the tailnet that have this tag, and be covered for by them: Services annotated
+    /// `segue.dev/mesh: "true"` are one on all of them
+    #[arg(long, value_name = "TAG", num_args = 0..=1, default_missing_value = "tag:segue")]
+    pub(crate) mesh: Option<String>,
+    /// Where engines of the mesh listen to each other on the tailnet; their proxies do at the port after it
+    #[arg(long, default_value_t = 7450, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..65_535))]
+    pub(crate) mesh_port: u16,
     /// Which requests to the API are written to audit.log in the data directory
     #[arg(long, default_value = "changes", value_name = "WHICH")]
     pub(crate) audit_log: Audit,
@@ -234,6 +265,16 @@ pub(crate) struct Down {
     /// Also remove the data directory: what was declared, images, volumes and keys
     #[arg(long)]
     pub(crate) purge: bool,
+}
+
+/// What `segue drain` takes.
+#[derive(Args, Clone)]
+pub(crate) struct Drain {
+    #[command(flatten)]
+    pub(crate) directory: DataDirectory,
+    /// Also if that leaves a Service without a ready pod
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 /// What `segue kubeconfig` takes.

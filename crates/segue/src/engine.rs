@@ -26,6 +26,7 @@ use kube::{Client, ResourceExt};
 use network::config::{Base, Dns, Tailnet};
 use network::keeper::{KeeperSettings, ProxyUser};
 use network::link::DataPlaneCommand;
+use network::mesh;
 use network::routing;
 use network::rules;
 use network::tailnet::{self, LocalApi, Shared};
@@ -92,6 +93,8 @@ pub(crate) struct Engine {
     traffic: watch::Sender<routing::Order>,
     routing: JoinHandle<()>,
     replacement: routing::Replacement,
+    mesh: Option<mesh::Handle>,
+    tailnet: tailnet::Handle,
     /// API, controllers; they end with the engine.
     tasks: JoinSet<()>,
     /// Held open: it makes this the only engine on its directory.
@@ -127,11 +130,7 @@ impl Engine {
     async fn start_with(options: &Up, listener: Option<std::net::TcpListener>) -> anyhow::Result<Self> {
         let directories = Directories::find(&options.directory.data_dir)?;
         let mirrors = Mirrors::parse(options.mirror.iter().map(String::as_str)).context("--mirror")?;
-        directories.make().with_context(|| format!("could not make {}", directories.data.display()))?;
-        let lock = preflight::lock(&directories)?;
-        // An empty store in its place would look like the one that was restored.
-        preflight::check_restored(&directories)?;
-        end_what_went_down(&directories).await?;
+        let lock = take(&directories).await?;
         let settings = agent_settings(options, &directories);
         let images = Arc::new(StoredImages {
             store: ImageStore::open(&directories.images())?,
@@ -149,9 +148,8 @@ impl Engine {
         );
         let client = serve::client(&api);
         let service = ensure_objects(&client, options.listen.port()).await?;
-        let own = [IpAddr::V4(Ipv4Addr::LOCALHOST), options.listen.ip()];
-        let addresses: Vec<IpAddr> = own.into_iter().chain(service).collect();
-        let pki = Pki::open(&directories.pki(), &addresses)?;
+        let addresses = [IpAddr::V4(Ipv4Addr::LOCALHOST), options.listen.ip()].into_iter().chain(service);
+        let pki = Pki::open(&directories.pki(), &addresses.collect::<Vec<_>>())?;
         options.rules(&directories).apply()?;
 
         let audit = audit_log(options, &directories)?;
@@ -175,7 +173,9 @@ impl Engine {
             fronts: routing_settings.fronts.clone(),
             peers: routing_settings.peers.clone(),
         };
-        tasks.spawn(tailnet::run(client.clone(), exposing));
+        let mesh = mesh_settings(options, &directories, &exposing.daemon, &routing_settings)?
+            .map(|settings| spawned(&mut tasks, mesh::new(settings)));
+        let tailnet = spawned(&mut tasks, tailnet::new(client.clone(), exposing));
         let routing = tokio::spawn(routing::run(client.clone(), routing_settings, routed));
         let (orders, ordered) = watch::channel(AgentOrder::Run);
         let node_name = settings.node_name.clone();
@@ -192,6 +192,8 @@ impl Engine {
             traffic,
             routing,
             replacement,
+            mesh,
+            tailnet,
             tasks,
             _lock: lock,
         })
@@ -232,8 +234,36 @@ impl Engine {
             };
             match received.order {
                 Order::Down => return self.go_down(&mut received).await,
+                Order::Drain { force } => match self.objection(force) {
+                    Some(error) => received.report(&Report::Failed { error }).await,
+                    None => return self.go_down(&mut received).await,
+                },
+                Order::Mesh => received.report(&self.mesh_report()).await,
                 Order::ReplaceProxy => drop(tokio::spawn(replace_proxy(self.replacement.clone(), received))),
             }
+        }
+    }
+
+    /// Why the machine is not taken out of service.
+    fn objection(&self, force: bool) -> Option<String> {
+        let Some(mesh) = &self.mesh else {
+            let error = "this engine is in no mesh, so nobody takes over: start it with --mesh, or use --force";
+            return (!force).then(|| error.to_owned());
+        };
+        let depend: Vec<String> = mesh.seen().depend_on_this.into_iter().collect();
+        (!depend.is_empty() && !force).then(|| {
+            format!(
+                "nothing is drained, since these Services have no ready pod on another machine: {}. Start pods of them \
+                 elsewhere and annotate them segue.dev/mesh: \"true\", or use --force",
+                depend.join(", ")
+            )
+        })
+    }
+
+    fn mesh_report(&self) -> Report {
+        match &self.mesh {
+            Some(mesh) => Report::Mesh { seen: Box::new(mesh.seen()) },
+            None => Report::Failed { error: "this engine is in no mesh: start it with `segue up --mesh`".to_owned() },
         }
     }
 
@@ -257,6 +287,7 @@ impl Engine {
     /// # Errors
     /// What could not be stopped or removed; the rest is.
     pub(crate) async fn stop_everything(&mut self, tell: &mut impl AsyncFnMut(String)) -> anyhow::Result<()> {
+        self.hand_over(tell).await;
         tell("draining: no new requests, waiting for those in flight".to_owned()).await;
         fs::write(self.directories.going_down(), "")?;
         self.traffic.send_replace(routing::Order::DrainAll);
@@ -272,6 +303,20 @@ impl Engine {
             .with_context(|| format!("could not remove {}", self.directories.run.display()))?;
         tell("everything is stopped".to_owned()).await;
         Ok(())
+    }
+
+    /// Has new work go elsewhere, as far as there is an elsewhere.
+    async fn hand_over(&self, tell: &mut impl AsyncFnMut(String)) {
+        if let Some(mesh) = &self.mesh {
+            tell("telling the other machines of the mesh".to_owned()).await;
+            let silent: Vec<String> = mesh.drain().await.into_iter().collect();
+            if !silent.is_empty() {
+                tell(format!("{} did not say that they take over; going on", silent.join(", "))).await;
+            }
+        }
+        if !self.tailnet.withdraw().await {
+            tell("Tailscale's daemon still leads callers here; `tailscale serve status` shows them".to_owned()).await;
+        }
     }
 
     /// A client with the engine's own rights.
@@ -420,7 +465,52 @@ fn routing_settings(
         replacement,
         fronts: Shared::default(),
         peers: Shared::default(),
+        machines: Shared::default(),
+        here: Shared::default(),
     }
+}
+
+/// Starts a part of the engine; gives what others have of it.
+fn spawned<H>(tasks: &mut JoinSet<()>, (part, handle): (impl Future<Output = ()> + Send + 'static, H)) -> H {
+    tasks.spawn(part);
+    handle
+}
+
+/// None without `--mesh`.
+fn mesh_settings(
+    options: &Up,
+    directories: &Directories,
+    daemon: &LocalApi,
+    routing: &routing::Settings,
+) -> anyhow::Result<Option<mesh::Settings>> {
+    let Some(tag) = &options.mesh else { return Ok(None) };
+    Ok(Some(mesh::Settings {
+        daemon: daemon.clone(),
+        tag: tag.clone(),
+        port: options.mesh_port,
+        start: next_start(directories)?,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        machines: routing.machines.clone(),
+        here: routing.here.clone(),
+    }))
+}
+
+/// Grows with each start of the engine, also when the machine's clock went back meanwhile.
+fn next_start(directories: &Directories) -> anyhow::Result<u64> {
+    let path = directories.starts();
+    let last = match fs::read_to_string(&path) {
+        Ok(text) => text.trim().parse().with_context(|| format!("{} holds no number", path.display()))?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
+        Err(error) => return Err(error).with_context(|| format!("can't read {}", path.display())),
+    };
+    // A data directory may be made anew on the same machine.
+    let now = u64::try_from(Timestamp::now().as_second()).unwrap_or_default();
+    let next = now.max(last + 1);
+    let unfinished = path.with_extension("unfinished");
+    fs::write(&unfinished, next.to_string())
+        .and_then(|()| fs::rename(&unfinished, &path))
+        .with_context(|| format!("can't write {}", path.display()))?;
+    Ok(next)
 }
 
 /// The machine's own resolvers, which answer for names outside the cluster.
@@ -451,6 +541,16 @@ fn docker_config() -> PathBuf {
     let directory = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from);
     let of_home = || Path::new(&std::env::var_os("HOME").unwrap_or_else(|| "/root".into())).join(".docker");
     directory.unwrap_or_else(of_home).join("config.json")
+}
+
+/// Makes the directories this engine's alone.
+async fn take(directories: &Directories) -> anyhow::Result<File> {
+    directories.make().with_context(|| format!("could not make {}", directories.data.display()))?;
+    let lock = preflight::lock(directories)?;
+    // An empty store in its place would look like the one that was restored.
+    preflight::check_restored(directories)?;
+    end_what_went_down(directories).await?;
+    Ok(lock)
 }
 
 /// An engine died while it took everything down: its data plane refuses these pods for good.

@@ -1,9 +1,10 @@
-//! How `segue down` and `segue proxy upgrade` talk to a running engine: one line of JSON each way on a Unix socket, with lines
+//! How `segue down`, `segue drain`, `segue mesh` and `segue proxy upgrade` talk to a running engine: one line of JSON each way on a Unix socket, with lines
 //! of progress between.
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use network::mesh::Seen;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::sockopt::socket_peercred;
 use rustix::process::{PidfdFlags, pidfd_open};
@@ -17,15 +18,20 @@ use tokio::net::{UnixListener, UnixStream};
 pub(crate) enum Order {
     /// Drain and stop everything, then end.
     Down,
+    /// The same, unless Services have no ready pod on another machine.
+    Drain { force: bool },
+    /// Say how the mesh is seen.
+    Mesh,
     /// Start a new proxy, which takes every connection from then on; the old one finishes its own.
     ReplaceProxy,
 }
 
 /// What the engine answers; the last line is `Done` or `Failed`.
-#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 #[serde(tag = "is", rename_all = "kebab-case")]
 pub(crate) enum Report {
     Progress { line: String },
+    Mesh { seen: Box<Seen> },
     Done,
     Failed { error: String },
 }
@@ -81,12 +87,31 @@ pub(crate) async fn order(path: &Path, order: &Order, mut show: impl FnMut(&str)
     while let Some(line) = lines.next_line().await? {
         match serde_json::from_str(&line)? {
             Report::Progress { line } => show(&line),
-            Report::Done if *order == Order::Down => return wait_for_its_end(engine).await,
-            Report::Done => return Ok(()),
+            Report::Done if matches!(order, Order::Down | Order::Drain { .. }) => {
+                return wait_for_its_end(engine).await;
+            }
+            Report::Done | Report::Mesh { .. } => return Ok(()),
             Report::Failed { error } => anyhow::bail!(error),
         }
     }
     anyhow::bail!("the engine ended before it was done; run the command again")
+}
+
+/// How an engine sees the mesh.
+pub(crate) async fn ask_mesh(path: &Path) -> anyhow::Result<Seen> {
+    let mut connection = UnixStream::connect(path).await?;
+    let mut text = serde_json::to_string(&Order::Mesh)?;
+    text.push('\n');
+    connection.write_all(text.as_bytes()).await?;
+    let mut lines = BufReader::new(connection).lines();
+    while let Some(line) = lines.next_line().await? {
+        match serde_json::from_str(&line)? {
+            Report::Mesh { seen } => return Ok(*seen),
+            Report::Failed { error } => anyhow::bail!(error),
+            Report::Progress { .. } | Report::Done => {}
+        }
+    }
+    anyhow::bail!("the engine ended before it answered")
 }
 
 /// What it holds, its lock among it, it gives up before it is gone.

@@ -9,6 +9,7 @@ mod engine_socket;
 mod image;
 mod install;
 mod kubeconfig;
+mod mesh;
 mod pod_access;
 mod preflight;
 mod proxy;
@@ -42,6 +43,8 @@ fn command(line: CommandLine) -> anyhow::Result<()> {
     match line.command {
         Command::Up(options) => up::up(options),
         Command::Down(options) => down::down(&options),
+        Command::Drain(options) => mesh::drain(&options),
+        Command::Mesh { directory, output } => mesh::show(&directory, output),
         Command::Install(options) => install::install(&options),
         Command::Uninstall(directory) => install::uninstall(&directory),
         Command::Kubeconfig(options) => kubeconfig::kubeconfig(&options),

@@ -79,6 +79,11 @@ impl Directories {
         self.data.join("store.key")
     }
 
+    /// A number that grows with each start of an engine of a mesh.
+    pub(crate) fn starts(&self) -> PathBuf {
+        self.data.join("starts")
+    }
+
     pub(crate) fn store(&self) -> PathBuf {
         self.data.join("store.db")
     }

@@ -3,6 +3,7 @@
 
 mod controllers;
 mod machine;
+mod mesh;
 mod rng;
 mod schedule;
 mod simulation;
@@ -10,6 +11,7 @@ mod world;
 
 pub use controllers::{Applied, Controllers};
 pub use machine::{Behaviour, Delays, Machine};
+pub use mesh::{MeshFailure, simulate_mesh};
 pub use rng::Rng;
 pub use simulation::{Failure, simulate};
 pub use world::{Refused, World};

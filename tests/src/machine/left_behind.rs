@@ -59,7 +59,8 @@ fn segue_processes(machine: &Namespace) -> Vec<String> {
 
 fn links(machine: &Namespace) -> Vec<String> {
     let all = lines(machine, &["ip", "-oneline", "link", "show"]);
-    all.into_iter().filter(|link| !link.contains(": lo: ") && !link.contains(": outside@")).collect()
+    let usual = [": lo: ", ": outside@", ": tailnet@"];
+    all.into_iter().filter(|link| !usual.iter().any(|usual| link.contains(usual))).collect()
 }
 
 fn routes(machine: &Namespace) -> Vec<String> {

@@ -83,12 +83,14 @@ fn service(number: u8) -> Service {
         sticky_cookie: None,
         proxy_protocol: None,
         max_request_body: None,
+        is_in_mesh: false,
         ports: vec![ServicePort {
             port: 8080,
             node_port: None,
             name: String::new(),
             speaks: Speaks::Http1,
             endpoints: (0..PODS).map(endpoint).collect(),
+            elsewhere: Vec::new(),
         }],
     }
 }

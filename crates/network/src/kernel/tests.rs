@@ -29,6 +29,7 @@ fn port(transport: Transport, states: &[EndpointState]) -> BalancedPort {
             name: String::new(),
             speaks: Speaks::Opaque,
             endpoints: states.iter().enumerate().map(endpoint).collect(),
+            elsewhere: Vec::new(),
         },
     }
 }

@@ -49,6 +49,13 @@ pub fn messages_between_roles(bytes: &[u8]) {
     }
 }
 
+/// What another machine announces is read or refused.
+pub fn announcements(bytes: &[u8]) {
+    if let Ok(line) = std::str::from_utf8(bytes) {
+        super::passage::any_line(line);
+    }
+}
+
 /// Cookies are read or passed over, and ours is found behind any other.
 pub fn cookies(bytes: &[u8]) {
     const NAME: &str = "stick";
@@ -94,6 +101,7 @@ mod tests {
             Just(&b"\x07\x81\xfe"[..]),
             Just(&b"\x03\x00\x00\x00\x00\x05"[..]),
             Just(&b"\x00\x00\x00\x10{\"v\":1,\"message\":"[..]),
+            Just(&b"SEGUE/1 a/b 80 bytes "[..]),
             Just(&b"a=1; stick=2a"[..]),
         ];
         (beginnings, vec(any::<u8>(), 0..300)).prop_map(|(beginning, rest)| [beginning, &rest].concat())
@@ -106,6 +114,7 @@ mod tests {
             websocket_frames(&bytes);
             grpc_messages(&bytes);
             messages_between_roles(&bytes);
+            announcements(&bytes);
             cookies(&bytes);
         }
 

@@ -56,6 +56,8 @@ impl<'a> Attempts<'a> {
         }
         match self.balancer.pick(self.at, self.caller, work, &self.tried) {
             Ok(picked) => Ok(picked),
+            // The other machine may find another one meanwhile.
+            Err(NoPick::NothingReady | NoPick::AllTried) if self.caller.is_machine() => Err(self.give_up()),
             // On the heap: every request would have room for it.
             Err(_) => Box::pin(self.wait_for_an_endpoint(work)).await,
         }
@@ -113,7 +115,7 @@ pub(crate) async fn connect(
     let mut attempts = Attempts::new(balancer, at, caller, None);
     loop {
         let in_flight = attempts.next(work).await?;
-        match in_flight.upstream.connect().await {
+        match in_flight.upstream.connect(caller.ip()).await {
             Ok(stream) if in_flight.upstream.pod.may_be_sent_to() => return Ok((stream, in_flight)),
             Ok(_) => {}
             Err(error) => attempts.failed(&in_flight.upstream, error),

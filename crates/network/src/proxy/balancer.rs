@@ -5,7 +5,7 @@
 mod memory;
 mod port;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::error::Error;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
@@ -26,10 +26,9 @@ use super::certificates::Certificates;
 use super::clients::Clients;
 use super::connection::Tls;
 use super::counts::{OpenConnection, Registry, Series};
+use super::passage::Passage;
 use super::upstream::Upstream;
-use crate::config::{
-    Applied, Backend, Change, DataPlaneConfig, Endpoint, Ingress, PodUid, ProxyProtocol, Speaks, Tailnet,
-};
+use crate::config::{Applied, Backend, Change, DataPlaneConfig, Ingress, PodUid, ProxyProtocol, Speaks, Tailnet};
 use crate::dns::Names;
 use crate::frames::Drain;
 use memory::Memory;
@@ -61,6 +60,15 @@ struct Table {
     ingress: Arc<Entries>,
     policies: Arc<Policies>,
     tailnet: Option<Arc<Tailnet>>,
+    mesh: Arc<Passages>,
+}
+
+/// What other machines of the mesh may ask for, and where it is.
+#[derive(Default)]
+struct Passages {
+    at: Option<SocketAddr>,
+    machines: BTreeSet<IpAddr>,
+    places: HashMap<Passage, SocketAddr>,
 }
 
 /// Where requests from outside come in, and where they go.
@@ -174,6 +182,21 @@ impl Balancer {
         }
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
         table.tailnet.clone().filter(|tailnet| is_front(tailnet.fronts, ip))
+    }
+
+    /// Whether other machines of the mesh connect there.
+    pub(crate) fn is_mesh(&self, at: SocketAddr) -> bool {
+        self.table.read().unwrap_or_else(PoisonError::into_inner).mesh.at == Some(at)
+    }
+
+    /// Whether it is the address of another machine of the mesh.
+    pub(crate) fn is_machine(&self, ip: IpAddr) -> bool {
+        self.table.read().unwrap_or_else(PoisonError::into_inner).mesh.machines.contains(&ip.to_canonical())
+    }
+
+    /// Where a Service's port is that another machine asks for.
+    pub(crate) fn place_of(&self, passage: &Passage) -> Option<SocketAddr> {
+        self.table.read().unwrap_or_else(PoisonError::into_inner).mesh.places.get(passage).copied()
     }
 
     /// Whether and how pods there are told whom a connection comes from.
@@ -411,10 +434,25 @@ impl Entries {
     }
 }
 
+impl Passages {
+    fn new(config: &DataPlaneConfig) -> Self {
+        let mut places = HashMap::new();
+        for service in config.services.iter().filter(|service| service.is_in_mesh) {
+            let key: Arc<str> = service.key().into();
+            for port in &service.ports {
+                if let Some(at) = service.addresses_of(port).next() {
+                    places.insert(Passage { service: key.clone(), port: port.port }, at);
+                }
+            }
+        }
+        Self { at: config.mesh.at, machines: config.mesh.machines.clone(), places }
+    }
+}
+
 impl Pod {
-    fn new(endpoint: &Endpoint, counts_changed: &Arc<Notify>) -> Self {
+    fn new(uid: &PodUid, counts_changed: &Arc<Notify>) -> Self {
         Self {
-            uid: endpoint.pod.clone(),
+            uid: uid.clone(),
             standing: AtomicU8::new(Standing::Gone as u8),
             requests: AtomicU32::new(0),
             long: AtomicU32::new(0),

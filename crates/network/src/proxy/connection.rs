@@ -1,6 +1,6 @@
 //! One connection of a client, from its acceptance to its end: finds out what it speaks, then passes it on.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +22,7 @@ use super::http::{self, Entry, Target};
 use super::lent::PodSpeaks;
 use super::metered::Metered;
 use super::paced::Answering;
+use super::passage::{self, Announced, Carries};
 use super::prefixed::Prefixed;
 use super::proxy_protocol;
 use super::upstream::Upstream;
@@ -45,6 +46,8 @@ const FIRST_READ: usize = 1024;
 enum Ended {
     #[error("the connection failed")]
     Io(#[from] std::io::Error),
+    #[error("only machines of the mesh may connect here")]
+    NotOfTheMesh,
     #[error("only Tailscale's daemon may connect here")]
     NotTheDaemon,
     #[error("the client has too many connections")]
@@ -167,7 +170,7 @@ async fn find_out_and_pass(
     let turn = if is_http { turn.of_http() } else { turn };
     let http_client = |balancer: Arc<Balancer>, by_client| {
         let origin = Origin::new(client.ip(), reached, Scheme::Http);
-        let origin = if is_http { origin.said_by_daemon() } else { origin };
+        let origin = if is_http { origin.trusted() } else { origin };
         let pods_speak = pods_speak(speaks, by_client);
         let sticky_cookie = balancer.sticky_cookie(at);
         let entry = Entry::Service(Target { at, pods_speak, series, sticky_cookie });
@@ -191,7 +194,9 @@ async fn find_out_and_pass(
                     connected.map_err(|not_taken| refused(&stream, not_taken.into()))?
                 }
             };
-            let header = balancer.proxy_protocol(at).map(|version| proxy_protocol::header(version, client, reached));
+            // Another machine writes it itself.
+            let version = balancer.proxy_protocol(at).filter(|_| !in_flight.upstream.is_elsewhere());
+            let header = version.map(|version| proxy_protocol::header(version, client, reached));
             pass_bytes(Prefixed::new(read_already, stream), server, in_flight, header).await?;
         }
     }
@@ -239,12 +244,84 @@ fn reached(stream: &TcpStream, at: SocketAddr) -> SocketAddr {
 
 /// A client that may reach nobody gets a reset, so that it knows this is no answer.
 fn refused(stream: &TcpStream, ended: Ended) -> Ended {
-    if let Ended::NotTaken(NotTaken::Forbidden) | Ended::NotTheDaemon = ended
+    if let Ended::NotTaken(NotTaken::Forbidden) | Ended::NotTheDaemon | Ended::NotOfTheMesh = ended
         && let Err(error) = stream.set_zero_linger()
     {
         return error.into();
     }
     ended
+}
+
+/// Serves a connection of another machine's proxy, for one port of one Service.
+pub(crate) async fn serve_machine(stream: TcpStream, client: SocketAddr, serving: Serving, worker: WorkerNumber) {
+    if let Err(error) = pass_from_machine(stream, client, serving, worker).await {
+        tracing::trace!("a connection of the machine {client} ended: {error}");
+    }
+}
+
+async fn pass_from_machine(
+    mut stream: TcpStream,
+    client: SocketAddr,
+    Serving { balancer, leaving }: Serving,
+    worker: WorkerNumber,
+) -> Result<(), Ended> {
+    let machine = client.ip().to_canonical();
+    if !balancer.is_machine(machine) {
+        return Err(refused(&stream, Ended::NotOfTheMesh));
+    }
+    let mut leaving = leaving.subscribe();
+    let announced = tokio::select! {
+        announced = timeout(LONGEST_HANDSHAKE, passage::announced(&mut stream)) => announced.map_err(|_| Ended::Silent)??,
+        () = has_come(&mut leaving, Leaving::Now) => return Err(Ended::Leaving),
+    };
+    let Announced { passage, carries } = announced;
+    let place = balancer.place_of(&passage).and_then(|at| Some((at, balancer.counts_at(at)?)));
+    let Some((at, series)) = place else {
+        passage::refuse(&mut stream).await?;
+        return Err(Ended::NoService);
+    };
+    let pods_speak = match carries {
+        Carries::Requests(speaks) => speaks,
+        Carries::Bytes(client) => return pass_bytes_from(stream, (machine, client), at, &balancer).await,
+    };
+    passage::take(&mut stream).await?;
+    let client = http::Client {
+        worker,
+        caller: Caller::Machine(machine),
+        origin: Origin::new(machine, at, Scheme::Http).trusted(),
+        // The other machine has set the cookie, which leads here.
+        entry: Entry::Service(Target { at, pods_speak, series, sticky_cookie: None }),
+        answering: Answering::default(),
+        leaving: leaving.clone(),
+        balancer,
+    };
+    let stream = Prefixed::new(Bytes::new(), stream);
+    match pods_speak {
+        PodSpeaks::Http1 => Box::pin(http::serve_http1(stream, client, leaving)).await,
+        PodSpeaks::Http2 => Box::pin(http::serve_http2(stream, client, leaving)).await,
+    }
+    Ok(())
+}
+
+async fn pass_bytes_from(
+    mut stream: TcpStream,
+    (machine, client): (IpAddr, IpAddr),
+    at: SocketAddr,
+    balancer: &Balancer,
+) -> Result<(), Ended> {
+    match connect(balancer, at, Caller::through(machine, client), Work::Long).await {
+        Ok((server, in_flight)) => {
+            passage::take(&mut stream).await?;
+            // The other machine knows the client's port, which nobody needs to know.
+            let client = SocketAddr::new(client, 0);
+            let header = balancer.proxy_protocol(at).map(|version| proxy_protocol::header(version, client, at));
+            pass_bytes(Prefixed::new(Bytes::new(), stream), server, in_flight, header).await
+        }
+        Err(not_taken) => {
+            passage::refuse(&mut stream).await?;
+            Err(not_taken.into())
+        }
+    }
 }
 
 /// Serves a connection on which requests for all hosts come in.

@@ -420,10 +420,10 @@ impl Accepting {
 
     /// Gives a connection to the thread that has fewest; moving one costs more than serving a request here.
     fn hand_out(&self, stream: TcpStream, client: SocketAddr, at: SocketAddr, here: WorkerNumber) {
-        // Whoever has too many is hung up on; whom Tailscale's daemon brings is known later.
+        // Whoever has too many is hung up on; whom Tailscale's daemon or another machine brings is known later.
         let balancer = &self.serving.balancer;
-        let is_elsewhere = balancer.tailnet_before(at).is_none();
-        let present = is_elsewhere.then(|| balancer.clients().enter(client.ip()));
+        let is_itself = balancer.tailnet_before(at).is_none() && !balancer.is_mesh(at);
+        let present = is_itself.then(|| balancer.clients().enter(client.ip()));
         if matches!(present, Some(None)) {
             return;
         }
@@ -458,6 +458,8 @@ impl Accepting {
             Box::pin(self.dns.serve_stream(stream)).await;
         } else if self.serving.balancer.metrics_at() == Some(at) {
             Box::pin(metrics::serve(stream, self.serving.balancer)).await;
+        } else if self.serving.balancer.is_mesh(at) {
+            Box::pin(connection::serve_machine(stream, client, self.serving, open.worker())).await;
         } else if let Some(tls) = self.serving.balancer.is_ingress(at) {
             Box::pin(connection::serve_ingress(stream, client, at, tls, self.serving, open.worker())).await;
         } else {

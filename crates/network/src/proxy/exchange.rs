@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use decide::retries::{Broke, Budget, NoRepeat, Repeating, Unanswered, may_be_repeated};
+use decide::retries::{Body, Broke, Budget, NoRepeat, Repeating, Unanswered, may_be_repeated};
 use http::{HeaderMap, Method, Request, Response, Uri, request};
 use hyper::body::Incoming;
 use objects::traffic::Cell;
@@ -13,6 +13,7 @@ use super::balancer::{InFlight, Work};
 use super::counts::{Series, Tally};
 use super::http::Client;
 use super::lent::{self, Connection, PodSpeaks};
+use super::passage::NOT_TAKEN;
 use super::request_body::{RequestBody, TooLong};
 use super::upstream::Repeatable;
 use super::workers::WorkerNumber;
@@ -25,6 +26,8 @@ const IDEMPOTENCY_KEY: &str = "idempotency-key";
 pub(crate) enum NoAnswer {
     #[error(transparent)]
     NotTaken(#[from] NotTaken),
+    #[error("another machine had no pod for it either, and the request was not repeated, since {}", NoRepeat::BodyGone)]
+    PassedOnInVain,
     #[error(transparent)]
     TooLong(#[from] TooLong),
     #[error(
@@ -61,6 +64,14 @@ pub(crate) async fn exchange(
         let (mut connection, age, in_flight) = borrow(&mut attempts, client.worker, speaks, repeating, repeats).await?;
         tally.belongs_to(&in_flight.series);
         match connection.send(question.request(speaks, &in_flight.series)).await {
+            Ok(response) if in_flight.upstream.is_elsewhere() && response.headers().contains_key(NOT_TAKEN) => {
+                // Nothing was processed there. How long that may go on, the attempts know.
+                attempts.avoid(&in_flight.upstream);
+                match question.body.kept() {
+                    Body::Kept => continue,
+                    Body::Gone => return Err(NoAnswer::PassedOnInVain),
+                }
+            }
             Ok(response) => return Ok((response, connection, in_flight)),
             Err(_) if question.body.is_too_long() => return Err(TooLong.into()),
             Err(lent::Unanswered { broke, source }) => {

@@ -33,8 +33,8 @@ pub(crate) struct Origin {
     forwarded_for: HeaderValue,
     forwarded: HeaderValue,
     scheme: Scheme,
-    /// Whether the client is Tailscale's daemon, which says of each request whom it comes from.
-    is_daemons: bool,
+    /// Whether the client says of each request whom it comes from: Tailscale's daemon, or another machine's proxy.
+    is_trusted: bool,
     /// Stands in for a missing `Host`, as in HTTP/1.0.
     host: HeaderValue,
 }
@@ -82,14 +82,14 @@ impl Origin {
             forwarded_for: written(&client.to_string()),
             forwarded: written(&forwarded),
             scheme,
-            is_daemons: false,
+            is_trusted: false,
             host: HeaderValue::from_static(""),
         }
     }
 
-    /// The same for a client that is Tailscale's daemon.
-    pub(crate) fn said_by_daemon(self) -> Self {
-        Self { is_daemons: true, ..self }
+    /// The same for a client that says itself whom its requests come from.
+    pub(crate) fn trusted(self) -> Self {
+        Self { is_trusted: true, ..self }
     }
 
     pub(crate) fn scheme(&self) -> Scheme {
@@ -98,10 +98,10 @@ impl Origin {
 
     /// Whom a request with these headers comes from, if not from the client itself.
     pub(crate) fn behind(&self, headers: &HeaderMap) -> Option<IpAddr> {
-        headers.get(X_FORWARDED_FOR).filter(|_| self.is_daemons)?.to_str().ok()?.parse().ok()
+        headers.get(X_FORWARDED_FOR).filter(|_| self.is_trusted)?.to_str().ok()?.parse().ok()
     }
 
-    /// Of a request that Tailscale's daemon passes on: it has written both itself.
+    /// Of a request that is passed on: whoever does has written both itself.
     fn passed_on(&self, headers: &HeaderMap) -> Option<Self> {
         let caller = self.behind(headers)?;
         let is_encrypted = headers.get(X_FORWARDED_PROTO).is_some_and(|proto| proto == "https");
@@ -361,12 +361,12 @@ mod tests {
         check("/", &said, ("/", &said[..1]));
         let by_daemon = |sent: &[(&'static str, &'static str)]| {
             let (mut uri, mut got) = (Uri::from_static("/"), headers(sent));
-            to_pod(&Method::GET, &mut uri, &mut got, &origin().said_by_daemon()).unwrap();
+            to_pod(&Method::GET, &mut uri, &mut got, &origin().trusted()).unwrap();
             got
         };
         let forwarded = ("forwarded", "for=100.64.0.7;proto=https");
         assert_eq!(by_daemon(&said), headers(&[&said[..], &[forwarded]].concat()));
-        assert_eq!(origin().said_by_daemon().behind(&headers(&said)), Some([100, 64, 0, 7].into()));
+        assert_eq!(origin().trusted().behind(&headers(&said)), Some([100, 64, 0, 7].into()));
         assert_eq!(origin().behind(&headers(&said)), None);
         let unsaid = by_daemon(&said[..2]);
         assert_eq!(unsaid["x-forwarded-for"], "10.44.0.9");

@@ -33,6 +33,7 @@ use super::lent::{Connection, PodSpeaks};
 use super::lingering::Lingering;
 use super::metered::Metered;
 use super::paced::{self, Answering, Paced};
+use super::passage;
 use super::request_body::{RequestBody, TooLong};
 use super::sticky;
 use super::websocket;
@@ -202,7 +203,12 @@ async fn answer(client: &Client, request: Request<Incoming>) -> Response<ReplyBo
     };
     tally.answered(failure.status());
     tally.end_as(failure.outcome());
-    if is_grpc { failure.to_grpc() } else { failure.to_response(&client.name_of(target.as_deref().ok())) }
+    let mut response =
+        if is_grpc { failure.to_grpc() } else { failure.to_response(&client.name_of(target.as_deref().ok())) };
+    if client.caller.is_machine() && failure.is_not_taken() {
+        response.headers_mut().insert(passage::NOT_TAKEN, HeaderValue::from_static("1"));
+    }
+    response
 }
 
 /// A pod's answer, and what it occupies.
@@ -275,6 +281,9 @@ fn reply(answered: Answered, client: &Client, mut tally: Tally) -> Response<Repl
         return response.map(|_| ReplyBody::empty());
     }
     to_client(response.headers_mut());
+    if client.caller.is_machine() {
+        response.headers_mut().remove(passage::NOT_TAKEN);
+    }
     response.extensions_mut().clear();
     let stream = Stream::of(response.headers());
     if let Stream::Grpc { .. } = stream {
@@ -369,7 +378,11 @@ impl Client {
 
     /// Whom a request that is in a pod's form comes from.
     pub(super) fn caller_of(&self, headers: &HeaderMap) -> Caller {
-        self.origin.behind(headers).map_or(self.caller, Caller::Elsewhere)
+        match (self.origin.behind(headers), self.caller) {
+            (None, caller) => caller,
+            (Some(client), Caller::Machine(machine)) => Caller::through(machine, client),
+            (Some(client), Caller::ThisMachine(_) | Caller::Elsewhere(_)) => Caller::Elsewhere(client),
+        }
     }
 
     /// What an answer of the proxy's own is about.
@@ -416,6 +429,11 @@ fn host_of(request: &Request<Incoming>) -> Option<&str> {
 }
 
 impl Failure {
+    /// Whether nothing of the request was processed, and another machine may have a pod for it.
+    fn is_not_taken(&self) -> bool {
+        matches!(self, Self::NoAnswer(NoAnswer::NotTaken(NotTaken::NothingReady | NotTaken::NothingAccepts { .. })))
+    }
+
     fn outcome(&self) -> Outcome {
         match self {
             Self::NoAnswer(NoAnswer::NotTaken(NotTaken::Forbidden)) => Outcome::ClientError,
@@ -459,9 +477,8 @@ impl Failure {
     fn status(&self) -> StatusCode {
         match self {
             Self::NoAnswer(NoAnswer::NotTaken(NotTaken::Forbidden)) => StatusCode::FORBIDDEN,
-            Self::NoAnswer(NoAnswer::NotTaken(_)) | Self::NoTarget(NoTarget::Gone { .. }) => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::NoAnswer(NoAnswer::NotTaken(_) | NoAnswer::PassedOnInVain)
+            | Self::NoTarget(NoTarget::Gone { .. }) => StatusCode::SERVICE_UNAVAILABLE,
             Self::NoTarget(NoTarget::Unmatched) => StatusCode::NOT_FOUND,
             Self::NoTarget(NoTarget::Hostless) => StatusCode::BAD_REQUEST,
             Self::NoAnswer(NoAnswer::TooLong(_)) | Self::TooLong(_) => StatusCode::PAYLOAD_TOO_LARGE,

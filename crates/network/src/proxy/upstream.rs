@@ -1,7 +1,8 @@
-//! Connections to one port of one pod: opened, and kept for the next request. Knows nothing of Services.
+//! Connections to one port of one pod, or of another machine's proxy: opened, and kept for the next request. Knows nothing of
+//! Services.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,6 +13,7 @@ use tokio::net::TcpStream;
 
 use super::balancer::Pod;
 use super::lent::{Connection, PodSpeaks, Stream};
+use super::passage::{self, Announced, Carries, Passage};
 use super::request_body::RequestBody;
 use super::workers::WorkerNumber;
 
@@ -37,6 +39,8 @@ const CONNECTION_WINDOW: u32 = 1 << 20;
 #[derive(Debug)]
 pub(crate) struct Upstream {
     pub(crate) address: SocketAddr,
+    /// What is asked for there, if that is another machine's proxy.
+    passage: Option<Passage>,
     pub(crate) pod: Arc<Pod>,
     /// By which a client's cookie names it.
     pub(crate) token: u64,
@@ -77,10 +81,22 @@ pub(crate) enum Repeatable {
 }
 
 impl Upstream {
-    pub(crate) fn new(address: SocketAddr, pod: Arc<Pod>, token: u64, workers: usize, aside: Aside) -> Self {
+    pub(crate) fn new(
+        address: SocketAddr,
+        passage: Option<Passage>,
+        pod: Arc<Pod>,
+        token: u64,
+        workers: usize,
+        aside: Aside,
+    ) -> Self {
         let pools = (0..workers).map(|_| Mutex::default()).collect();
         let sharing = (0..workers).map(|_| tokio::sync::Mutex::default()).collect();
-        Self { address, pod, token, pools, sharing, aside }
+        Self { address, passage, pod, token, pools, sharing, aside }
+    }
+
+    /// Whether another machine is behind it, which picks the pod.
+    pub(crate) fn is_elsewhere(&self) -> bool {
+        self.passage.is_some()
     }
 
     /// A connection that is open already, for a request.
@@ -132,8 +148,23 @@ impl Upstream {
         }
     }
 
-    /// A new connection on which bytes pass as they are.
-    pub(crate) async fn connect(&self) -> io::Result<TcpStream> {
+    /// A new connection on which the bytes of `client` pass as they are.
+    pub(crate) async fn connect(&self, client: IpAddr) -> io::Result<TcpStream> {
+        self.connect_for(Carries::Bytes(client)).await
+    }
+
+    async fn connect_for(&self, carries: Carries) -> io::Result<TcpStream> {
+        let Some(passage) = &self.passage else { return self.open().await };
+        let announced = Announced { passage: passage.clone(), carries };
+        let connected = async {
+            let mut stream = self.open().await?;
+            passage::announce(&mut stream, &announced).await?;
+            Ok(stream)
+        };
+        tokio::time::timeout(LONGEST_CONNECT, Box::pin(connected)).await?
+    }
+
+    async fn open(&self) -> io::Result<TcpStream> {
         let stream = tokio::time::timeout(LONGEST_CONNECT, TcpStream::connect(self.address)).await??;
         stream.set_nodelay(true)?;
         Ok(stream)
@@ -163,7 +194,7 @@ impl Upstream {
     }
 
     async fn connect_http1(&self) -> io::Result<http1::SendRequest<RequestBody>> {
-        let stream = self.connect().await?;
+        let stream = self.connect_for(Carries::Requests(PodSpeaks::Http1)).await?;
         let (connection, io) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
         tokio::spawn(async move {
             if let Err(error) = io.with_upgrades().await {
@@ -174,7 +205,7 @@ impl Upstream {
     }
 
     async fn connect_http2(&self) -> io::Result<Stream> {
-        let stream = self.connect().await?;
+        let stream = self.connect_for(Carries::Requests(PodSpeaks::Http2)).await?;
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder.timer(TokioTimer::new());
         builder.initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(CONNECTION_WINDOW);
@@ -203,7 +234,7 @@ impl Upstream {
         let mut pause = FIRST_PAUSE_ASIDE;
         while self.pod.may_be_sent_to() {
             tokio::time::sleep(pause).await;
-            if self.connect().await.is_ok() {
+            if self.open().await.is_ok() {
                 break;
             }
             pause = (pause * 2).min(LONGEST_PAUSE_ASIDE);

@@ -16,6 +16,7 @@ use super::plan::{Plan, Planner, Snapshot, asks_for_policies, selecting, uid_of}
 use crate::config::{Base, Change, DataPlaneConfig, Listener, PodUid, Service};
 use crate::frames::Drain;
 use crate::kernel::KernelConfig;
+use crate::mesh::Here;
 
 /// What the engine remembers of the data plane.
 #[derive(Debug, Default)]
@@ -192,6 +193,24 @@ impl Book {
         let mut versions = self.sent.iter().map(|sent| sent.plan.policy_versions.clone());
         let first = versions.next().unwrap_or_default();
         versions.fold(first, |all, some| &all & &some)
+    }
+
+    /// What the mesh has to know: what holds under every configuration that may be in use.
+    pub(super) fn here(&self) -> Here {
+        let mut in_use = self.sent.iter().map(|sent| sent.plan.here()).filter(|_| self.acknowledged.is_some());
+        let Some(mut here) = in_use.next() else { return Here::default() };
+        for other in in_use {
+            here.revision = here.revision.min(other.revision);
+            here.only_here.extend(other.only_here);
+            here.services.retain(|key, _| other.services.contains_key(key));
+            for (key, ports) in &mut here.services {
+                for known in ports {
+                    let in_other = other.services[key].iter().find(|other| other.port == known.port);
+                    known.ready = known.ready.min(in_other.map_or(0, |other| other.ready));
+                }
+            }
+        }
+        here
     }
 
     /// Counts have come. A pod that is not among them has nothing in flight.

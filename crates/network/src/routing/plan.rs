@@ -12,6 +12,7 @@ use std::sync::Arc;
 use decide::balancing::EndpointState;
 use decide::draining::DrainStep;
 use decide::exposure::front_of;
+use decide::mesh;
 use decide::network_policy::{Policies, compile};
 use decide::protocol::speaks_at;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Secret, Service, ServicePort};
@@ -26,6 +27,7 @@ use objects::validation::is_cookie_name;
 
 use super::ingress::ingress;
 use crate::config::{self, Affinity, Base, DataPlaneConfig, Listener, PodUid, ProxyProtocol, Transport};
+use crate::mesh::{Here, Machines};
 use crate::tailnet::Peers;
 use crate::watch::Objects;
 pub(super) use planner::Planner;
@@ -47,6 +49,8 @@ pub(super) struct Snapshot {
     pub(super) namespaces: Objects<Namespace>,
     /// The addresses of names on the tailnet.
     pub(super) peers: Peers,
+    /// The other machines of the mesh.
+    pub(super) machines: Arc<Machines>,
     /// Where the API is.
     pub(super) api: Option<SocketAddr>,
     /// Where load balancers take connections.
@@ -67,6 +71,7 @@ impl Snapshot {
             && Arc::ptr_eq(&self.policies, &other.policies)
             && Arc::ptr_eq(&self.namespaces, &other.namespaces)
             && self.peers == other.peers
+            && Arc::ptr_eq(&self.machines, &other.machines)
             && (self.host, self.service_range) == (other.host, other.service_range)
     }
 
@@ -92,6 +97,9 @@ pub(super) struct Plan {
     pub(super) end_long: BTreeSet<PodUid>,
     pub(super) ingress: config::Ingress,
     pub(super) policies: Policies,
+    pub(super) mesh: config::Mesh,
+    /// What was known of other machines when it was made.
+    pub(super) revision: u64,
     /// The `resourceVersion` of each NetworkPolicy that `policies` were made of.
     pub(super) policy_versions: BTreeSet<Option<String>>,
     /// Pods that wait for policies, and the addresses for which `policies` were made.
@@ -114,6 +122,7 @@ impl Plan {
             access_log,
             connections_per_client,
             tailnet,
+            mesh: self.mesh.clone(),
         };
         config.listen = config.wanted_listeners();
         config
@@ -127,6 +136,7 @@ impl Plan {
                 && self.end_long == other.end_long
                 && self.ingress == other.ingress
                 && self.policies == other.policies
+                && self.mesh == other.mesh
     }
 
     /// Services that use a pod at a port where nobody else is ready.
@@ -134,10 +144,30 @@ impl Plan {
         let is_alone = |port: &config::ServicePort| {
             let others = port.endpoints.iter().filter(|endpoint| endpoint.pod != *uid);
             let uses_it = port.endpoints.iter().any(|endpoint| endpoint.pod == *uid);
-            uses_it && !others.into_iter().any(|endpoint| endpoint.state == EndpointState::Ready)
+            let is_well = |state: EndpointState| state >= EndpointState::Elsewhere;
+            let is_elsewhere = port.elsewhere.iter().any(|elsewhere| is_well(elsewhere.state));
+            uses_it && !is_elsewhere && !others.into_iter().any(|endpoint| is_well(endpoint.state))
         };
         let services = self.services.iter().chain(&self.datagrams);
         services.filter(|service| service.ports.iter().any(is_alone)).map(|service| service.key()).collect()
+    }
+
+    /// What the mesh has to know of it.
+    pub(super) fn here(&self) -> Here {
+        let ready = |port: &config::ServicePort| {
+            let pods = port.endpoints.iter().filter(|endpoint| !endpoint.pod_name.is_empty());
+            let ready = pods.filter(|endpoint| endpoint.state == EndpointState::Ready).count();
+            mesh::Port { port: port.port, ready: u32::try_from(ready).unwrap_or(u32::MAX) }
+        };
+        let mut here = Here { revision: self.revision, ..Here::default() };
+        for service in &self.services {
+            if service.is_in_mesh {
+                here.services.insert(service.key(), service.ports.iter().map(ready).collect());
+            } else if !host_ports::is_one(service) && service.ports.iter().any(|port| ready(port).ready > 0) {
+                here.only_here.insert(service.key());
+            }
+        }
+        here
     }
 
     /// Whether connections to a listener come to this Service.
@@ -170,6 +200,8 @@ fn plan<'p>(
     settle_conflicts(&mut plan.datagrams, &snapshot.services);
     plan.ingress = ingress(snapshot, &plan.services);
     plan.add_host_ports(snapshot, &|uid| leaving.get(uid).copied());
+    plan.mesh = snapshot.machines.mesh();
+    plan.revision = snapshot.machines.revision;
     plan.policies = policies(snapshot);
     plan.policy_versions = snapshot.policies.values().map(|policy| policy.metadata.resource_version.clone()).collect();
     let asking = |pod: &Arc<Pod>| Some((uid_of(pod), asks_for_policies(pod)?.to_owned()));
@@ -277,7 +309,9 @@ impl Part {
         let addresses: BTreeSet<IpAddr> = cluster.into_iter().chain(outer).collect();
         let addresses = addresses.into_iter().collect();
         let mut states = BTreeMap::new();
-        for endpoint in ports.iter().chain(&udp_ports).flat_map(|port| &port.endpoints) {
+        // What has no pod never goes, so nobody waits for it.
+        let endpoints = ports.iter().chain(&udp_ports).flat_map(|port| &port.endpoints);
+        for endpoint in endpoints.filter(|endpoint| !endpoint.pod_name.is_empty()) {
             let known = states.entry(endpoint.pod.clone()).or_insert(endpoint.state);
             *known = (*known).max(endpoint.state);
         }
@@ -296,6 +330,7 @@ impl Part {
                 .map(str::to_owned),
             proxy_protocol: routes.proxy_protocol(),
             max_request_body: routes.annotation(names::MAX_REQUEST_BODY).and_then(quantity::positive),
+            is_in_mesh: routes.is_in_mesh(),
             ports,
         };
         let datagrams =
@@ -368,7 +403,32 @@ impl Routes<'_> {
         let node_port = port.node_port.and_then(|number| u16::try_from(number).ok()).filter(|number| *number > 0);
         let node_port = node_port
             .filter(|_| self.service.spec.as_ref().is_some_and(|spec| spec.type_.as_deref() != Some("ClusterIP")));
-        Some(config::ServicePort { port: u16::try_from(port.port).ok()?, node_port, name, speaks, endpoints })
+        let port = u16::try_from(port.port).ok()?;
+        let elsewhere = if protocol == "TCP" { self.elsewhere(port) } else { Vec::new() };
+        Some(config::ServicePort { port, node_port, name, speaks, endpoints, elsewhere })
+    }
+
+    /// The same port on other machines.
+    fn elsewhere(&self, port: u16) -> Vec<config::Elsewhere> {
+        if !self.is_in_mesh() {
+            return Vec::new();
+        }
+        let metadata = &self.service.metadata;
+        let name = |part: &Option<String>| part.clone().unwrap_or_default();
+        let key = format!("{}/{}", name(&metadata.namespace), name(&metadata.name));
+        let policy = mesh::Policy::of(self.annotation(names::MESH_POLICY));
+        let elsewhere = |it: mesh::Elsewhere| config::Elsewhere {
+            machine: it.machine,
+            proxy: SocketAddr::new(it.address, it.proxy),
+            ready: it.ready,
+            state: policy.state(it.standing),
+        };
+        mesh::elsewhere(&self.snapshot.machines.known, &key, port).map(elsewhere).collect()
+    }
+
+    /// Whether the Services of its name on all machines are one.
+    fn is_in_mesh(&self) -> bool {
+        self.annotation(names::MESH) == Some("true")
     }
 
     /// The API, behind the Service that is it. It is on the machine itself, of which no slice may speak.

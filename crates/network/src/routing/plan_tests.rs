@@ -35,6 +35,7 @@ impl Cluster {
             namespaces: read(&self.namespaces),
             host,
             peers: Default::default(),
+            machines: Default::default(),
             api: Some("127.0.0.1:7443".parse().unwrap()),
             service_range: Some("10.45.0.0/16".parse().unwrap()),
         }
@@ -313,7 +314,9 @@ fn one_service_is_the_api_and_no_other_of_its_name() {
         })
     };
     let snapshot = Cluster { services: vec![api("default"), api("production")], ..Cluster::default() }.snapshot();
-    let services = plan(&snapshot, &BTreeMap::new()).services;
+    let plan = plan(&snapshot, &BTreeMap::new());
+    assert!(plan.states.is_empty(), "whoever drains everything waits for nothing that is no pod");
+    let services = plan.services;
     let endpoints: Vec<usize> = services.iter().map(|service| service.ports[0].endpoints.len()).collect();
     assert_eq!(endpoints, [1, 0]);
     assert_eq!(services[0].ports[0].endpoints[0].port, 7443);

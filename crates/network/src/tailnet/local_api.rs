@@ -141,6 +141,25 @@ struct Peer {
     name: String,
     #[serde(rename = "TailscaleIPs")]
     addresses: Option<Vec<IpAddr>>,
+    #[serde(rename = "Tags")]
+    tags: Option<Vec<String>>,
+}
+
+/// The machines of a tailnet that have one tag in common.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tagged {
+    /// This one, by name and address, if it is one of them.
+    pub(crate) this: Option<(String, IpAddr)>,
+    pub(crate) others: BTreeMap<String, IpAddr>,
+}
+
+impl Peer {
+    /// Its name and first address of IPv4, if it has the tag.
+    fn tagged(self, tag: &str) -> Option<(String, IpAddr)> {
+        let is_it = self.tags.iter().flatten().any(|known| known == tag);
+        let address = self.addresses.into_iter().flatten().find(IpAddr::is_ipv4);
+        Some((full_name(&self.name), address.filter(|_| is_it)?))
+    }
 }
 
 /// The daemon writes an empty map as null.
@@ -248,6 +267,13 @@ impl LocalApi {
             .chain([node])
             .map(|peer| (full_name(&peer.name), peer.addresses.unwrap_or_default()))
             .collect())
+    }
+
+    /// The machines with this tag that this one may see.
+    pub(crate) async fn tagged(&self, tag: &str) -> Result<Tagged, LocalApiError> {
+        let Network { node, peers } = self.get("status").await?;
+        let others = peers.into_values().filter_map(|peer| peer.tagged(tag)).collect();
+        Ok(Tagged { this: node.tagged(tag), others })
     }
 
     pub(super) async fn serve_config(&self) -> Result<ServeConfig, LocalApiError> {

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use decide::balancing::EndpointState;
 use network::config::{
-    Affinity, Change, DataPlaneConfig, Dns, Endpoint, PodUid, ProxyProtocol, Service, ServicePort, Speaks,
+    Affinity, Change, DataPlaneConfig, Dns, Elsewhere, Endpoint, PodUid, ProxyProtocol, Service, ServicePort, Speaks,
 };
 use network::frames::{Command, Drain, Refused, Report, encode};
 use network::keeper::{KeeperSettings, ProxyUser};
@@ -37,6 +37,7 @@ pub(crate) struct Plane {
     pub(crate) sticky_cookie: Option<String>,
     pub(crate) proxy_protocol: Option<ProxyProtocol>,
     pub(crate) max_request_body: Option<u64>,
+    pub(crate) elsewhere: Vec<Elsewhere>,
     pub(crate) net: u8,
     counted: HashMap<SeriesKey, Series>,
     _run_dir: tempfile::TempDir,
@@ -66,6 +67,7 @@ impl Plane {
             sticky_cookie: None,
             proxy_protocol: None,
             max_request_body: None,
+            elsewhere: Vec::new(),
             net: next_net(),
             counted: HashMap::new(),
             _run_dir: run_dir,
@@ -93,7 +95,8 @@ impl Plane {
 
     pub(crate) async fn route_speaking(&mut self, speaks: Speaks, pods: &[(u8, EndpointState)]) -> Vec<Refused> {
         let endpoints = pods.iter().map(|(number, state)| self.endpoint(*number, *state)).collect();
-        let ports = vec![ServicePort { port: PORT, node_port: None, name: String::new(), speaks, endpoints }];
+        let (name, elsewhere) = (String::new(), self.elsewhere.clone());
+        let ports = vec![ServicePort { port: PORT, node_port: None, name, speaks, endpoints, elsewhere }];
         let addresses = vec![self.service_ip()];
         self.config.services = vec![Arc::new(Service {
             namespace: "production".to_owned(),
@@ -104,6 +107,7 @@ impl Plane {
             sticky_cookie: self.sticky_cookie.clone(),
             proxy_protocol: self.proxy_protocol,
             max_request_body: self.max_request_body,
+            is_in_mesh: true,
             ports,
             ..Service::default()
         })];

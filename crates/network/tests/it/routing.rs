@@ -130,6 +130,8 @@ fn engine(api: &FakeApi, plane: &Plane) -> (JoinHandle<()>, Sender<Order>) {
         replacement: Replacement::default(),
         fronts: Shared::default(),
         peers: Shared::default(),
+        machines: Shared::default(),
+        here: Shared::default(),
         api: ([127, 0, 0, 1], 7443).into(),
     };
     let (orders, received) = channel(Order::Route);

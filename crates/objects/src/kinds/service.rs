@@ -167,6 +167,8 @@ fn check_traffic_annotations(object: &Value, causes: &mut Vec<Cause>) {
         let said = value.text();
         match key {
             names::PROXY_PROTOCOL => check_one_of(&value, &["v1", "v2"], causes),
+            names::MESH => check_one_of(&value, &["false", "true"], causes),
+            names::MESH_POLICY => check_one_of(&value, &["local", "spread"], causes),
             names::STICKY_COOKIE if !is_cookie_name(said) => {
                 causes.push(value.invalid("must be the name of a cookie: letters, digits and !#$%&'*+-.^_`|~"));
             }

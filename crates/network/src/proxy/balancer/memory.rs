@@ -12,13 +12,17 @@ use objects::traffic::SeriesKey;
 use tokio::sync::Notify;
 
 use super::port::Port;
-use super::{Entries, Pod, Standing, Table};
-use crate::config::{Change, DataPlaneConfig, Endpoint, PodUid, Service, ServicePort};
+use super::{Entries, Passages, Pod, Standing, Table};
+use crate::config::{Change, DataPlaneConfig, Elsewhere, Endpoint, PodUid, Service, ServicePort};
 use crate::dns::Names;
 use crate::proxy::counts::Registry;
+use crate::proxy::passage::Passage;
 use crate::proxy::retry_budget::RetryBudget;
 use crate::proxy::sticky;
 use crate::proxy::upstream::{Aside, Upstream};
+
+/// An endpoint on another machine is chosen as often as a pod here would be for each of its pods, up to so many.
+const MOST_SHARES: u32 = 16;
 
 /// Uids of withdrawn pods that are remembered after they left the configuration: a day of one replaced pod every
 /// five seconds, in about 2 MB.
@@ -86,6 +90,7 @@ impl Memory {
             ingress: Arc::new(Entries::new(&config.ingress)),
             policies: Arc::new(config.policies.clone()),
             tailnet: config.tailnet.clone().map(Arc::new),
+            mesh: Arc::new(Passages::new(config)),
         }
     }
 
@@ -118,6 +123,7 @@ impl Memory {
             ingress: if has_its_entries { table.ingress.clone() } else { Arc::new(Entries::new(&config.ingress)) },
             policies: table.policies.clone(),
             tailnet: table.tailnet.clone(),
+            mesh: Arc::new(Passages::new(config)),
         }
     }
 
@@ -147,12 +153,25 @@ impl Memory {
         service: Arc<str>,
         policies: &Policies,
     ) -> Port {
-        let states = port.endpoints.iter().map(|endpoint| self.state(endpoint)).collect();
-        let upstreams: Vec<_> = port.endpoints.iter().map(|endpoint| self.upstream(endpoint)).collect();
+        let mut states: Vec<_> = port.endpoints.iter().map(|endpoint| self.state(endpoint)).collect();
+        let mut upstreams: Vec<_> = port.endpoints.iter().map(|endpoint| self.upstream_of(endpoint)).collect();
+        let mut shares = vec![1; upstreams.len()];
         let with_each = port.endpoints.iter().zip(&upstreams);
-        let counts = with_each
+        let mut counts: Vec<_> = with_each
             .map(|(endpoint, upstream)| self.counts.series(series_key(of, port, Some(endpoint)), Some(&upstream.pod)))
             .collect();
+        for elsewhere in &port.elsewhere {
+            let upstream = self.upstream_elsewhere(elsewhere, &Passage { service: service.clone(), port: port.port });
+            let key = SeriesKey { pod_uid: upstream.pod.uid.0.clone(), ..series_key(of, port, None) };
+            let series = self.counts.series(key, Some(&upstream.pod));
+            let share = elsewhere.ready.clamp(1, MOST_SHARES);
+            for _ in 0..share {
+                states.push(elsewhere.state);
+                upstreams.push(upstream.clone());
+                counts.push(series.clone());
+                shares.push(share);
+            }
+        }
         let own_counts = self.counts.series(series_key(of, port, None), None);
         let retries = self.retries.entry(at).or_default().clone();
         let sticky_cookie = of.sticky_cookie.as_deref().map(Arc::from);
@@ -167,6 +186,7 @@ impl Memory {
             service,
             states,
             upstreams,
+            shares,
             counts,
             own_counts,
             retries,
@@ -179,13 +199,22 @@ impl Memory {
         if self.withdrawn.contains(&endpoint.pod) { EndpointState::Withdrawn } else { endpoint.state }
     }
 
-    fn upstream(&mut self, endpoint: &Endpoint) -> Arc<Upstream> {
-        let new = || Arc::new(Pod::new(endpoint, &self.counts_changed));
-        let pod = self.pods.entry(endpoint.pod.clone()).or_insert_with(new);
-        let address = SocketAddr::new(endpoint.ip, endpoint.port);
-        let token = sticky::token(&endpoint.pod, address);
-        let upstream = self.upstreams.entry((endpoint.pod.clone(), address));
-        let new = || Arc::new(Upstream::new(address, pod.clone(), token, self.workers, Aside::new(self.aside.clone())));
+    fn upstream_of(&mut self, endpoint: &Endpoint) -> Arc<Upstream> {
+        self.upstream(&endpoint.pod, SocketAddr::new(endpoint.ip, endpoint.port), None)
+    }
+
+    /// All pods of a Service's port on another machine are as one.
+    fn upstream_elsewhere(&mut self, elsewhere: &Elsewhere, passage: &Passage) -> Arc<Upstream> {
+        let uid = PodUid(format!("{}/{}:{}", elsewhere.machine, passage.service, passage.port));
+        self.upstream(&uid, elsewhere.proxy, Some(passage.clone()))
+    }
+
+    fn upstream(&mut self, uid: &PodUid, address: SocketAddr, passage: Option<Passage>) -> Arc<Upstream> {
+        let new = || Arc::new(Pod::new(uid, &self.counts_changed));
+        let pod = self.pods.entry(uid.clone()).or_insert_with(new).clone();
+        let upstream = self.upstreams.entry((uid.clone(), address));
+        let (workers, token) = (self.workers, sticky::token(uid, address));
+        let new = || Arc::new(Upstream::new(address, passage, pod, token, workers, Aside::new(self.aside.clone())));
         upstream.or_insert_with(new).clone()
     }
 
@@ -199,7 +228,8 @@ impl Memory {
             }
         }
         let standing = |pod: &Arc<Pod>| match best.get(&pod.uid) {
-            Some(EndpointState::Ready) => Standing::Ready,
+            // Nobody waits for work of other machines.
+            Some(EndpointState::Ready | EndpointState::Elsewhere | EndpointState::Doubtful) => Standing::Ready,
             Some(EndpointState::Deprioritised) => Standing::Deprioritised,
             Some(EndpointState::Withdrawn) => Standing::Withdrawn,
             None => Standing::Gone,

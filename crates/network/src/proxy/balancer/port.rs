@@ -24,7 +24,10 @@ pub(super) struct Port {
     pub(super) max_request_body: Option<u64>,
     pub(super) service: Arc<str>,
     pub(super) states: Vec<EndpointState>,
+    /// Those of other machines come as often as they have pods.
     pub(super) upstreams: Vec<Arc<Upstream>>,
+    /// How often each comes.
+    pub(super) shares: Vec<u32>,
     /// Counts with each of `upstreams`, and of what concerns none of them.
     pub(super) counts: Vec<Arc<Series>>,
     pub(super) own_counts: Arc<Series>,
@@ -36,11 +39,16 @@ pub(super) struct Port {
 impl Port {
     pub(super) fn pick(&self, states: &[EndpointState], client: IpAddr) -> Option<usize> {
         match self.affinity {
-            Affinity::None => pick(states, &|index| self.upstreams[index].pod.outstanding(), random()),
+            Affinity::None => pick(states, &|index| self.outstanding(index), random()),
             Affinity::ClientIp => {
                 pick_for_client(states, &|index| weight(client.to_canonical(), self.upstreams[index].address))
             }
         }
+    }
+
+    /// Work in flight at one pod, on average.
+    fn outstanding(&self, index: usize) -> u32 {
+        self.upstreams[index].pod.outstanding() / self.shares[index]
     }
 
     pub(super) fn count(&self, index: usize, work: Work) -> InFlight {
@@ -49,10 +57,16 @@ impl Port {
 
     /// Its endpoints as they are for a caller: what policies forbid it is as good as withdrawn.
     pub(super) fn states_for(&self, caller: Caller, policies: &Policies) -> Result<Cow<'_, [EndpointState]>, NoPick> {
-        let Some(reach) = self.reach(caller, policies) else { return Ok(Cow::Borrowed(&self.states)) };
-        let states = self.states_without(&self.states, |upstream| !is_within(&reach, upstream));
+        let all = if caller.is_machine() && self.upstreams.iter().any(|it| it.is_elsewhere()) {
+            // What came from one machine goes to no other.
+            Cow::Owned(self.states_without(&self.states, Upstream::is_elsewhere))
+        } else {
+            Cow::Borrowed(&self.states[..])
+        };
+        let Some(reach) = self.reach(caller, policies) else { return Ok(all) };
+        let states = self.states_without(&all, |upstream| !is_within(&reach, upstream));
         let has_any = |states: &[EndpointState]| states.iter().any(|state| *state != EndpointState::Withdrawn);
-        if has_any(&self.states) && !has_any(&states) {
+        if has_any(&all) && !has_any(&states) {
             return Err(NoPick::Forbidden);
         }
         Ok(Cow::Owned(states))
@@ -60,12 +74,14 @@ impl Port {
 
     /// Whether policies let the caller reach an endpoint.
     pub(super) fn is_open_to(&self, caller: Caller, policies: &Policies, index: usize) -> bool {
-        self.reach(caller, policies).is_none_or(|reach| is_within(&reach, &self.upstreams[index]))
+        let upstream = &self.upstreams[index];
+        let is_passed_on = caller.is_machine() && upstream.is_elsewhere();
+        !is_passed_on && self.reach(caller, policies).is_none_or(|reach| is_within(&reach, upstream))
     }
 
     /// None where no policy has a say.
     fn reach<'p>(&self, caller: Caller, policies: &'p Policies) -> Option<Reach<'p>> {
-        let Caller::Elsewhere(client) = caller else { return None };
+        let (Caller::Elsewhere(client) | Caller::Machine(client)) = caller else { return None };
         (self.is_isolated || policies.isolates_sender(client)).then(|| policies.reach(client))
     }
 

@@ -33,7 +33,7 @@ impl BalancedPort {
 }
 
 fn leads_to_pods(port: &ServicePort) -> bool {
-    port.endpoints.iter().all(|endpoint| !endpoint.pod_name.is_empty())
+    port.endpoints.iter().all(|endpoint| !endpoint.pod_name.is_empty()) && port.elsewhere.is_empty()
 }
 
 fn balanced(service: &Service, port: &ServicePort, transport: Transport) -> BalancedPort {

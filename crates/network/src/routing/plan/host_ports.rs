@@ -22,6 +22,11 @@ pub(in crate::routing) fn pod_of(service: &Service) -> Option<&str> {
     service.name.strip_prefix(PREFIX)
 }
 
+/// Whether it is none of the Services that users know.
+pub(super) fn is_one(service: &Service) -> bool {
+    pod_of(service).is_some()
+}
+
 impl Plan {
     /// Adds those that nobody else has.
     pub(super) fn add_host_ports(&mut self, snapshot: &Snapshot, step_of: &dyn Fn(&PodUid) -> Option<DrainStep>) {
@@ -95,12 +100,14 @@ fn service(pod: &Pod, port: &ContainerPort, ip: IpAddr, state: EndpointState) ->
         sticky_cookie: None,
         proxy_protocol: None,
         max_request_body: None,
+        is_in_mesh: false,
         ports: vec![ServicePort {
             port: number,
             node_port: at.is_none().then_some(number),
             name: port.name.clone().unwrap_or_default(),
             speaks: Speaks::Opaque,
             endpoints: vec![endpoint],
+            elsewhere: Vec::new(),
         }],
     })
 }

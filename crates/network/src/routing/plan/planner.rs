@@ -11,6 +11,7 @@ use objects::ranges::Range;
 
 use super::{Part, Plan, Routes, SERVICE_NAME, Snapshot, has_endpoints, plan, uid_of};
 use crate::config::PodUid;
+use crate::mesh::Machines;
 use crate::routing::fronts;
 use crate::watch::Objects;
 
@@ -25,6 +26,7 @@ pub(in crate::routing) struct Planner {
     service_range: Option<Range>,
     /// Services that Ingresses on the tailnet lead to.
     led_to: BTreeSet<String>,
+    machines: Arc<Machines>,
 }
 
 /// A pod that a slice names, if there is one, and its step.
@@ -54,6 +56,10 @@ impl Planner {
         if (self.host, self.service_range) != (snapshot.host, snapshot.service_range) {
             self.parts.clear();
         }
+        if !Arc::ptr_eq(&self.machines, &snapshot.machines) {
+            // Few are in the mesh, and others have nothing of it.
+            self.parts.retain(|_, (_, part)| !part.service.is_in_mesh);
+        }
         let has_same_pods = Arc::ptr_eq(&self.pods, &snapshot.pods) && self.leaving == *leaving;
         let slices = by_service(snapshot);
         for (key, service) in snapshot.services.iter().filter(|(_, service)| has_endpoints(service)) {
@@ -70,6 +76,7 @@ impl Planner {
         self.parts.retain(|key, _| snapshot.services.get(key).is_some_and(|service| has_endpoints(service)));
         (self.pods, self.leaving) = (Arc::clone(&snapshot.pods), leaving.clone());
         (self.host, self.service_range, self.led_to) = (snapshot.host, snapshot.service_range, led_to);
+        self.machines = Arc::clone(&snapshot.machines);
         plan(snapshot, leaving, self.parts.iter().map(|(key, (_, part))| (key, part)))
     }
 }

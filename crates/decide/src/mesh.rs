@@ -1,0 +1,351 @@
+//! Which other machines have ready pods of a Service? Machines tell each other little and often: the whole of what others have
+//! to know of one, each time, with a number that tells old from new. Whatever is lost, the next message repairs.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::balancing::EndpointState;
+
+/// How often a machine says that it is there.
+pub const BEAT: Duration = Duration::from_millis(250);
+/// A machine that is silent for so long is set aside.
+pub const SILENCE: Duration = Duration::from_millis(750);
+/// How long a machine that was set aside has to be heard before it is trusted again; twice as long each time that it fails
+/// again soon.
+pub const FIRST_TRIAL: Duration = Duration::from_secs(1);
+pub const LONGEST_TRIAL: Duration = Duration::from_secs(30);
+/// A machine that was well for so long starts afresh.
+const LONG_WELL: Duration = Duration::from_mins(1);
+
+/// Tells what a machine says later from what it said before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Number {
+    /// Grows with each start of the machine's engine.
+    pub start: u64,
+    /// Grows with each thing said since.
+    pub count: u64,
+}
+
+/// What a machine says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Said {
+    pub number: Number,
+    /// Of Segue.
+    pub version: String,
+    /// Whether it wants no work of others any more.
+    pub draining: bool,
+    /// The port at which its proxy takes requests of other machines.
+    pub proxy: u16,
+    /// The ports of each Service of the mesh, by `namespace/name`.
+    pub services: BTreeMap<String, Vec<Port>>,
+}
+
+/// A port of a Service on one machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Port {
+    pub port: u16,
+    /// How many pods are ready there.
+    pub ready: u32,
+}
+
+/// What one machine knows of the others. Times are of any clock that never jumps.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    machines: BTreeMap<String, Seen>,
+}
+
+#[derive(Clone, Debug)]
+struct Seen {
+    address: IpAddr,
+    said: Option<Said>,
+    link: Link,
+    trial: Duration,
+}
+
+/// Whether a machine is heard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Link {
+    /// Not since it is known, or not any more.
+    Silent,
+    /// Again, after it was set aside.
+    OnTrial {
+        since: Duration,
+        last: Duration,
+    },
+    Well {
+        since: Duration,
+        last: Duration,
+    },
+}
+
+/// How a machine is thought of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Standing {
+    Ready,
+    Draining,
+    /// It does not answer, or has only just begun to again.
+    SetAside,
+}
+
+/// Another machine, as it is known.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Known {
+    pub name: String,
+    pub address: IpAddr,
+    pub standing: Standing,
+    /// None of a machine that was never heard.
+    pub said: Option<Said>,
+}
+
+/// Pods of a Service's port on another machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Elsewhere {
+    pub machine: String,
+    pub address: IpAddr,
+    /// The port of its proxy.
+    pub proxy: u16,
+    pub ready: u32,
+    pub standing: Standing,
+}
+
+/// Where requests for a Service go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Policy {
+    /// To pods of other machines only while none is ready here.
+    #[default]
+    Local,
+    /// To pods of all machines alike.
+    Spread,
+}
+
+impl Policy {
+    /// What a Service says by its annotation, if it says something that is known.
+    #[must_use]
+    pub fn of(annotation: Option<&str>) -> Self {
+        if annotation == Some("spread") { Self::Spread } else { Self::Local }
+    }
+
+    /// What may be done with pods of another machine.
+    #[must_use]
+    pub fn state(self, standing: Standing) -> EndpointState {
+        match (standing, self) {
+            (Standing::Draining, _) => EndpointState::Withdrawn,
+            (Standing::SetAside, _) => EndpointState::Doubtful,
+            (Standing::Ready, Self::Local) => EndpointState::Elsewhere,
+            (Standing::Ready, Self::Spread) => EndpointState::Ready,
+        }
+    }
+}
+
+impl View {
+    /// These are the machines that there are; of others nothing is remembered.
+    pub fn are_there(&mut self, machines: &BTreeMap<String, IpAddr>) {
+        self.machines.retain(|name, seen| machines.get(name) == Some(&seen.address));
+        for (name, address) in machines {
+            let new = || Seen { address: *address, said: None, link: Link::Silent, trial: Duration::ZERO };
+            self.machines.entry(name.clone()).or_insert_with(new);
+        }
+    }
+
+    /// A machine has said something of itself. Whatever is not new is at least a sign of life.
+    pub fn hear(&mut self, machine: &str, said: Said, now: Duration) {
+        let Some(seen) = self.machines.get_mut(machine) else { return };
+        if seen.said.as_ref().is_none_or(|known| known.number < said.number) {
+            seen.said = Some(said);
+        }
+        seen.lives(now);
+    }
+
+    /// A machine has given a sign of life.
+    pub fn beat(&mut self, machine: &str, now: Duration) {
+        if let Some(seen) = self.machines.get_mut(machine) {
+            seen.lives(now);
+        }
+    }
+
+    /// A machine can't be reached.
+    pub fn lose(&mut self, machine: &str, now: Duration) {
+        if let Some(seen) = self.machines.get_mut(machine) {
+            seen.fails(now);
+        }
+    }
+
+    /// Sets machines aside that were silent for too long.
+    pub fn look(&mut self, now: Duration) {
+        for seen in self.machines.values_mut() {
+            if seen.silent_at().is_some_and(|time| time <= now) {
+                seen.fails(now);
+            }
+        }
+    }
+
+    /// When to [`View::look`] again, if nothing is heard until then.
+    #[must_use]
+    pub fn look_again_at(&self) -> Option<Duration> {
+        self.machines.values().filter_map(Seen::silent_at).min()
+    }
+
+    /// All other machines.
+    #[must_use]
+    pub fn known(&self) -> Vec<Known> {
+        let known = |(name, seen): (&String, &Seen)| Known {
+            name: name.clone(),
+            address: seen.address,
+            standing: seen.standing(),
+            said: seen.said.clone(),
+        };
+        self.machines.iter().map(known).collect()
+    }
+}
+
+/// Where else pods of a Service's port are ready. Machines that drain are left out.
+pub fn elsewhere(machines: &[Known], service: &str, port: u16) -> impl Iterator<Item = Elsewhere> {
+    machines.iter().filter_map(move |known| {
+        let said = known.said.as_ref()?;
+        let Port { ready, .. } = *said.services.get(service)?.iter().find(|it| it.port == port)?;
+        (ready > 0 && known.standing != Standing::Draining).then(|| Elsewhere {
+            machine: known.name.clone(),
+            address: known.address,
+            proxy: said.proxy,
+            ready,
+            standing: known.standing,
+        })
+    })
+}
+
+impl Seen {
+    fn standing(&self) -> Standing {
+        match self.link {
+            _ if self.said.as_ref().is_some_and(|said| said.draining) => Standing::Draining,
+            Link::Well { .. } => Standing::Ready,
+            Link::Silent | Link::OnTrial { .. } => Standing::SetAside,
+        }
+    }
+
+    fn lives(&mut self, now: Duration) {
+        self.link = match self.link {
+            Link::Silent if self.trial.is_zero() => Link::Well { since: now, last: now },
+            Link::Silent => Link::OnTrial { since: now, last: now },
+            Link::OnTrial { since, .. } if now.saturating_sub(since) >= self.trial => {
+                Link::Well { since: now, last: now }
+            }
+            Link::OnTrial { since, .. } => Link::OnTrial { since, last: now },
+            Link::Well { since, .. } => Link::Well { since, last: now },
+        };
+    }
+
+    fn fails(&mut self, now: Duration) {
+        let was_long_well = match self.link {
+            Link::Well { since, .. } => now.saturating_sub(since) >= LONG_WELL,
+            Link::OnTrial { .. } => false,
+            Link::Silent => return,
+        };
+        self.trial = if was_long_well { FIRST_TRIAL } else { (self.trial * 2).clamp(FIRST_TRIAL, LONGEST_TRIAL) };
+        self.link = Link::Silent;
+    }
+
+    /// None for a machine that is set aside as it is.
+    fn silent_at(&self) -> Option<Duration> {
+        match self.link {
+            Link::Silent => None,
+            Link::OnTrial { last, .. } | Link::Well { last, .. } => Some(last + SILENCE),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WEB: &str = "production/web";
+
+    fn ms(milliseconds: u64) -> Duration {
+        Duration::from_millis(milliseconds)
+    }
+
+    fn said(count: u64, ready: u32) -> Said {
+        Said {
+            number: Number { start: 1, count },
+            proxy: 7451,
+            services: [(WEB.to_owned(), vec![Port { port: 80, ready }])].into(),
+            ..Said::default()
+        }
+    }
+
+    fn view() -> View {
+        let mut view = View::default();
+        view.are_there(&[("b".to_owned(), [100, 64, 0, 2].into())].into());
+        view
+    }
+
+    fn ready(view: &View) -> Vec<(u32, Standing)> {
+        elsewhere(&view.known(), WEB, 80).map(|it| (it.ready, it.standing)).collect()
+    }
+
+    #[test]
+    fn the_newest_counts_in_whatever_order_it_comes() {
+        let mut view = view();
+        assert_eq!(ready(&view), []);
+        view.hear("b", said(2, 3), ms(0));
+        view.hear("b", said(1, 9), ms(1));
+        assert_eq!(ready(&view), [(3, Standing::Ready)]);
+        view.hear("b", said(3, 0), ms(2));
+        assert_eq!(ready(&view), []);
+        let restarted = Said { number: Number { start: 2, count: 0 }, ..said(0, 1) };
+        view.hear("b", restarted, ms(3));
+        assert_eq!(ready(&view), [(1, Standing::Ready)]);
+        view.hear("stranger", said(1, 1), ms(4));
+        assert_eq!(view.known().len(), 1);
+    }
+
+    #[test]
+    fn a_silent_machine_is_set_aside_and_comes_back_slowly() {
+        let mut view = view();
+        view.hear("b", said(1, 1), ms(0));
+        assert_eq!(view.look_again_at(), Some(SILENCE));
+        view.look(ms(749));
+        assert_eq!(ready(&view), [(1, Standing::Ready)]);
+        view.look(ms(750));
+        assert_eq!((ready(&view), view.look_again_at()), (vec![(1, Standing::SetAside)], None));
+        for time in [1000, 1250, 1500, 1750] {
+            view.beat("b", ms(time));
+            assert_eq!(ready(&view), [(1, Standing::SetAside)], "{time}");
+        }
+        view.beat("b", ms(2000));
+        assert_eq!(ready(&view), [(1, Standing::Ready)]);
+        // Twice as long when it fails again soon.
+        view.lose("b", ms(2100));
+        (0..8).for_each(|beat| view.beat("b", ms(2200 + beat * 250)));
+        assert_eq!(ready(&view), [(1, Standing::SetAside)]);
+        view.beat("b", ms(4200));
+        assert_eq!(ready(&view), [(1, Standing::Ready)]);
+    }
+
+    #[test]
+    fn a_machine_that_drains_is_no_choice_whether_it_is_heard_or_not() {
+        let mut view = view();
+        view.hear("b", Said { draining: true, ..said(1, 2) }, ms(0));
+        assert_eq!(ready(&view), []);
+        view.lose("b", ms(1));
+        assert_eq!((ready(&view), view.known()[0].standing), (vec![], Standing::Draining));
+        view.are_there(&BTreeMap::new());
+        assert_eq!(view.known().len(), 0);
+    }
+
+    #[test]
+    fn pods_of_other_machines_are_used_as_the_service_says() {
+        for (annotation, standing, expected) in [
+            (None, Standing::Ready, EndpointState::Elsewhere),
+            (Some("local"), Standing::Ready, EndpointState::Elsewhere),
+            (Some("spread"), Standing::Ready, EndpointState::Ready),
+            (Some("spread"), Standing::SetAside, EndpointState::Doubtful),
+            (None, Standing::Draining, EndpointState::Withdrawn),
+        ] {
+            assert_eq!(Policy::of(annotation).state(standing), expected, "{annotation:?} {standing:?}");
+        }
+    }
+}

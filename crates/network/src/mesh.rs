@@ -1,0 +1,383 @@
+//! Machines that cover for each other: finds those that have the tag, listens to each, and tells each how things are here. Pods
+//! stay each machine's own affair; what travels is how many of a Service's are ready. Decides nothing itself (`decide::mesh`).
+
+mod link;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use decide::mesh::{Known, Number, Port, Said, Standing, View};
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::Instant;
+
+use crate::config::Mesh;
+use crate::tailnet::local_api::Tagged;
+use crate::tailnet::{Callers, LocalApi, Shared};
+use link::Heard;
+
+/// How often the daemon is asked which machines there are, though it told of no change.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
+/// The pause before what was not possible is tried again.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How long machines that are connected may take to choose this one no more.
+const LONGEST_FAREWELL: Duration = Duration::from_secs(10);
+
+/// What there is to know.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub daemon: LocalApi,
+    /// The machines of the mesh have it.
+    pub tag: String,
+    /// Where engines listen to each other; their proxies do at the port after it.
+    pub port: u16,
+    /// Grows with each start of this engine.
+    pub start: u64,
+    /// Of Segue.
+    pub version: String,
+    pub machines: Shared<Arc<Machines>>,
+    pub here: Shared<Here>,
+}
+
+/// What the mesh tells routing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Machines {
+    /// Grows with each change.
+    pub(crate) revision: u64,
+    /// Where this machine's proxy takes connections of others'.
+    at: Option<SocketAddr>,
+    pub(crate) known: Vec<Known>,
+}
+
+/// What routing tells the mesh.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Here {
+    /// What of [`Machines`] is in force.
+    pub(crate) revision: u64,
+    /// The mesh's Services.
+    pub(crate) services: BTreeMap<String, Vec<Port>>,
+    /// Services with ready pods that no other machine has.
+    pub(crate) only_here: BTreeSet<String>,
+}
+
+/// The mesh as this machine sees it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Seen {
+    /// This machine's name; None while it is not in the mesh.
+    pub name: Option<String>,
+    /// What this machine says of itself.
+    pub said: Said,
+    pub machines: Vec<SeenMachine>,
+    /// Services that would have no ready pod without this machine.
+    pub depend_on_this: BTreeSet<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SeenMachine {
+    #[serde(flatten)]
+    pub known: Known,
+    /// How long a message there and back takes.
+    pub round_trip: Option<Duration>,
+}
+
+impl Machines {
+    pub(crate) fn mesh(&self) -> Mesh {
+        Mesh { at: self.at, machines: self.known.iter().map(|known| known.address).collect() }
+    }
+}
+
+/// By which others ask and tell the mesh.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    drains: Arc<watch::Sender<bool>>,
+    state: watch::Receiver<State>,
+    here: Shared<Here>,
+}
+
+/// What [`Handle`] knows.
+#[derive(Clone, Debug, Default)]
+struct State {
+    seen: Seen,
+    /// Machines that listen to this one and may still choose it.
+    may_choose: BTreeSet<String>,
+}
+
+impl Handle {
+    #[must_use]
+    pub fn seen(&self) -> Seen {
+        let State { mut seen, .. } = self.state.borrow().clone();
+        seen.depend_on_this = self.depend_on_this(&seen);
+        seen
+    }
+
+    /// Services that are ready here and nowhere else.
+    fn depend_on_this(&self, seen: &Seen) -> BTreeSet<String> {
+        let Here { services, only_here, .. } = self.here.known().unwrap_or_default();
+        let others: Vec<Known> = seen.machines.iter().map(|machine| machine.known.clone()).collect();
+        let is_elsewhere = |service: &str, port: u16| {
+            decide::mesh::elsewhere(&others, service, port).any(|it| it.standing == Standing::Ready)
+        };
+        let depends = |(service, ports): &(&String, &Vec<Port>)| {
+            ports.iter().any(|Port { port, ready }| *ready > 0 && !is_elsewhere(service, *port))
+        };
+        services.iter().filter(depends).map(|(service, _)| service.clone()).chain(only_here).collect()
+    }
+
+    /// Has the other machines choose this one no more; gives those that did not say that they do so.
+    pub async fn drain(&self) -> BTreeSet<String> {
+        self.drains.send_replace(true);
+        let mut state = self.state.clone();
+        let is_done =
+            |state: &State| state.seen.name.is_none() || state.seen.said.draining && state.may_choose.is_empty();
+        let told = state.wait_for(is_done);
+        match tokio::time::timeout(LONGEST_FAREWELL, told).await {
+            Ok(_) => BTreeSet::new(),
+            Err(_) => self.state.borrow().may_choose.clone(),
+        }
+    }
+}
+
+/// What runs the mesh, and the handle to it.
+pub fn new(settings: Settings) -> (impl Future<Output = ()> + Send + 'static, Handle) {
+    let (drains, drain) = watch::channel(false);
+    let (tell, state) = watch::channel(State::default());
+    let handle = Handle { drains: Arc::new(drains), state, here: settings.here.clone() };
+    (Engine::new(settings, tell).run(drain), handle)
+}
+
+struct Engine {
+    settings: Settings,
+    /// The clock of `view`.
+    began: Instant,
+    view: View,
+    tagged: Tagged,
+    /// What this machine says of itself, to whoever listens.
+    said: watch::Sender<Said>,
+    /// Numbers of what others said that are in force here.
+    in_force: watch::Sender<BTreeMap<String, Number>>,
+    told: Arc<Machines>,
+    /// What was told routing and is not in force yet.
+    pending: Vec<Arc<Machines>>,
+    /// What each machine that listens has in force of this one.
+    /// By a number of the connection: one may begin before the one before it has ended.
+    listeners: BTreeMap<u64, (String, Number)>,
+    round_trips: BTreeMap<String, Duration>,
+    tell: watch::Sender<State>,
+    heard: mpsc::UnboundedReceiver<(String, Heard)>,
+    hears: mpsc::UnboundedSender<(String, Heard)>,
+    following: JoinSet<()>,
+    followed: BTreeMap<String, (IpAddr, AbortHandle)>,
+    serving: Option<(IpAddr, AbortHandle)>,
+    callers: Arc<Callers>,
+    warned: String,
+}
+
+impl Engine {
+    fn new(settings: Settings, tell: watch::Sender<State>) -> Self {
+        let said = Said {
+            number: Number { start: settings.start, count: 0 },
+            version: settings.version.clone(),
+            proxy: settings.port.saturating_add(1),
+            ..Said::default()
+        };
+        let (hears, heard) = mpsc::unbounded_channel();
+        let callers = Arc::new(Callers::of(settings.daemon.clone()));
+        Self {
+            settings,
+            began: Instant::now(),
+            view: View::default(),
+            tagged: Tagged::default(),
+            said: watch::Sender::new(said),
+            in_force: watch::Sender::default(),
+            told: Arc::default(),
+            pending: Vec::new(),
+            listeners: BTreeMap::new(),
+            round_trips: BTreeMap::new(),
+            tell,
+            heard,
+            hears,
+            following: JoinSet::new(),
+            followed: BTreeMap::new(),
+            serving: None,
+            callers,
+            warned: String::new(),
+        }
+    }
+
+    async fn run(mut self, mut drain: watch::Receiver<bool>) {
+        let news = Arc::new(Notify::new());
+        let (daemon, tell) = (self.settings.daemon.clone(), Arc::clone(&news));
+        self.following.spawn(async move { daemon.listen(|| tell.notify_one()).await });
+        self.following.spawn(Arc::clone(&self.callers).follow());
+        let mut here = self.settings.here.subscribe();
+        let mut look_at = Instant::now();
+        loop {
+            let silence = self.view.look_again_at().map(|time| self.began + time);
+            tokio::select! {
+                () = news.notified() => look_at = Instant::now(),
+                () = tokio::time::sleep_until(look_at) => {
+                    look_at = Instant::now() + if self.look_around().await { LOOK_EVERY } else { PAUSE };
+                }
+                Some((machine, heard)) = self.heard.recv() => self.hear(&machine, heard),
+                Ok(()) = here.changed() => {}
+                Ok(()) = drain.changed() => {}
+                () = sleep_until(silence) => {}
+            }
+            self.view.look(self.began.elapsed());
+            let known = here.borrow_and_update().clone().unwrap_or_default();
+            self.say(&known, *drain.borrow_and_update());
+            self.tell_routing();
+            self.note_in_force(known.revision);
+            self.tell_handle();
+        }
+    }
+
+    /// Whether everything is as it should be; else it is to be looked at soon.
+    async fn look_around(&mut self) -> bool {
+        let tagged = match self.settings.daemon.tagged(&self.settings.tag).await {
+            Ok(tagged) => tagged,
+            // A daemon that is away for a moment has not moved the machines.
+            Err(error) => return self.warn(format!("the mesh can't be looked at: {}", crate::chain(&error))),
+        };
+        self.tagged = tagged;
+        let Some((_, address)) = self.tagged.this.clone() else {
+            self.serving = None;
+            self.follow(&BTreeMap::new());
+            let tag = &self.settings.tag;
+            return self.warn(format!(
+                "this machine is not in the mesh, since it has no tag {tag}: `tailscale up --advertise-tags={tag}` asks for it, \
+                 and the tailnet policy has to allow it"
+            ));
+        };
+        self.follow(&self.tagged.others.clone());
+        if self.serving.as_ref().is_some_and(|(at, task)| *at == address && !task.is_finished()) {
+            return true;
+        }
+        if let Some((_, task)) = self.serving.take() {
+            task.abort();
+        }
+        let at = SocketAddr::new(address, self.settings.port);
+        match TcpListener::bind(at).await {
+            Ok(listener) => {
+                let serving = link::serve(
+                    listener,
+                    (Arc::clone(&self.callers), self.settings.tag.clone()),
+                    self.said.subscribe(),
+                    self.hears.clone(),
+                );
+                self.serving = Some((address, self.following.spawn(serving)));
+                self.warned.clear();
+                tracing::info!("other machines of the mesh are listened to at {at}");
+                true
+            }
+            Err(error) => self.warn(format!("can't listen at {at} for other machines of the mesh: {error}")),
+        }
+    }
+
+    fn warn(&mut self, sentence: String) -> bool {
+        if self.warned != sentence {
+            tracing::warn!("{sentence}");
+            self.warned = sentence;
+        }
+        false
+    }
+
+    /// Listens to these machines, and to no others.
+    fn follow(&mut self, machines: &BTreeMap<String, IpAddr>) {
+        self.view.are_there(machines);
+        self.followed.retain(|name, (address, task)| {
+            let stays = machines.get(name) == Some(address);
+            if !stays {
+                task.abort();
+            }
+            stays
+        });
+        self.round_trips.retain(|name, _| machines.contains_key(name));
+        for (name, address) in machines {
+            if !self.followed.contains_key(name) {
+                let at = SocketAddr::new(*address, self.settings.port);
+                let following = link::follow(name.clone(), at, self.in_force.subscribe(), self.hears.clone());
+                self.followed.insert(name.clone(), (*address, self.following.spawn(following)));
+            }
+        }
+    }
+
+    fn hear(&mut self, machine: &str, heard: Heard) {
+        let now = self.began.elapsed();
+        match heard {
+            Heard::Said(said) => self.view.hear(machine, *said, now),
+            Heard::Beat => self.view.beat(machine, now),
+            Heard::Lost => self.view.lose(machine, now),
+            Heard::RoundTrip(time) => drop(self.round_trips.insert(machine.to_owned(), time)),
+            Heard::HasInForce { connection, number } => {
+                self.listeners.insert(connection, (machine.to_owned(), number));
+            }
+            Heard::ListensNoMore { connection } => drop(self.listeners.remove(&connection)),
+        }
+    }
+
+    fn say(&self, here: &Here, drains: bool) {
+        self.said.send_if_modified(|said| {
+            let is_new = said.services != here.services || said.draining != drains;
+            if is_new {
+                said.services.clone_from(&here.services);
+                said.draining = drains;
+                said.number.count += 1;
+            }
+            is_new
+        });
+    }
+
+    fn tell_routing(&mut self) {
+        let port = self.said.borrow().proxy;
+        let at = self.tagged.this.as_ref().map(|(_, address)| SocketAddr::new(*address, port));
+        let known = self.view.known();
+        if self.told.known != known || self.told.at != at {
+            self.told = Arc::new(Machines { revision: self.told.revision + 1, at, known });
+            self.pending.push(Arc::clone(&self.told));
+            self.settings.machines.tell(Arc::clone(&self.told));
+        }
+    }
+
+    fn note_in_force(&mut self, revision: u64) {
+        let Some(last) = self.pending.iter().rposition(|machines| machines.revision <= revision) else { return };
+        let numbers = |known: &Known| Some((known.name.clone(), known.said.as_ref()?.number));
+        let in_force = self.pending[last].known.iter().filter_map(numbers).collect();
+        self.pending.drain(..=last);
+        self.in_force.send_if_modified(|known| {
+            let is_new = *known != in_force;
+            *known = in_force;
+            is_new
+        });
+    }
+
+    fn tell_handle(&self) {
+        let said = self.said.borrow().clone();
+        let seen = |known: &Known| SeenMachine {
+            round_trip: self.round_trips.get(&known.name).copied(),
+            known: known.clone(),
+        };
+        let may_choose = self.listeners.values().filter(|(_, number)| !said.draining || *number < said.number);
+        let state = State {
+            may_choose: may_choose.map(|(name, _)| name.clone()).collect(),
+            seen: Seen {
+                name: self.tagged.this.as_ref().map(|(name, _)| name.clone()),
+                machines: self.told.known.iter().map(seen).collect(),
+                depend_on_this: BTreeSet::new(),
+                said,
+            },
+        };
+        self.tell.send_replace(state);
+    }
+}
+
+async fn sleep_until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}

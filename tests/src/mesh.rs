@@ -1,0 +1,104 @@
+//! Several machines on one tailnet: each with a network of its own, a router between them that can cut them off from each
+//! other, and a stand-in for Tailscale's daemon on each that knows the others.
+
+use serde_json::{Value, json};
+
+use crate::machine::{LISTEN, Machine, SERVICE_CIDR};
+use crate::namespace::Namespace;
+use crate::registry::MIRROR;
+use crate::run::output_of;
+use crate::tailnet::{ADDRESSES, DOMAIN, Daemon};
+
+/// What machines of the mesh have.
+pub const TAG: &str = "tag:segue";
+
+/// The network between machines.
+#[derive(Debug)]
+pub struct Router(Namespace);
+
+/// The name of the machine of this number on the tailnet, without the domain.
+#[must_use]
+pub fn host(number: usize) -> String {
+    format!("m{number}")
+}
+
+/// The same with the domain.
+#[must_use]
+pub fn name(number: usize) -> String {
+    format!("{}.{DOMAIN}", host(number))
+}
+
+/// The address of the machine of this number.
+#[must_use]
+pub fn address(number: usize) -> String {
+    format!("100.64.0.{}", number + 1)
+}
+
+impl Router {
+    /// Between these machines, whose numbers are their places.
+    #[must_use]
+    pub fn between(machines: &[Machine]) -> Self {
+        let router = Namespace::network();
+        let run = |namespace: &Namespace, command: String| {
+            let mut words = command.split(' ');
+            let mut command = namespace.in_network(words.next().expect("a command"));
+            output_of(command.args(words));
+        };
+        run(&router, "sysctl -q -w net.ipv4.ip_forward=1".to_owned());
+        let peer = router.first_process();
+        for (number, machine) in machines.iter().enumerate() {
+            let (link, own) = (host(number), address(number));
+            run(machine.namespace(), format!("ip link add tailnet type veth peer name {link} netns {peer}"));
+            run(machine.namespace(), format!("ip address add {own}/32 dev tailnet"));
+            run(machine.namespace(), "ip link set tailnet up".to_owned());
+            run(&router, format!("ip link set {link} up"));
+            run(&router, format!("sysctl -q -w net.ipv4.conf.{link}.proxy_arp=1"));
+            run(&router, format!("ip route add {own}/32 dev {link}"));
+            run(machine.namespace(), format!("ip route add {ADDRESSES} dev tailnet src {own}"));
+        }
+        let router = Self(router);
+        router.nft("add table inet cuts; add chain inet cuts forward { type filter hook forward priority 0; }");
+        router
+    }
+
+    /// Nothing passes between two machines any more.
+    pub fn cut(&self, one: usize, other: usize) {
+        let [one, other] = [address(one), address(other)];
+        let rule = |from: &str, to: &str| format!("add rule inet cuts forward ip saddr {from} ip daddr {to} drop");
+        self.nft(&format!("{}; {}", rule(&one, &other), rule(&other, &one)));
+    }
+
+    /// Everything passes.
+    pub fn mend(&self) {
+        self.nft("flush chain inet cuts forward");
+    }
+
+    fn nft(&self, rules: &str) {
+        output_of(self.0.in_network("nft").arg(rules));
+    }
+}
+
+/// A daemon for each machine that knows all others.
+#[must_use]
+pub fn daemons(machines: &[Machine]) -> Vec<Daemon<'_>> {
+    let node = |number: usize| json!({"name": host(number), "addresses": [address(number)], "tags": [TAG]});
+    let tailnet = |number: usize| {
+        let peers: Vec<Value> = (0..machines.len()).filter(|other| *other != number).map(node).collect();
+        json!({"domain": DOMAIN, "has_certificates": true, "node": node(number), "peers": peers})
+    };
+    machines.iter().enumerate().map(|(number, machine)| Daemon::start_in(machine, tailnet(number))).collect()
+}
+
+/// `segue up --mesh`, which must succeed.
+pub fn up(machine: &Machine, daemon: &Daemon<'_>) {
+    let mut command = machine.segue("up");
+    command.args(["--detach", "--listen", LISTEN, "--service-cidr", SERVICE_CIDR, "--mirror", MIRROR]);
+    output_of(command.arg("--tailscale-socket").arg(daemon.socket()).arg("--mesh"));
+}
+
+/// How a machine sees the mesh.
+#[must_use]
+pub fn seen(machine: &Machine) -> Value {
+    let said = output_of(machine.segue("mesh").args(["--output", "json"]));
+    serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}"))
+}
