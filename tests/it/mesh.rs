@@ -130,14 +130,21 @@ fn whoever_has_no_tag_is_no_machine_of_the_mesh() {
     wait_for(&machines[0], "nobody is left", |seen| state(seen, 1) == "unknown");
     wait_for(&machines[1], "nobody answers", |seen| state(seen, 0) == "set-aside");
     // A proxy takes nothing from it either, whatever it announces.
-    let at = format!("/dev/tcp/{}/7451", address(0));
-    let forged = format!("exec 3<>{at} && printf 'SEGUE/1 production/{SERVICE} 80 http1\\n' >&3 && timeout 5 cat <&3");
-    let said = run(machines[1].namespace().command("bash").args(["-c", &forged]), "");
-    assert!(said.stdout.is_empty(), "{}", said.stdout);
+    let key = std::fs::read_to_string(machines[0].data_dir().join("mesh.key")).expect("the engine has one");
+    let announce = |key: &str| {
+        let line = format!("SEGUE/1 {key} production/{SERVICE} 80 http1\\n");
+        let to = format!("exec 3<>/dev/tcp/{}/746 && printf '{line}' >&3 && timeout 5 cat <&3", address(0));
+        run(machines[1].namespace().command("bash").args(["-c", &to]), "").stdout
+    };
+    assert_eq!(announce(&key), "");
     daemons[0].change(|tailnet| tailnet["peers"][0]["tags"] = json!([TAG]));
     all_know_each_other(&machines);
-    let said = run(machines[1].namespace().command("bash").args(["-c", &forged]), "");
-    assert_eq!(said.stdout, "+", "{}", said.stderr);
+    assert_eq!(announce(&key), "+");
+    // Pods of the other machine have its address and not the key, nor the ports that only root may connect from.
+    assert_eq!((announce("guessed"), announce("")), ("-".to_owned(), "-".to_owned()));
+    let listen = format!("exec 3<>/dev/tcp/{}/745 && timeout 5 cat <&3", address(0));
+    let heard = run(machines[1].namespace().command("bash").args(["-c", &listen]), "");
+    assert!(heard.success && heard.stdout.is_empty(), "{}{}", heard.stdout, heard.stderr);
 
     // An engine that starts again is trusted again, and what is passed on meanwhile goes on.
     machines[1].kill_engine();

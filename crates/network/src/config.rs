@@ -60,6 +60,28 @@ pub struct Mesh {
     pub at: Option<SocketAddr>,
     /// The other machines, who alone may.
     pub machines: BTreeSet<IpAddr>,
+    /// What they have to know, since pods and users of a machine have its address too.
+    pub key: Secret,
+}
+
+/// What nobody is shown.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Secret(pub String);
+
+impl Secret {
+    /// Whether it is the same, in a time that tells nothing of how much of it is. An empty one is never.
+    #[must_use]
+    pub fn is(&self, other: &str) -> bool {
+        let (one, other) = (self.0.as_bytes(), other.as_bytes());
+        let differ = one.iter().zip(other).fold(0, |differ, (one, other)| differ | (one ^ other));
+        !one.is_empty() && one.len() == other.len() && differ == 0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("Secret")
+    }
 }
 
 /// How Tailscale's daemon leads callers from the tailnet to Services.
@@ -278,6 +300,8 @@ pub struct ServicePort {
 pub struct Elsewhere {
     pub machine: String,
     pub proxy: SocketAddr,
+    /// What it wants to hear.
+    pub key: Secret,
     /// How many are ready.
     pub ready: u32,
     pub state: EndpointState,

@@ -15,7 +15,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
-use crate::config::Mesh;
+use crate::config::{Mesh, Secret};
 use crate::tailnet::local_api::Tagged;
 use crate::tailnet::{Callers, LocalApi, Shared};
 use link::Heard;
@@ -39,6 +39,8 @@ pub struct Settings {
     pub start: u64,
     /// Of Segue.
     pub version: String,
+    /// What other machines have to know to pass requests on to this one.
+    pub key: Secret,
     pub machines: Shared<Arc<Machines>>,
     pub here: Shared<Here>,
 }
@@ -50,6 +52,9 @@ pub struct Machines {
     pub(crate) revision: u64,
     /// Where this machine's proxy takes connections of others'.
     at: Option<SocketAddr>,
+    /// What this machine wants to hear, and each of the others.
+    key: Secret,
+    pub(crate) keys: BTreeMap<String, Secret>,
     pub(crate) known: Vec<Known>,
 }
 
@@ -85,8 +90,15 @@ pub struct SeenMachine {
 }
 
 impl Machines {
+    /// Sockets that are for other machines alone.
+    pub(crate) fn listeners(&self) -> impl Iterator<Item = SocketAddr> {
+        let engine = self.at.map(|at| SocketAddr::new(at.ip(), at.port().saturating_sub(1)));
+        self.at.into_iter().chain(engine)
+    }
+
     pub(crate) fn mesh(&self) -> Mesh {
-        Mesh { at: self.at, machines: self.known.iter().map(|known| known.address).collect() }
+        let machines = self.known.iter().map(|known| known.address).collect();
+        Mesh { at: self.at, machines, key: self.key.clone() }
     }
 }
 
@@ -166,6 +178,7 @@ struct Engine {
     /// By a number of the connection: one may begin before the one before it has ended.
     listeners: BTreeMap<u64, (String, Number)>,
     round_trips: BTreeMap<String, Duration>,
+    keys: BTreeMap<String, Secret>,
     tell: watch::Sender<State>,
     heard: mpsc::UnboundedReceiver<(String, Heard)>,
     hears: mpsc::UnboundedSender<(String, Heard)>,
@@ -197,6 +210,7 @@ impl Engine {
             pending: Vec::new(),
             listeners: BTreeMap::new(),
             round_trips: BTreeMap::new(),
+            keys: BTreeMap::new(),
             tell,
             heard,
             hears,
@@ -244,7 +258,7 @@ impl Engine {
             Err(error) => return self.warn(format!("the mesh can't be looked at: {}", crate::chain(&error))),
         };
         self.tagged = tagged;
-        let Some((_, address)) = self.tagged.this.clone() else {
+        let Some((name, address)) = self.tagged.this.clone() else {
             self.serving = None;
             self.follow(&BTreeMap::new());
             let tag = &self.settings.tag;
@@ -263,12 +277,15 @@ impl Engine {
         let at = SocketAddr::new(address, self.settings.port);
         match TcpListener::bind(at).await {
             Ok(listener) => {
-                let serving = link::serve(
-                    listener,
-                    (Arc::clone(&self.callers), self.settings.tag.clone()),
-                    self.said.subscribe(),
-                    self.hears.clone(),
-                );
+                let telling = link::Telling {
+                    callers: Arc::clone(&self.callers),
+                    tag: self.settings.tag.clone(),
+                    own: name.clone(),
+                    key: self.settings.key.clone(),
+                    said: self.said.subscribe(),
+                    hears: self.hears.clone(),
+                };
+                let serving = telling.serve(listener);
                 self.serving = Some((address, self.following.spawn(serving)));
                 self.warned.clear();
                 tracing::info!("other machines of the mesh are listened to at {at}");
@@ -297,6 +314,7 @@ impl Engine {
             stays
         });
         self.round_trips.retain(|name, _| machines.contains_key(name));
+        self.keys.retain(|name, _| machines.contains_key(name));
         for (name, address) in machines {
             if !self.followed.contains_key(name) {
                 let at = SocketAddr::new(*address, self.settings.port);
@@ -312,6 +330,7 @@ impl Engine {
             Heard::Said(said) => self.view.hear(machine, *said, now),
             Heard::Beat => self.view.beat(machine, now),
             Heard::Lost => self.view.lose(machine, now),
+            Heard::Key(key) => drop(self.keys.insert(machine.to_owned(), key)),
             Heard::RoundTrip(time) => drop(self.round_trips.insert(machine.to_owned(), time)),
             Heard::HasInForce { connection, number } => {
                 self.listeners.insert(connection, (machine.to_owned(), number));
@@ -336,8 +355,9 @@ impl Engine {
         let port = self.said.borrow().proxy;
         let at = self.tagged.this.as_ref().map(|(_, address)| SocketAddr::new(*address, port));
         let known = self.view.known();
-        if self.told.known != known || self.told.at != at {
-            self.told = Arc::new(Machines { revision: self.told.revision + 1, at, known });
+        if self.told.known != known || self.told.at != at || self.told.keys != self.keys {
+            let (key, keys) = (self.settings.key.clone(), self.keys.clone());
+            self.told = Arc::new(Machines { revision: self.told.revision + 1, at, key, keys, known });
             self.pending.push(Arc::clone(&self.told));
             self.settings.machines.tell(Arc::clone(&self.told));
         }

@@ -81,6 +81,7 @@ table inet {table} {{
     }}
     chain postrouting {{
         type nat hook postrouting priority srcnat; policy accept;
+        ip saddr @pods ip daddr != @pods meta l4proto {{ tcp, udp }} masquerade to :1024-65535
         ip saddr @pods ip daddr != @pods masquerade
     }}
 }}

@@ -188,8 +188,9 @@ pub(crate) struct Up {
     /// `segue.dev/mesh: "true"` are one on all of them
     #[arg(long, value_name = "TAG", num_args = 0..=1, default_missing_value = "tag:segue")]
     pub(crate) mesh: Option<String>,
-    /// Where engines of the mesh listen to each other on the tailnet; their proxies do at the port after it
-    #[arg(long, default_value_t = 7450, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..65_535))]
+    /// Where engines of the mesh listen to each other on the tailnet; their proxies do at the port after it. The same on all
+    /// machines, and one that only root can take
+    #[arg(long, default_value_t = 745, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..1023))]
     pub(crate) mesh_port: u16,
     /// Which requests to the API are written to audit.log in the data directory
     #[arg(long, default_value = "changes", value_name = "WHICH")]

@@ -2,7 +2,9 @@
 
 use std::fmt::Debug;
 use std::fs::{self, File};
+use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,7 +25,7 @@ use k8s_openapi::api::networking::v1::IngressClass;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use kube::api::{Api, PostParams};
 use kube::{Client, ResourceExt};
-use network::config::{Base, Dns, Tailnet};
+use network::config::{Base, Dns, Secret, Tailnet};
 use network::keeper::{KeeperSettings, ProxyUser};
 use network::link::DataPlaneCommand;
 use network::mesh;
@@ -490,9 +492,25 @@ fn mesh_settings(
         port: options.mesh_port,
         start: next_start(directories)?,
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        key: mesh_key(&directories.mesh_key())?,
         machines: routing.machines.clone(),
         here: routing.here.clone(),
     }))
+}
+
+/// The same for as long as the data directory is there: the proxies of other machines outlive this engine.
+fn mesh_key(path: &Path) -> anyhow::Result<Secret> {
+    let about = || format!("{} can't be read or made", path.display());
+    if !path.exists() {
+        let mut random = [0; 32];
+        File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut random)).with_context(about)?;
+        let unfinished = path.with_extension("unfinished");
+        let key: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+        let mut file = File::options().create(true).write(true).truncate(true).mode(0o600).open(&unfinished);
+        file.as_mut().map_or(Ok(()), |file| file.write_all(key.as_bytes())).with_context(about)?;
+        file.and_then(|file| file.sync_all()).and_then(|()| fs::rename(&unfinished, path)).with_context(about)?;
+    }
+    Ok(Secret(fs::read_to_string(path).with_context(about)?.trim().to_owned()))
 }
 
 /// Grows with each start of the engine, also when the machine's clock went back meanwhile.

@@ -79,6 +79,11 @@ impl Directories {
         self.data.join("store.key")
     }
 
+    /// What other machines of the mesh have to know to pass requests on to this one.
+    pub(crate) fn mesh_key(&self) -> PathBuf {
+        self.data.join("mesh.key")
+    }
+
     /// A number that grows with each start of an engine of a mesh.
     pub(crate) fn starts(&self) -> PathBuf {
         self.data.join("starts")

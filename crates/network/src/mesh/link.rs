@@ -1,8 +1,10 @@
 //! One machine listening to another: lines of JSON on a connection within the tailnet, which encrypts it and knows who is at
 //! its ends. The one that listens connects.
 
+use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,17 +12,24 @@ use decide::mesh::{BEAT, Number, SILENCE, Said};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader, Lines, Take};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
+use crate::config::Secret;
 use crate::tailnet::Callers;
 
 /// The pause before a machine is connected to again, and the longest of them.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_CONNECT: Duration = Duration::from_secs(2);
+/// Ports from which engines connect, the first from which everybody may, and how many of them are tried at a time.
+const PRIVILEGED_PORTS: Range<u16> = 600..1000;
+const FIRST_PORT_OF_ALL: u16 = 1024;
+const MOST_PORTS: u64 = 20;
+/// Connections of others at a time.
+const MOST_LISTENERS: usize = 1024;
 /// How often the way to a machine is measured.
 const MEASURED_EVERY: Duration = Duration::from_secs(5);
 /// A hundred thousand Services in one line, and a day of beats on one connection.
@@ -29,6 +38,7 @@ const MOST_BYTES: u64 = 64 << 20;
 /// What comes of it.
 #[derive(Debug)]
 pub(super) enum Heard {
+    Key(Secret),
     Said(Box<Said>),
     Beat,
     /// It can't be reached.
@@ -48,6 +58,8 @@ pub(super) enum Heard {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 enum Message {
+    /// By which the listener's proxy is let in.
+    Key(Secret),
     Said(Said),
     Beat,
     Pong(u64),
@@ -72,7 +84,7 @@ pub(super) async fn follow(
 ) {
     let mut pause = FIRST_PAUSE;
     loop {
-        let connected = timeout(LONGEST_CONNECT, TcpStream::connect(at)).await;
+        let connected = timeout(LONGEST_CONNECT, connect(at)).await;
         let ended = match connected.map_err(io::Error::from).flatten() {
             Ok(stream) => {
                 pause = FIRST_PAUSE;
@@ -89,6 +101,28 @@ pub(super) async fn follow(
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
+}
+
+/// From a port that only root may use.
+async fn connect(at: SocketAddr) -> io::Result<TcpStream> {
+    let mut taken = io::Error::from(io::ErrorKind::AddrInUse);
+    let start = RandomState::new().hash_one(at);
+    for step in 0..MOST_PORTS {
+        let port = PRIVILEGED_PORTS.start + (start.wrapping_add(step) % PRIVILEGED_PORTS.len() as u64) as u16;
+        let socket = TcpSocket::new_v4()?;
+        socket.set_reuseaddr(true)?;
+        let connected = match socket.bind((Ipv4Addr::UNSPECIFIED, port).into()) {
+            Ok(()) => socket.connect(at).await,
+            Err(error) => Err(error),
+        };
+        match connected {
+            Err(error) if matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable) => {
+                taken = error;
+            }
+            connected => return connected,
+        }
+    }
+    Err(taken)
 }
 
 /// Until the connection ends, or has been silent for long.
@@ -108,6 +142,7 @@ async fn listen(
             line = timeout(SILENCE * 2, lines.next_line()) => {
                 let Some(line) = line.map_err(io::Error::from)?? else { return Ok(()) };
                 match serde_json::from_str(&line)? {
+                    Message::Key(key) => Heard::Key(key),
                     Message::Said(said) => Heard::Said(Box::new(said)),
                     Message::Beat => Heard::Beat,
                     Message::Pong(number) if number == asked => Heard::RoundTrip(asked_at.elapsed()),
@@ -134,23 +169,31 @@ async fn listen(
     }
 }
 
-/// Tells every machine that has the tag how things are here, until it is dropped.
-pub(super) async fn serve(
-    listener: TcpListener,
-    (callers, tag): (Arc<Callers>, String),
-    said: watch::Receiver<Said>,
-    hears: Hears,
-) {
-    let mut telling = JoinSet::new();
-    for connection in 0.. {
-        tokio::select! {
-            Some(_) = telling.join_next() => {}
-            accepted = listener.accept() => match accepted {
-                Ok((stream, client)) => {
-                    let (callers, tag) = (Arc::clone(&callers), tag.clone());
-                    let to = Listener { connection, stream, client };
-                    telling.spawn(tell_if_known(to, (callers, tag), said.clone(), hears.clone()));
+/// What it takes to tell other machines how things are here.
+#[derive(Clone)]
+pub(super) struct Telling {
+    pub(super) callers: Arc<Callers>,
+    /// Who is told has it.
+    pub(super) tag: String,
+    /// This machine's name.
+    pub(super) own: String,
+    /// By which others' proxies are let in.
+    pub(super) key: Secret,
+    pub(super) said: watch::Receiver<Said>,
+    pub(super) hears: Hears,
+}
+
+impl Telling {
+    /// Tells every machine that has the tag how things are here, until it is dropped.
+    pub(super) async fn serve(self, listener: TcpListener) {
+        let mut telling = JoinSet::new();
+        for connection in 0.. {
+            while telling.try_join_next().is_some() {}
+            match listener.accept().await {
+                Ok((stream, client)) if telling.len() < MOST_LISTENERS => {
+                    telling.spawn(self.clone().tell_if_known(connection, stream, client));
                 }
+                Ok(_) => tracing::warn!("too many listen to this machine"),
                 Err(error) => {
                     tracing::warn!("can't accept a connection of another machine: {error}");
                     tokio::time::sleep(FIRST_PAUSE).await;
@@ -158,73 +201,66 @@ pub(super) async fn serve(
             }
         }
     }
-}
 
-/// Another machine that listens.
-struct Listener {
-    connection: u64,
-    stream: TcpStream,
-    client: SocketAddr,
-}
-
-async fn tell_if_known(
-    Listener { connection, stream, client }: Listener,
-    (callers, tag): (Arc<Callers>, String),
-    said: watch::Receiver<Said>,
-    hears: Hears,
-) {
-    let who = || async { callers.who(client).await.filter(|whois| whois.tags.contains(&tag)) };
-    let Some(whois) = who().await else {
-        let ip: IpAddr = client.ip();
-        return tracing::warn!("{ip} is told nothing of this machine: on the tailnet it has no tag {tag}");
-    };
-    let machine = whois.machine;
-    let is_still = || async { who().await.is_some_and(|whois| whois.machine == machine) };
-    if let Err(error) = tell((&machine, connection), stream, said, &hears, is_still).await {
-        tracing::debug!("the machine {machine} listens no more: {error}");
+    async fn tell_if_known(mut self, connection: u64, stream: TcpStream, client: SocketAddr) {
+        let Some(machine) = self.machine(client).await else {
+            return tracing::warn!(
+                "{client} is told nothing of this machine: it is not the engine of a machine that has the tag {}",
+                self.tag
+            );
+        };
+        if let Err(error) = self.tell((&machine, connection), stream, client).await {
+            tracing::debug!("the machine {machine} listens no more: {error}");
+        }
+        let _ = self.hears.send((machine, Heard::ListensNoMore { connection }));
     }
-    let _ = hears.send((machine, Heard::ListensNoMore { connection }));
-}
 
-async fn tell<F: Future<Output = bool>>(
-    (machine, connection): (&str, u64),
-    stream: TcpStream,
-    mut said: watch::Receiver<Said>,
-    hears: &Hears,
-    is_still: impl Fn() -> F,
-) -> io::Result<()> {
-    let (mut lines, mut write) = halves(stream)?;
-    let mut beat = interval(BEAT);
-    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut looked = Instant::now();
-    said.mark_changed();
-    loop {
-        tokio::select! {
-            Ok(()) = said.changed() => {
-                let now = said.borrow_and_update().clone();
-                send(&mut write, &Message::Said(now)).await?;
-            }
-            _ = beat.tick() => {
-                // A machine that has lost its tag is told nothing any more.
-                if looked.elapsed() > MEASURED_EVERY {
-                    looked = Instant::now();
-                    if !is_still().await {
-                        return Ok(());
-                    }
+    /// Which machine's engine is there. Only root connects from such a port, and what pods send leaves their machine by others.
+    async fn machine(&self, client: SocketAddr) -> Option<String> {
+        let whois = self.callers.who(client).await.filter(|_| client.port() < FIRST_PORT_OF_ALL)?;
+        (whois.tags.contains(&self.tag) && whois.machine != self.own).then_some(whois.machine)
+    }
+
+    async fn tell(
+        &mut self,
+        (machine, connection): (&str, u64),
+        stream: TcpStream,
+        client: SocketAddr,
+    ) -> io::Result<()> {
+        let (mut lines, mut write) = halves(stream)?;
+        send(&mut write, &Message::Key(self.key.clone())).await?;
+        let mut beat = interval(BEAT);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut looked = Instant::now();
+        self.said.mark_changed();
+        loop {
+            tokio::select! {
+                Ok(()) = self.said.changed() => {
+                    let now = self.said.borrow_and_update().clone();
+                    send(&mut write, &Message::Said(now)).await?;
                 }
-                send(&mut write, &Message::Beat).await?;
-            }
-            line = lines.next_line() => match line? {
-                None => return Ok(()),
-                Some(line) => match serde_json::from_str(&line)? {
-                    Reply::Ping(number) => send(&mut write, &Message::Pong(number)).await?,
-                    Reply::InForce(number) => {
-                        if hears.send((machine.to_owned(), Heard::HasInForce { connection, number })).is_err() {
+                _ = beat.tick() => {
+                    // A machine that has lost its tag is told nothing any more.
+                    if looked.elapsed() > MEASURED_EVERY {
+                        looked = Instant::now();
+                        if self.machine(client).await.as_deref() != Some(machine) {
                             return Ok(());
                         }
                     }
+                    send(&mut write, &Message::Beat).await?;
+                }
+                line = lines.next_line() => match line? {
+                    None => return Ok(()),
+                    Some(line) => match serde_json::from_str(&line)? {
+                        Reply::Ping(number) => send(&mut write, &Message::Pong(number)).await?,
+                        Reply::InForce(number) => {
+                            if self.hears.send((machine.to_owned(), Heard::HasInForce { connection, number })).is_err() {
+                                return Ok(());
+                            }
+                        }
+                    },
                 },
-            },
+            }
         }
     }
 }

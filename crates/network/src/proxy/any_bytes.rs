@@ -101,7 +101,7 @@ mod tests {
             Just(&b"\x07\x81\xfe"[..]),
             Just(&b"\x03\x00\x00\x00\x00\x05"[..]),
             Just(&b"\x00\x00\x00\x10{\"v\":1,\"message\":"[..]),
-            Just(&b"SEGUE/1 a/b 80 bytes "[..]),
+            Just(&b"SEGUE/1 k a/b 80 bytes "[..]),
             Just(&b"a=1; stick=2a"[..]),
         ];
         (beginnings, vec(any::<u8>(), 0..300)).prop_map(|(beginning, rest)| [beginning, &rest].concat())

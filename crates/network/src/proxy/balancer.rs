@@ -28,7 +28,9 @@ use super::connection::Tls;
 use super::counts::{OpenConnection, Registry, Series};
 use super::passage::Passage;
 use super::upstream::Upstream;
-use crate::config::{Applied, Backend, Change, DataPlaneConfig, Ingress, PodUid, ProxyProtocol, Speaks, Tailnet};
+use crate::config::{
+    Applied, Backend, Change, DataPlaneConfig, Ingress, Mesh, PodUid, ProxyProtocol, Secret, Speaks, Tailnet,
+};
 use crate::dns::Names;
 use crate::frames::Drain;
 use memory::Memory;
@@ -68,6 +70,7 @@ struct Table {
 struct Passages {
     at: Option<SocketAddr>,
     machines: BTreeSet<IpAddr>,
+    key: Secret,
     places: HashMap<Passage, SocketAddr>,
 }
 
@@ -194,9 +197,10 @@ impl Balancer {
         self.table.read().unwrap_or_else(PoisonError::into_inner).mesh.machines.contains(&ip.to_canonical())
     }
 
-    /// Where a Service's port is that another machine asks for.
-    pub(crate) fn place_of(&self, passage: &Passage) -> Option<SocketAddr> {
-        self.table.read().unwrap_or_else(PoisonError::into_inner).mesh.places.get(passage).copied()
+    /// Where a Service's port is that another machine asks for; nowhere for whoever doesn't know the key.
+    pub(crate) fn place_of(&self, passage: &Passage, key: &Secret) -> Option<SocketAddr> {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        table.mesh.key.is(&key.0).then(|| table.mesh.places.get(passage).copied()).flatten()
     }
 
     /// Whether and how pods there are told whom a connection comes from.
@@ -445,7 +449,8 @@ impl Passages {
                 }
             }
         }
-        Self { at: config.mesh.at, machines: config.mesh.machines.clone(), places }
+        let Mesh { at, machines, key } = config.mesh.clone();
+        Self { at, machines, key, places }
     }
 }
 

@@ -274,8 +274,8 @@ async fn pass_from_machine(
         announced = timeout(LONGEST_HANDSHAKE, passage::announced(&mut stream)) => announced.map_err(|_| Ended::Silent)??,
         () = has_come(&mut leaving, Leaving::Now) => return Err(Ended::Leaving),
     };
-    let Announced { passage, carries } = announced;
-    let place = balancer.place_of(&passage).and_then(|at| Some((at, balancer.counts_at(at)?)));
+    let Announced { key, passage, carries } = announced;
+    let place = balancer.place_of(&passage, &key).and_then(|at| Some((at, balancer.counts_at(at)?)));
     let Some((at, series)) = place else {
         passage::refuse(&mut stream).await?;
         return Err(Ended::NoService);

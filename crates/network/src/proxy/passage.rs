@@ -1,5 +1,5 @@
 //! From one machine's proxy to another's: a connection begins with a line that says which Service's port it is for and what it
-//! carries, and goes on once the other side has taken it. Who may say so is known by the address alone.
+//! carries, and goes on once the other side has taken it. Who may say so is known by the address and a key.
 
 use std::io;
 use std::net::IpAddr;
@@ -14,6 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::lent::PodSpeaks;
+use crate::config::Secret;
 
 /// In an answer to another machine: nothing of the request was processed, since no pod could take it.
 pub(crate) const NOT_TAKEN: HeaderName = HeaderName::from_static("segue-mesh-not-taken");
@@ -38,9 +39,18 @@ pub(crate) struct Passage {
     pub(crate) port: u16,
 }
 
+/// The way to a Service's port on another machine.
+#[derive(Clone, Debug)]
+pub(crate) struct Way {
+    pub(crate) passage: Passage,
+    /// What the other machine wants to hear.
+    pub(crate) key: Secret,
+}
+
 /// What a connection from another machine is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Announced {
+    pub(crate) key: Secret,
     pub(crate) passage: Passage,
     pub(crate) carries: Carries,
 }
@@ -55,26 +65,26 @@ pub(crate) enum Carries {
 
 impl Announced {
     fn line(&self) -> String {
-        let Self { passage: Passage { service, port }, carries } = self;
-        match carries {
-            Carries::Requests(PodSpeaks::Http1) => format!("{PROTOCOL} {service} {port} http1\n"),
-            Carries::Requests(PodSpeaks::Http2) => format!("{PROTOCOL} {service} {port} http2\n"),
-            Carries::Bytes(client) => format!("{PROTOCOL} {service} {port} bytes {client}\n"),
-        }
+        let Self { key: Secret(key), passage: Passage { service, port }, carries } = self;
+        let carries = match carries {
+            Carries::Requests(PodSpeaks::Http1) => "http1".to_owned(),
+            Carries::Requests(PodSpeaks::Http2) => "http2".to_owned(),
+            Carries::Bytes(client) => format!("bytes {client}"),
+        };
+        format!("{PROTOCOL} {key} {service} {port} {carries}\n")
     }
 
     fn parse(line: &str) -> Option<Self> {
         let mut words = line.split(' ');
-        let (PROTOCOL, service, port) = (words.next()?, words.next()?, words.next()?.parse().ok()?) else {
-            return None;
-        };
+        let (PROTOCOL, key, service) = (words.next()?, words.next()?, words.next()?) else { return None };
+        let (key, port) = (Secret(key.to_owned()), words.next()?.parse().ok()?);
         let carries = match (words.next()?, words.next()) {
             ("http1", None) => Carries::Requests(PodSpeaks::Http1),
             ("http2", None) => Carries::Requests(PodSpeaks::Http2),
             ("bytes", Some(client)) => Carries::Bytes(client.parse().ok()?),
             _ => return None,
         };
-        words.next().is_none().then(|| Self { passage: Passage { service: service.into(), port }, carries })
+        words.next().is_none().then(|| Self { key, passage: Passage { service: service.into(), port }, carries })
     }
 }
 
@@ -141,7 +151,8 @@ mod tests {
     use super::*;
 
     fn announcing(carries: Carries) -> Announced {
-        Announced { passage: Passage { service: "production/web".into(), port: 80 }, carries }
+        let key = Secret("k3y".to_owned());
+        Announced { key, passage: Passage { service: "production/web".into(), port: 80 }, carries }
     }
 
     #[test]
@@ -157,12 +168,13 @@ mod tests {
         for line in [
             "",
             "GET / HTTP/1.1",
-            "SEGUE/2 a/b 80 http1",
-            "SEGUE/1 a/b 80",
-            "SEGUE/1 a/b 80 http1 x",
-            "SEGUE/1 a/b x http1",
-            "SEGUE/1 a/b 80 bytes",
-            "SEGUE/1 a/b 80 bytes 1.2.3.4 x",
+            "SEGUE/2 k a/b 80 http1",
+            "SEGUE/1 k a/b 80",
+            "SEGUE/1 a/b 80 http1",
+            "SEGUE/1 k a/b 80 http1 x",
+            "SEGUE/1 k a/b x http1",
+            "SEGUE/1 k a/b 80 bytes",
+            "SEGUE/1 k a/b 80 bytes 1.2.3.4 x",
         ] {
             assert_eq!(Announced::parse(line), None, "{line}");
         }

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 
 use super::balancer::Pod;
 use super::lent::{Connection, PodSpeaks, Stream};
-use super::passage::{self, Announced, Carries, Passage};
+use super::passage::{self, Announced, Carries, Way};
 use super::request_body::RequestBody;
 use super::workers::WorkerNumber;
 
@@ -40,7 +40,7 @@ const CONNECTION_WINDOW: u32 = 1 << 20;
 pub(crate) struct Upstream {
     pub(crate) address: SocketAddr,
     /// What is asked for there, if that is another machine's proxy.
-    passage: Option<Passage>,
+    way: Option<Way>,
     pub(crate) pod: Arc<Pod>,
     /// By which a client's cookie names it.
     pub(crate) token: u64,
@@ -83,7 +83,7 @@ pub(crate) enum Repeatable {
 impl Upstream {
     pub(crate) fn new(
         address: SocketAddr,
-        passage: Option<Passage>,
+        way: Option<Way>,
         pod: Arc<Pod>,
         token: u64,
         workers: usize,
@@ -91,12 +91,12 @@ impl Upstream {
     ) -> Self {
         let pools = (0..workers).map(|_| Mutex::default()).collect();
         let sharing = (0..workers).map(|_| tokio::sync::Mutex::default()).collect();
-        Self { address, passage, pod, token, pools, sharing, aside }
+        Self { address, way, pod, token, pools, sharing, aside }
     }
 
     /// Whether another machine is behind it, which picks the pod.
     pub(crate) fn is_elsewhere(&self) -> bool {
-        self.passage.is_some()
+        self.way.is_some()
     }
 
     /// A connection that is open already, for a request.
@@ -154,8 +154,8 @@ impl Upstream {
     }
 
     async fn connect_for(&self, carries: Carries) -> io::Result<TcpStream> {
-        let Some(passage) = &self.passage else { return self.open().await };
-        let announced = Announced { passage: passage.clone(), carries };
+        let Some(Way { passage, key }) = &self.way else { return self.open().await };
+        let announced = Announced { key: key.clone(), passage: passage.clone(), carries };
         let connected = async {
             let mut stream = self.open().await?;
             passage::announce(&mut stream, &announced).await?;

@@ -196,8 +196,8 @@ fn plan<'p>(
     for (key, part) in parts {
         plan.add(key, part);
     }
-    settle_conflicts(&mut plan.services, &snapshot.services);
-    settle_conflicts(&mut plan.datagrams, &snapshot.services);
+    settle_conflicts(&mut plan.services, snapshot);
+    settle_conflicts(&mut plan.datagrams, snapshot);
     plan.ingress = ingress(snapshot, &plan.services);
     plan.add_host_ports(snapshot, &|uid| leaving.get(uid).copied());
     plan.mesh = snapshot.machines.mesh();
@@ -340,18 +340,19 @@ impl Part {
 }
 
 /// One place leads to one Service: a cluster address or a front to its own, any other place to the oldest that wants it.
-fn settle_conflicts(services: &mut [Arc<config::Service>], objects: &Objects<Service>) {
+fn settle_conflicts(services: &mut [Arc<config::Service>], snapshot: &Snapshot) {
     let is_own = |service: &config::Service, ip: &IpAddr| service.answers.contains(ip) || ip.is_loopback();
     let wants_more = |service: &config::Service| service.addresses.iter().any(|ip| !is_own(service, ip));
     let mut order: Vec<usize> = (0..services.len()).filter(|index| wants_more(&services[*index])).collect();
     if order.is_empty() {
         return;
     }
-    let mut taken: BTreeSet<SocketAddr> = BTreeSet::new();
+    let mut taken: BTreeSet<SocketAddr> = snapshot.machines.listeners().collect();
     for service in services.iter() {
         let own = service.addresses.iter().filter(|ip| is_own(service, ip));
         taken.extend(own.flat_map(|ip| service.ports.iter().map(|port| SocketAddr::new(*ip, port.port))));
     }
+    let objects = &snapshot.services;
     let age =
         |service: &config::Service| objects.get(&service.key()).and_then(|it| it.metadata.creation_timestamp.clone());
     order.sort_by_key(|index| (age(&services[*index]).map(|time| time.0), *index));
@@ -417,13 +418,17 @@ impl Routes<'_> {
         let name = |part: &Option<String>| part.clone().unwrap_or_default();
         let key = format!("{}/{}", name(&metadata.namespace), name(&metadata.name));
         let policy = mesh::Policy::of(self.annotation(names::MESH_POLICY));
-        let elsewhere = |it: mesh::Elsewhere| config::Elsewhere {
-            machine: it.machine,
-            proxy: SocketAddr::new(it.address, it.proxy),
-            ready: it.ready,
-            state: policy.state(it.standing),
+        let machines = &self.snapshot.machines;
+        let elsewhere = |it: mesh::Elsewhere| {
+            Some(config::Elsewhere {
+                key: machines.keys.get(&it.machine)?.clone(),
+                machine: it.machine,
+                proxy: SocketAddr::new(it.address, it.proxy),
+                ready: it.ready,
+                state: policy.state(it.standing),
+            })
         };
-        mesh::elsewhere(&self.snapshot.machines.known, &key, port).map(elsewhere).collect()
+        mesh::elsewhere(&machines.known, &key, port).filter_map(elsewhere).collect()
     }
 
     /// Whether the Services of its name on all machines are one.

@@ -14,6 +14,7 @@ mod ingress;
 mod limits;
 mod load;
 mod long;
+mod mesh;
 mod opaque;
 mod plane;
 mod policies;

@@ -16,7 +16,7 @@ use super::{Entries, Passages, Pod, Standing, Table};
 use crate::config::{Change, DataPlaneConfig, Elsewhere, Endpoint, PodUid, Service, ServicePort};
 use crate::dns::Names;
 use crate::proxy::counts::Registry;
-use crate::proxy::passage::Passage;
+use crate::proxy::passage::{Passage, Way};
 use crate::proxy::retry_budget::RetryBudget;
 use crate::proxy::sticky;
 use crate::proxy::upstream::{Aside, Upstream};
@@ -206,15 +206,16 @@ impl Memory {
     /// All pods of a Service's port on another machine are as one.
     fn upstream_elsewhere(&mut self, elsewhere: &Elsewhere, passage: &Passage) -> Arc<Upstream> {
         let uid = PodUid(format!("{}/{}:{}", elsewhere.machine, passage.service, passage.port));
-        self.upstream(&uid, elsewhere.proxy, Some(passage.clone()))
+        let way = Way { passage: passage.clone(), key: elsewhere.key.clone() };
+        self.upstream(&uid, elsewhere.proxy, Some(way))
     }
 
-    fn upstream(&mut self, uid: &PodUid, address: SocketAddr, passage: Option<Passage>) -> Arc<Upstream> {
+    fn upstream(&mut self, uid: &PodUid, address: SocketAddr, way: Option<Way>) -> Arc<Upstream> {
         let new = || Arc::new(Pod::new(uid, &self.counts_changed));
         let pod = self.pods.entry(uid.clone()).or_insert_with(new).clone();
         let upstream = self.upstreams.entry((uid.clone(), address));
         let (workers, token) = (self.workers, sticky::token(uid, address));
-        let new = || Arc::new(Upstream::new(address, passage, pod, token, workers, Aside::new(self.aside.clone())));
+        let new = || Arc::new(Upstream::new(address, way, pod, token, workers, Aside::new(self.aside.clone())));
         upstream.or_insert_with(new).clone()
     }
 
