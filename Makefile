@@ -4,10 +4,12 @@
 # soak   the tests of the traffic, 20 times over, 100 kills at random, then 100 rolling updates under a million requests,
 #        of each kind of app
 # bench  figures: start, pods, rollouts, memory, idle CPU, the API; Docker Swarm beside them
+# static  one static program, for whatever Linux: target/static/segue; brings its own toolchain
+# bench-mesh  machines that cover for each other: a hop, news among many, what is exposed on the tailnet
 # bench-traffic  the proxy beside nginx, HAProxy, Envoy and Caddy, in one run
 # fuzz   a minute of any bytes for each parser of ours
 
-.PHONY: demo test test-cgroup-v2 soak bench bench-traffic fuzz prerequisites check machines programs
+.PHONY: demo test test-cgroup-v2 soak static bench bench-mesh bench-traffic fuzz prerequisites check machines programs
 
 # Each test has a machine of its own; more of them at a time than cores would measure the waiting for the cores.
 MACHINES := 2
@@ -38,10 +40,18 @@ soak: prerequisites programs
 		SOAK_REQUESTS_PER_SECOND=$(SOAK_REQUESTS_PER_SECOND) SOAK_WORKERS=$(SOAK_WORKERS) \
 		cargo test --workspace --test machines -- --test-threads=1 traffic::rolling
 
-bench: prerequisites
+static:
+	packaging/static
+
+bench: prerequisites static
 	bench/prerequisites
 	cargo build --release --workspace --bins
 	target/release/bench
+
+bench-mesh: prerequisites
+	bench/prerequisites
+	cargo build --release --workspace --bins
+	target/release/bench-mesh
 
 bench-traffic: prerequisites
 	bench/prerequisites

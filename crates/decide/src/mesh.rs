@@ -160,11 +160,12 @@ impl View {
         seen.lives(now);
     }
 
-    /// A machine has given a sign of life.
-    pub fn beat(&mut self, machine: &str, now: Duration) {
-        if let Some(seen) = self.machines.get_mut(machine) {
-            seen.lives(now);
-        }
+    /// A machine has given a sign of life; gives whether that changes how it is thought of.
+    pub fn beat(&mut self, machine: &str, now: Duration) -> bool {
+        let Some(seen) = self.machines.get_mut(machine) else { return false };
+        let before = seen.standing();
+        seen.lives(now);
+        seen.standing() != before
     }
 
     /// A machine can't be reached.
@@ -312,16 +313,16 @@ mod tests {
         view.look(ms(750));
         assert_eq!((ready(&view), view.look_again_at()), (vec![(1, Standing::SetAside)], None));
         for time in [1000, 1250, 1500, 1750] {
-            view.beat("b", ms(time));
+            assert!(!view.beat("b", ms(time)));
             assert_eq!(ready(&view), [(1, Standing::SetAside)], "{time}");
         }
-        view.beat("b", ms(2000));
+        assert!(view.beat("b", ms(2000)));
         assert_eq!(ready(&view), [(1, Standing::Ready)]);
         // Twice as long when it fails again soon.
         view.lose("b", ms(2100));
-        (0..8).for_each(|beat| view.beat("b", ms(2200 + beat * 250)));
+        (0..8).for_each(|beat| assert!(!view.beat("b", ms(2200 + beat * 250))));
         assert_eq!(ready(&view), [(1, Standing::SetAside)]);
-        view.beat("b", ms(4200));
+        assert!(view.beat("b", ms(4200)));
         assert_eq!(ready(&view), [(1, Standing::Ready)]);
     }
 

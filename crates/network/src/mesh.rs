@@ -4,7 +4,7 @@
 mod link;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,18 +55,18 @@ pub struct Machines {
     /// What this machine wants to hear, and each of the others.
     key: Secret,
     pub(crate) keys: BTreeMap<String, Secret>,
-    pub(crate) known: Vec<Known>,
+    pub known: Vec<Known>,
 }
 
 /// What routing tells the mesh.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Here {
     /// What of [`Machines`] is in force.
-    pub(crate) revision: u64,
+    pub revision: u64,
     /// The mesh's Services.
-    pub(crate) services: BTreeMap<String, Vec<Port>>,
+    pub services: BTreeMap<String, Vec<Port>>,
     /// Services with ready pods that no other machine has.
-    pub(crate) only_here: BTreeSet<String>,
+    pub only_here: BTreeSet<String>,
 }
 
 /// The mesh as this machine sees it.
@@ -236,7 +236,12 @@ impl Engine {
                 () = tokio::time::sleep_until(look_at) => {
                     look_at = Instant::now() + if self.look_around().await { LOOK_EVERY } else { PAUSE };
                 }
-                Some((machine, heard)) = self.heard.recv() => self.hear(&machine, heard),
+                Some((machine, heard)) = self.heard.recv() => {
+                    // Most is a sign of life and nothing else.
+                    if !self.hear(&machine, heard) {
+                        continue;
+                    }
+                }
                 Ok(()) = here.changed() => {}
                 Ok(()) = drain.changed() => {}
                 () = sleep_until(silence) => {}
@@ -260,14 +265,14 @@ impl Engine {
         self.tagged = tagged;
         let Some((name, address)) = self.tagged.this.clone() else {
             self.serving = None;
-            self.follow(&BTreeMap::new());
+            self.follow(IpAddr::V4(Ipv4Addr::UNSPECIFIED), &BTreeMap::new());
             let tag = &self.settings.tag;
             return self.warn(format!(
                 "this machine is not in the mesh, since it has no tag {tag}: `tailscale up --advertise-tags={tag}` asks for it, \
                  and the tailnet policy has to allow it"
             ));
         };
-        self.follow(&self.tagged.others.clone());
+        self.follow(address, &self.tagged.others.clone());
         if self.serving.as_ref().is_some_and(|(at, task)| *at == address && !task.is_finished()) {
             return true;
         }
@@ -304,7 +309,7 @@ impl Engine {
     }
 
     /// Listens to these machines, and to no others.
-    fn follow(&mut self, machines: &BTreeMap<String, IpAddr>) {
+    fn follow(&mut self, own: IpAddr, machines: &BTreeMap<String, IpAddr>) {
         self.view.are_there(machines);
         self.followed.retain(|name, (address, task)| {
             let stays = machines.get(name) == Some(address);
@@ -318,17 +323,18 @@ impl Engine {
         for (name, address) in machines {
             if !self.followed.contains_key(name) {
                 let at = SocketAddr::new(*address, self.settings.port);
-                let following = link::follow(name.clone(), at, self.in_force.subscribe(), self.hears.clone());
+                let following = link::follow(name.clone(), own, at, self.in_force.subscribe(), self.hears.clone());
                 self.followed.insert(name.clone(), (*address, self.following.spawn(following)));
             }
         }
     }
 
-    fn hear(&mut self, machine: &str, heard: Heard) {
+    /// Whether that changes anything.
+    fn hear(&mut self, machine: &str, heard: Heard) -> bool {
         let now = self.began.elapsed();
         match heard {
             Heard::Said(said) => self.view.hear(machine, *said, now),
-            Heard::Beat => self.view.beat(machine, now),
+            Heard::Beat => return self.view.beat(machine, now),
             Heard::Lost => self.view.lose(machine, now),
             Heard::Key(key) => drop(self.keys.insert(machine.to_owned(), key)),
             Heard::RoundTrip(time) => drop(self.round_trips.insert(machine.to_owned(), time)),
@@ -337,6 +343,7 @@ impl Engine {
             }
             Heard::ListensNoMore { connection } => drop(self.listeners.remove(&connection)),
         }
+        true
     }
 
     fn say(&self, here: &Here, drains: bool) {

@@ -146,7 +146,7 @@ impl Network {
             let receiver = &mut self.machines[to];
             match message {
                 Message::Said(said) => receiver.view.hear(&name(from), said, now),
-                Message::Beat => receiver.view.beat(&name(from), now),
+                Message::Beat => drop(receiver.view.beat(&name(from), now)),
                 Message::InForce(number) => {
                     let known = receiver.acknowledged.entry(from).or_default();
                     *known = (*known).max(number);

@@ -3,7 +3,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -78,13 +78,14 @@ type Hears = mpsc::UnboundedSender<(String, Heard)>;
 /// Listens to a machine until it is dropped.
 pub(super) async fn follow(
     machine: String,
+    own: IpAddr,
     at: SocketAddr,
     mut in_force: watch::Receiver<std::collections::BTreeMap<String, Number>>,
     hears: Hears,
 ) {
     let mut pause = FIRST_PAUSE;
     loop {
-        let connected = timeout(LONGEST_CONNECT, connect(at)).await;
+        let connected = timeout(LONGEST_CONNECT, connect(own, at)).await;
         let ended = match connected.map_err(io::Error::from).flatten() {
             Ok(stream) => {
                 pause = FIRST_PAUSE;
@@ -103,15 +104,15 @@ pub(super) async fn follow(
     }
 }
 
-/// From a port that only root may use.
-async fn connect(at: SocketAddr) -> io::Result<TcpStream> {
+/// From this machine's address on the tailnet, and a port that only root may use.
+async fn connect(own: IpAddr, at: SocketAddr) -> io::Result<TcpStream> {
     let mut taken = io::Error::from(io::ErrorKind::AddrInUse);
     let start = RandomState::new().hash_one(at);
     for step in 0..MOST_PORTS {
         let port = PRIVILEGED_PORTS.start + (start.wrapping_add(step) % PRIVILEGED_PORTS.len() as u64) as u16;
         let socket = TcpSocket::new_v4()?;
         socket.set_reuseaddr(true)?;
-        let connected = match socket.bind((Ipv4Addr::UNSPECIFIED, port).into()) {
+        let connected = match socket.bind((own, port).into()) {
             Ok(()) => socket.connect(at).await,
             Err(error) => Err(error),
         };

@@ -29,7 +29,8 @@ impl<T> Default for Shared<T> {
 }
 
 impl<T: Clone + PartialEq> Shared<T> {
-    pub(crate) fn tell(&self, news: T) {
+    /// Says something, unless it was said last.
+    pub fn tell(&self, news: T) {
         self.0.send_if_modified(|known| {
             let is_new = known.as_ref() != Some(&news);
             *known = Some(news);
@@ -38,11 +39,14 @@ impl<T: Clone + PartialEq> Shared<T> {
     }
 
     /// None until something was told.
-    pub(crate) fn known(&self) -> Option<T> {
+    #[must_use]
+    pub fn known(&self) -> Option<T> {
         self.0.borrow().clone()
     }
 
-    pub(crate) fn subscribe(&self) -> watch::Receiver<Option<T>> {
+    /// Follows what is said.
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<Option<T>> {
         self.0.subscribe()
     }
 }
