@@ -2,14 +2,17 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use end_to_end::document::{Document, NAME as SERVICE};
+use end_to_end::images::SHELL;
 use end_to_end::machine::Machine;
 use end_to_end::mesh::{Router, TAG, address, daemons, name, seen, up};
-use end_to_end::outside::Load;
+use end_to_end::outside::{self, Load};
 use end_to_end::processes;
 use end_to_end::run::{output_of, run, say};
-use end_to_end::tailnet::Daemon;
+use end_to_end::tailnet::{ADDRESSES, Daemon};
 use serde_json::{Value, json};
 use tools::load::Report;
+
+use crate::tailnet::LISTENER;
 
 /// Longer than anything but a hang takes.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -152,6 +155,58 @@ fn whoever_has_no_tag_is_no_machine_of_the_mesh() {
     all_know_each_other(&machines);
     assert_all_answered(&load.stop());
     machines.iter().for_each(Machine::down);
+}
+
+/// Lets only this address reach the listener.
+const ONLY: &str = r#"{"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "only"}, "spec": {
+  "podSelector": {"matchLabels": {"app": "listener"}}, "ingress": [{"from": [{"ipBlock": {"cidr": "ADDRESS/32"}}]}]}}"#;
+
+#[test]
+fn a_name_on_the_tailnet_answers_though_all_pods_are_elsewhere_and_the_app_knows_who_calls() {
+    let machines = machines::<2>();
+    let _router = Router::between(&machines);
+    let mut daemons = daemons(&machines);
+    let laptop = json!({"name": "laptop", "addresses": [outside::CLIENT], "login": "bob@example.com"});
+    daemons[0].change(|tailnet| tailnet["peers"].as_array_mut().expect("a list").push(laptop));
+    machines.iter().zip(&daemons).for_each(|(machine, daemon)| up(machine, daemon));
+    let [entry, host] = [0, 1].map(|number: usize| machines[number].kubectl());
+    let listener = LISTENER
+        .replace("SHELL", SHELL)
+        .replace("name: listener}", "name: listener, annotations: {segue.dev/mesh: 'true'}}");
+    let (_, service) = listener.split_once("---").expect("a pod and its Service");
+    host.apply(&listener);
+    host.run("wait pod/listener --for=condition=Ready --timeout=60s");
+    entry.apply(service);
+    entry.wait_for("service/listener", ".status.loadBalancer.ingress[0].hostname", &name(0));
+    let outside = machines[0].outside().namespace();
+    output_of(outside.in_network("ip").args(["route", "add", ADDRESSES, "via", outside::MACHINE]));
+    let code = || {
+        let mut curl = outside.in_network("curl");
+        curl.args(["--silent", "--output", "/dev/null", "--write-out", "%{http_code}", "--max-time", "20"]);
+        curl.args(["--connect-to", &format!("{}::{}:", name(0), address(0))]);
+        curl.args(["--header", "Tailscale-User-Login: root@example.com", "--header", "X-Forwarded-For: 203.0.113.9"]);
+        output_of(curl.arg(format!("http://{}/", name(0))))
+    };
+    assert_eq!(code(), "200");
+    let said = host.run("logs listener").to_lowercase();
+    assert!(said.contains("tailscale-user-login: bob@example.com"), "{said}");
+    assert!(said.contains(&format!("x-forwarded-for: {}", outside::CLIENT)), "{said}");
+    assert!(!said.contains("root@example.com") && !said.contains("203.0.113.9"), "{said}");
+
+    // Whoever has no address of the tailnet is known by the machine that passes the request on.
+    host.apply(&ONLY.replace("ADDRESS", &address(7)));
+    wait_until("the policy holds", || code() == "403");
+    host.apply(&ONLY.replace("ADDRESS", &address(0)));
+    wait_until("the policy lets the machine in", || code() == "200");
+    machines.iter().for_each(Machine::down);
+}
+
+fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let started = Instant::now();
+    while !is_so() {
+        assert!(started.elapsed() < LIMIT, "{what}");
+        thread::park_timeout(PAUSE);
+    }
 }
 
 #[test]

@@ -167,7 +167,7 @@ fn a_service_has_a_name_on_the_tailnet_and_nobody_elses_entries_change() {
 }
 
 /// Says what it was asked, and answers anything; now and then there is nobody for a moment.
-const LISTENER: &str = r#"
+pub(crate) const LISTENER: &str = r#"
 apiVersion: v1
 kind: Pod
 metadata: {name: listener, labels: {app: listener}}
