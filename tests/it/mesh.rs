@@ -125,6 +125,10 @@ fn whoever_has_no_tag_is_no_machine_of_the_mesh() {
     all_know_each_other(&machines);
     let shown = output_of(&mut machines[0].segue("mesh"));
     assert!(shown.contains(&name(1)) && shown.contains("ready"), "{shown}");
+    let metrics = machines[0].kubectl().run("get --raw /metrics");
+    for line in ["segue_tailnet_daemon_runs 1", "segue_mesh_machines{standing=\"ready\"} 1", "segue_mesh_only_here 0"] {
+        assert!(metrics.contains(line), "{line}: {metrics}");
+    }
     let mut load = documents[0].load();
     load.answered(100);
 

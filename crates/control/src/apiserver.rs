@@ -60,7 +60,11 @@ pub struct ApiServer {
     traffic: Arc<dyn Traffic>,
     grants: Arc<KnownGrants>,
     tokens: Arc<Tokens>,
+    metrics: Option<Metrics>,
 }
+
+/// What the engine says of itself in the text format of OpenMetrics.
+pub type Metrics = Arc<dyn Fn() -> String + Send + Sync>;
 
 /// Who asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,7 +107,22 @@ impl ApiServer {
     ) -> Self {
         let addresses = Arc::new(ClusterAddresses::new(service_range, &store));
         let node_ports = Arc::new(NodePorts::new(&store));
-        Self { store, addresses, node_ports, pods, traffic, grants: Arc::default(), tokens: Arc::new(tokens) }
+        Self {
+            store,
+            addresses,
+            node_ports,
+            pods,
+            traffic,
+            grants: Arc::default(),
+            tokens: Arc::new(tokens),
+            metrics: None,
+        }
+    }
+
+    /// The same, with `/metrics`.
+    #[must_use]
+    pub fn with_metrics(self, metrics: Metrics) -> Self {
+        Self { metrics: Some(metrics), ..self }
     }
 
     /// The store behind this API.
@@ -135,6 +154,10 @@ impl ApiServer {
             _ if asked.caller == Caller::Refused => Err(Failure::unauthorized()),
             Target::Health => Ok(answer::text("ok")),
             Target::Version => Ok(discovery::version()),
+            Target::Metrics => {
+                self.authorize_path(&asked.caller, &asked.method, &asked.path)?;
+                Ok(self.metrics.as_ref().map_or_else(answer::page_not_found, |metrics| answer::metrics(metrics())))
+            }
             Target::Objects(place) => {
                 let verb = place.verb(&asked.method, &asked.query).ok_or_else(Failure::method_not_allowed)?;
                 self.authorize_objects(&asked.caller, &place, verb)?;

@@ -6,6 +6,7 @@ pub mod frames;
 pub mod keeper;
 pub mod link;
 pub mod mesh;
+pub mod metrics;
 pub mod preflight;
 pub mod proxy;
 pub mod routing;

@@ -94,9 +94,25 @@ impl Unable {
 pub struct Handle {
     withdraws: Arc<watch::Sender<bool>>,
     is_withdrawn: watch::Receiver<bool>,
+    state: watch::Receiver<State>,
+}
+
+/// How things are with the tailnet.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct State {
+    /// Whether the daemon was there and on the tailnet when it was asked last; None before.
+    pub(crate) daemon_runs: Option<bool>,
+    /// How many Services and Ingresses have each reason in their condition.
+    pub(crate) reasons: BTreeMap<&'static str, u64>,
+    /// Changes of the serve configuration.
+    pub(crate) writes: u64,
 }
 
 impl Handle {
+    pub(crate) fn state(&self) -> State {
+        self.state.borrow().clone()
+    }
+
     /// Has the daemon forget everything that is exposed here, for good; gives whether it did in time.
     pub async fn withdraw(&self) -> bool {
         self.withdraws.send_replace(true);
@@ -110,20 +126,28 @@ impl Handle {
 pub fn new(client: Client, settings: Settings) -> (impl Future<Output = ()> + Send + 'static, Handle) {
     let (withdraws, withdraw) = watch::channel(false);
     let (withdrawn, is_withdrawn) = watch::channel(false);
-    (run(client, settings, withdraw, withdrawn), Handle { withdraws: Arc::new(withdraws), is_withdrawn })
+    let (tell, state) = watch::channel(State::default());
+    let handle = Handle { withdraws: Arc::new(withdraws), is_withdrawn, state };
+    (run(client, settings, (withdraw, withdrawn), tell), handle)
 }
 
-async fn run(client: Client, settings: Settings, mut withdraw: watch::Receiver<bool>, withdrawn: watch::Sender<bool>) {
+async fn run(
+    client: Client,
+    settings: Settings,
+    (mut withdraw, withdrawn): (watch::Receiver<bool>, watch::Sender<bool>),
+    tell: watch::Sender<State>,
+) {
     let changed = Arc::new(Notify::new());
     let mut following = JoinSet::new();
     let services = follow(&client, &changed, None, &mut following);
     let ingresses = follow(&client, &changed, None, &mut following);
     let heard = Arc::new(Notify::new());
-    let (daemon, tell) = (settings.daemon.clone(), Arc::clone(&heard));
-    following.spawn(async move { daemon.listen(|| tell.notify_one()).await });
+    let (daemon, hears) = (settings.daemon.clone(), Arc::clone(&heard));
+    following.spawn(async move { daemon.listen(|| hears.notify_one()).await });
     let mut open = settings.fronts.subscribe();
     let writer = Writer::new(client);
-    let mut tailnet = Tailnet { settings, services, ingresses, writer, last: None, names: None, _following: following };
+    let mut tailnet =
+        Tailnet { settings, services, ingresses, writer, last: None, names: None, tell, _following: following };
     let mut look_at = Instant::now();
     loop {
         let must_look = tokio::select! {
@@ -168,6 +192,7 @@ struct Tailnet {
     last: Option<(Vec<Exposed>, BTreeMap<Owner, Outcome>)>,
     /// The names that were looked up last, and why that failed.
     names: Option<(BTreeSet<String>, Option<Outcome>)>,
+    tell: watch::Sender<State>,
     /// Ends the following when dropped.
     _following: JoinSet<()>,
 }
@@ -198,7 +223,8 @@ impl Tailnet {
             self.last = Some((exposed, outcomes));
         }
         let placed = self.last.iter().flat_map(|(_, outcomes)| outcomes.clone());
-        let outcomes = placed.chain(refused).chain(found).collect();
+        let outcomes: BTreeMap<_, _> = placed.chain(refused).chain(found).collect();
+        self.tell.send_modify(|state| state.reasons = statuses::reasons(&outcomes));
         self.writer.write(&services, &ingresses, &outcomes).await;
         looked
     }
@@ -263,6 +289,12 @@ impl Tailnet {
 
     /// What a daemon says of itself that is there and on the tailnet.
     async fn running_daemon(&self) -> Result<Status, Unable> {
+        let found = self.find_daemon().await;
+        self.tell.send_modify(|state| state.daemon_runs = Some(found.is_ok()));
+        found
+    }
+
+    async fn find_daemon(&self) -> Result<Status, Unable> {
         if !self.settings.daemon.is_there() {
             return Err(Unable::NoDaemon);
         }
@@ -345,6 +377,7 @@ impl Tailnet {
                 }
                 Step::Serve(config) => {
                     self.settings.daemon.set_serve_config(config, etag).await?;
+                    self.tell.send_modify(|state| state.writes += 1);
                     tracing::info!("the serve configuration of Tailscale's daemon is changed");
                 }
             }

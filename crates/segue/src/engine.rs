@@ -1,16 +1,16 @@
 //! The engine: store, API, controllers, node agent and routing, wired together, from start to `segue down`.
 
+mod in_mesh;
+
 use std::fmt::Debug;
 use std::fs::{self, File};
-use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use control::apiserver::{ApiServer, dns_address};
+use control::apiserver::{ApiServer, Metrics, dns_address};
 use control::audit::{self, AuditLog};
 use control::pki::Pki;
 use control::serve::Known;
@@ -25,7 +25,7 @@ use k8s_openapi::api::networking::v1::IngressClass;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use kube::api::{Api, PostParams};
 use kube::{Client, ResourceExt};
-use network::config::{Base, Dns, Secret, Tailnet};
+use network::config::{Base, Dns, Tailnet};
 use network::keeper::{KeeperSettings, ProxyUser};
 use network::link::DataPlaneCommand;
 use network::mesh;
@@ -103,6 +103,9 @@ pub(crate) struct Engine {
     _lock: File,
 }
 
+/// By which the tailnet and the mesh are asked how they are, once they are there.
+type Handles = OnceLock<(tailnet::Handle, Option<mesh::Handle>)>;
+
 /// Why an engine ended by itself.
 pub(crate) enum Ended {
     /// `segue down` stopped everything.
@@ -139,15 +142,9 @@ impl Engine {
             mirrors: mirrors.with_certificates(options.registry_certs.clone()),
             docker_config: docker_config(),
         });
-        let store = Store::open(&directories.store(), &directories.store_key())?;
         let (counted, replacement) = (DataPlaneTraffic::default(), routing::Replacement::default());
-        let api = ApiServer::new(
-            store,
-            options.service_cidr,
-            Arc::new(NodePods { settings: settings.clone() }),
-            Arc::new(counted.clone()),
-            Tokens::open(&directories.pki())?,
-        );
+        let handles: Arc<Handles> = Arc::default();
+        let api = api(options, &directories, &settings, &counted)?.with_metrics(metrics_of(&handles));
         let client = serve::client(&api);
         let service = ensure_objects(&client, options.listen.port()).await?;
         let addresses = [IpAddr::V4(Ipv4Addr::LOCALHOST), options.listen.ip()].into_iter().chain(service);
@@ -175,9 +172,10 @@ impl Engine {
             fronts: routing_settings.fronts.clone(),
             peers: routing_settings.peers.clone(),
         };
-        let mesh = mesh_settings(options, &directories, &exposing.daemon, &routing_settings)?
+        let mesh = in_mesh::settings(options, &directories, &exposing.daemon, &routing_settings)?
             .map(|settings| spawned(&mut tasks, mesh::new(settings)));
         let tailnet = spawned(&mut tasks, tailnet::new(client.clone(), exposing));
+        let _ = handles.set((tailnet.clone(), mesh.clone()));
         let routing = tokio::spawn(routing::run(client.clone(), routing_settings, routed));
         let (orders, ordered) = watch::channel(AgentOrder::Run);
         let node_name = settings.node_name.clone();
@@ -472,63 +470,31 @@ fn routing_settings(
     }
 }
 
+fn api(
+    options: &Up,
+    directories: &Directories,
+    settings: &agent::Settings,
+    counted: &DataPlaneTraffic,
+) -> anyhow::Result<ApiServer> {
+    let store = Store::open(&directories.store(), &directories.store_key())?;
+    let pods = Arc::new(NodePods { settings: settings.clone() });
+    let tokens = Tokens::open(&directories.pki())?;
+    Ok(ApiServer::new(store, options.service_cidr, pods, Arc::new(counted.clone()), tokens))
+}
+
+/// Empty until the parts that have something to say are there.
+fn metrics_of(handles: &Arc<Handles>) -> Metrics {
+    let handles = Arc::clone(handles);
+    Arc::new(move || {
+        let Some((tailnet, mesh)) = handles.get() else { return String::new() };
+        network::metrics::written(tailnet, mesh.as_ref())
+    })
+}
+
 /// Starts a part of the engine; gives what others have of it.
 fn spawned<H>(tasks: &mut JoinSet<()>, (part, handle): (impl Future<Output = ()> + Send + 'static, H)) -> H {
     tasks.spawn(part);
     handle
-}
-
-/// None without `--mesh`.
-fn mesh_settings(
-    options: &Up,
-    directories: &Directories,
-    daemon: &LocalApi,
-    routing: &routing::Settings,
-) -> anyhow::Result<Option<mesh::Settings>> {
-    let Some(tag) = &options.mesh else { return Ok(None) };
-    Ok(Some(mesh::Settings {
-        daemon: daemon.clone(),
-        tag: tag.clone(),
-        port: options.mesh_port,
-        start: next_start(directories)?,
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        key: mesh_key(&directories.mesh_key())?,
-        machines: routing.machines.clone(),
-        here: routing.here.clone(),
-    }))
-}
-
-/// The same for as long as the data directory is there: the proxies of other machines outlive this engine.
-fn mesh_key(path: &Path) -> anyhow::Result<Secret> {
-    let about = || format!("{} can't be read or made", path.display());
-    if !path.exists() {
-        let mut random = [0; 32];
-        File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut random)).with_context(about)?;
-        let unfinished = path.with_extension("unfinished");
-        let key: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
-        let mut file = File::options().create(true).write(true).truncate(true).mode(0o600).open(&unfinished);
-        file.as_mut().map_or(Ok(()), |file| file.write_all(key.as_bytes())).with_context(about)?;
-        file.and_then(|file| file.sync_all()).and_then(|()| fs::rename(&unfinished, path)).with_context(about)?;
-    }
-    Ok(Secret(fs::read_to_string(path).with_context(about)?.trim().to_owned()))
-}
-
-/// Grows with each start of the engine, also when the machine's clock went back meanwhile.
-fn next_start(directories: &Directories) -> anyhow::Result<u64> {
-    let path = directories.starts();
-    let last = match fs::read_to_string(&path) {
-        Ok(text) => text.trim().parse().with_context(|| format!("{} holds no number", path.display()))?,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
-        Err(error) => return Err(error).with_context(|| format!("can't read {}", path.display())),
-    };
-    // A data directory may be made anew on the same machine.
-    let now = u64::try_from(Timestamp::now().as_second()).unwrap_or_default();
-    let next = now.max(last + 1);
-    let unfinished = path.with_extension("unfinished");
-    fs::write(&unfinished, next.to_string())
-        .and_then(|()| fs::rename(&unfinished, &path))
-        .with_context(|| format!("can't write {}", path.display()))?;
-    Ok(next)
 }
 
 /// The machine's own resolvers, which answer for names outside the cluster.

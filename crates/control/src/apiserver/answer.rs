@@ -145,6 +145,11 @@ pub(super) fn text(text: &'static str) -> Response<Body> {
     with_type(full(Bytes::from_static(text.as_bytes())), "text/plain; charset=utf-8")
 }
 
+/// What the engine says of itself.
+pub(super) fn metrics(text: String) -> Response<Body> {
+    with_type(full(Bytes::from(text)), "application/openmetrics-text; version=1.0.0; charset=utf-8")
+}
+
 /// A 404 for a path that has nothing to do with the API.
 pub(super) fn page_not_found() -> Response<Body> {
     let mut answer = text("404 page not found\n");

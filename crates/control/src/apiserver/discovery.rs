@@ -32,7 +32,7 @@ pub(super) fn answer(target: &Target, asked: &Asked) -> Answer {
         (Target::Swagger, _) => Some(openapi::swagger()),
         (Target::OpenApiIndex, _) => Some(openapi::index()),
         (Target::OpenApi { group, version }, _) => openapi::document(group, version),
-        (Target::Health | Target::Version | Target::Objects(_) | Target::Nothing, _) => None,
+        (Target::Health | Target::Version | Target::Metrics | Target::Objects(_) | Target::Nothing, _) => None,
     };
     match found {
         Some(value) => Ok(answer::json(StatusCode::OK, &value, &[])),

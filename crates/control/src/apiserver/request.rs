@@ -12,6 +12,8 @@ pub(super) enum Target {
     Health,
     /// `/version`
     Version,
+    /// `/metrics`
+    Metrics,
     /// `/api`
     CoreVersions,
     /// `/apis`
@@ -66,6 +68,7 @@ impl Target {
         match parts[..] {
             ["healthz" | "livez" | "readyz", ..] => Self::Health,
             ["version"] => Self::Version,
+            ["metrics"] => Self::Metrics,
             ["api"] => Self::CoreVersions,
             ["apis"] => Self::Groups,
             ["apis", group] => Self::Group(group.to_owned()),
@@ -251,6 +254,7 @@ mod tests {
             Target::Nothing => "nothing".to_owned(),
             Target::Health
             | Target::Version
+            | Target::Metrics
             | Target::CoreVersions
             | Target::Groups
             | Target::Group(_)

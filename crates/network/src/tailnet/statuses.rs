@@ -45,6 +45,15 @@ pub(super) struct Told {
     points: Option<Vec<Value>>,
 }
 
+/// How many have each reason.
+pub(super) fn reasons(outcomes: &BTreeMap<Owner, Outcome>) -> BTreeMap<&'static str, u64> {
+    let mut reasons = BTreeMap::new();
+    for outcome in outcomes.values() {
+        *reasons.entry(Told::of(outcome).reason).or_default() += 1;
+    }
+    reasons
+}
+
 impl Told {
     fn of(outcome: &Outcome) -> Self {
         match outcome {
