@@ -1,10 +1,13 @@
 //! What machines cost that cover for each other: a hop from one to another, news among many, what is exposed on the tailnet.
-//! Figures are printed beside what they aim at; none is judged here. `bench-mesh PART` measures one: `hop`, `news`, `exposed`.
+//! Figures are printed beside what they aim at; none is judged here. `bench-mesh PART` measures one: `hop`, `three`, `news`,
+//! `exposed`.
 
 mod engines;
+mod three;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use end_to_end::document::{Document, NAME as SERVICE};
@@ -13,7 +16,7 @@ use end_to_end::mesh::{Router, TAG, daemons, seen, up};
 use end_to_end::namespace::Namespace;
 use end_to_end::run::output_of;
 use end_to_end::tailnet::{ADDRESS, DOMAIN, Daemon};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Machines that hear of a change, and machines whose heartbeats are measured.
 const NEWS: usize = 20;
@@ -33,6 +36,9 @@ fn main() -> ExitCode {
             if is_wanted("hop") {
                 hop();
             }
+            if is_wanted("three") {
+                three::machines();
+            }
             if is_wanted("news") {
                 [NEWS, BEATS].into_iter().for_each(among);
             }
@@ -49,14 +55,9 @@ fn hop() {
     let machines = [Machine::without_engine(), Machine::without_engine()];
     let _router = Router::between(&machines);
     let daemons = daemons(&machines);
-    for (machine, daemon) in machines.iter().zip(&daemons) {
-        up(machine, daemon);
-        drop(Document::deployed(machine, "v1"));
-        machine.kubectl().run(&format!("annotate service {SERVICE} -n production segue.dev/mesh=true"));
-    }
+    drop(deployed(&machines, &daemons));
     let local: Vec<_> = (0..ROUNDS).map(|_| asked(&machines[0])).collect();
-    machines[0].kubectl().run(&format!("scale deployment/{SERVICE} -n production --replicas=0"));
-    machines[0].kubectl().run(&format!("wait --for=delete pods -l app={SERVICE} -n production --timeout=60s"));
+    without_pods(&machines[0]);
     let remote: Vec<_> = (0..ROUNDS).map(|_| asked(&machines[0])).collect();
     let round_trip = seen(&machines[0])["machines"][0]["round_trip"].clone();
     let median = |of: &[(f64, f64)], which: fn(&(f64, f64)) -> f64| {
@@ -71,6 +72,34 @@ fn hop() {
     row("the same over another machine", &format!("{:.0}, {:.2} of it", there.1, there.1 / here.1), "0.8 of it");
     row("round trip between engines", &round_trip.to_string(), "");
     machines.iter().for_each(Machine::down);
+}
+
+/// The document's app on each machine, in the mesh.
+fn deployed<'m>(machines: &'m [Machine], daemons: &[Daemon<'m>]) -> Vec<Document<'m>> {
+    let deployed = machines.iter().zip(daemons).map(|(machine, daemon)| {
+        up(machine, daemon);
+        let document = Document::deployed(machine, "v1");
+        machine.kubectl().run(&format!("annotate service {SERVICE} -n production segue.dev/mesh=true"));
+        document
+    });
+    let deployed = deployed.collect();
+    for machine in machines {
+        while !seen(machine)["machines"].as_array().is_some_and(|all| all.iter().all(is_ready)) {
+            thread::park_timeout(Duration::from_millis(50));
+        }
+    }
+    deployed
+}
+
+/// Whether a machine is heard and has all pods.
+fn is_ready(machine: &Value) -> bool {
+    machine["standing"] == "ready"
+        && machine["said"]["services"][format!("production/{SERVICE}")][0]["ready"] == json!(3)
+}
+
+fn without_pods(machine: &Machine) {
+    machine.kubectl().run(&format!("scale deployment/{SERVICE} -n production --replicas=0"));
+    machine.kubectl().run(&format!("wait --for=delete pods -l app={SERVICE} -n production --timeout=60s"));
 }
 
 /// The median latency of one client in ms, and the rate of 64.
@@ -125,8 +154,7 @@ fn exposed() {
         })
         .collect();
     machine.kubectl().apply(&manifests);
-    let is_there =
-        |config: &serde_json::Value| config["Services"].as_object().is_some_and(|services| services.len() == EXPOSED);
+    let is_there = |config: &Value| config["Services"].as_object().is_some_and(|services| services.len() == EXPOSED);
     daemon.wait_for("all Services", is_there);
     let writes =
         || daemon.told().iter().filter(|asked| asked["path"].as_str().is_some_and(|it| it.contains("serve"))).count();
