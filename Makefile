@@ -1,6 +1,7 @@
 # demo   builds Segue and tells its whole story in two minutes
 # test   installs what the tests need, and passes all of them; CI runs this and nothing else
 # test-cgroup-v2  the node's tests where all cgroups are of version 2: in a virtual machine with a kernel of Debian's
+# test-tailnet  what is exposed, on the tailnet that this machine is really on
 # soak   the tests of the traffic, 20 times over, 100 kills at random, then 100 rolling updates under a million requests,
 #        of each kind of app
 # bench  figures: start, pods, rollouts, memory, idle CPU, the API; Docker Swarm beside them
@@ -9,7 +10,7 @@
 # bench-traffic  the proxy beside nginx, HAProxy, Envoy and Caddy, in one run
 # fuzz   a minute of any bytes for each parser of ours
 
-.PHONY: demo test test-cgroup-v2 soak static bench bench-mesh bench-traffic fuzz prerequisites check machines programs
+.PHONY: demo test test-cgroup-v2 test-tailnet soak static bench bench-mesh bench-traffic fuzz prerequisites check machines programs
 
 # Each test has a machine of its own; more of them at a time than cores would measure the waiting for the cores.
 MACHINES := 2
@@ -29,6 +30,9 @@ test: prerequisites check machines
 
 test-cgroup-v2: prerequisites programs
 	tests/cgroup-v2
+
+test-tailnet: prerequisites programs
+	tests/tailnet
 
 soak: prerequisites programs
 	for round in $$(seq $(SOAK)); do \

@@ -17,8 +17,9 @@ use crate::tailnet::LISTENER;
 /// Longer than anything but a hang takes.
 const LIMIT: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(50);
-/// Each of the load's 16 workers has one request in flight, for each of the six times that something is cut or killed.
-const MOST_IN_FLIGHT: u64 = 6 * 16;
+/// Each of the load's 16 workers has one request in flight, for each of the seven times that something is cut, lossy or
+/// killed.
+const MOST_IN_FLIGHT: u64 = 7 * 16;
 
 fn machines<const COUNT: usize>() -> [Machine; COUNT] {
     std::array::from_fn(|_| Machine::without_engine())
@@ -269,6 +270,10 @@ fn what_happens_to_one_machine_costs_the_others_nothing_but_what_was_in_flight()
         load.answered(100);
     }
     wait_for(&machines[0], "it is back", |seen| state(seen, 2) == "ready");
+    // A link that is bad is no worse than slow.
+    router.lose(5);
+    load.answered(500);
+    router.mend();
     load.answered(240);
     let cut = load.count();
 

@@ -68,6 +68,11 @@ impl Router {
         self.nft(&format!("{}; {}", rule(&one, &other), rule(&other, &one)));
     }
 
+    /// So many of a hundred packets between any two machines are lost.
+    pub fn lose(&self, of_a_hundred: u8) {
+        self.nft(&format!("add rule inet cuts forward numgen random mod 100 < {of_a_hundred} drop"));
+    }
+
     /// Everything passes.
     pub fn mend(&self) {
         self.nft("flush chain inet cuts forward");

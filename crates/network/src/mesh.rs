@@ -183,7 +183,8 @@ struct Engine {
     heard: mpsc::UnboundedReceiver<(String, Heard)>,
     hears: mpsc::UnboundedSender<(String, Heard)>,
     following: JoinSet<()>,
-    followed: BTreeMap<String, (IpAddr, AbortHandle)>,
+    /// By this machine's address and theirs.
+    followed: BTreeMap<String, ([IpAddr; 2], AbortHandle)>,
     serving: Option<(IpAddr, AbortHandle)>,
     callers: Arc<Callers>,
     warned: String,
@@ -264,7 +265,7 @@ impl Engine {
         };
         self.tagged = tagged;
         let Some((name, address)) = self.tagged.this.clone() else {
-            self.serving = None;
+            self.serve_no_more();
             self.follow(IpAddr::V4(Ipv4Addr::UNSPECIFIED), &BTreeMap::new());
             let tag = &self.settings.tag;
             return self.warn(format!(
@@ -276,9 +277,7 @@ impl Engine {
         if self.serving.as_ref().is_some_and(|(at, task)| *at == address && !task.is_finished()) {
             return true;
         }
-        if let Some((_, task)) = self.serving.take() {
-            task.abort();
-        }
+        self.serve_no_more();
         let at = SocketAddr::new(address, self.settings.port);
         match TcpListener::bind(at).await {
             Ok(listener) => {
@@ -300,6 +299,12 @@ impl Engine {
         }
     }
 
+    fn serve_no_more(&mut self) {
+        if let Some((_, task)) = self.serving.take() {
+            task.abort();
+        }
+    }
+
     fn warn(&mut self, sentence: String) -> bool {
         if self.warned != sentence {
             tracing::warn!("{sentence}");
@@ -311,8 +316,10 @@ impl Engine {
     /// Listens to these machines, and to no others.
     fn follow(&mut self, own: IpAddr, machines: &BTreeMap<String, IpAddr>) {
         self.view.are_there(machines);
-        self.followed.retain(|name, (address, task)| {
-            let stays = machines.get(name) == Some(address);
+        // Of those that were given up.
+        while self.following.try_join_next().is_some() {}
+        self.followed.retain(|name, (addresses, task)| {
+            let stays = machines.get(name).is_some_and(|address| *addresses == [own, *address]);
             if !stays {
                 task.abort();
             }
@@ -324,7 +331,7 @@ impl Engine {
             if !self.followed.contains_key(name) {
                 let at = SocketAddr::new(*address, self.settings.port);
                 let following = link::follow(name.clone(), own, at, self.in_force.subscribe(), self.hears.clone());
-                self.followed.insert(name.clone(), (*address, self.following.spawn(following)));
+                self.followed.insert(name.clone(), ([own, *address], self.following.spawn(following)));
             }
         }
     }

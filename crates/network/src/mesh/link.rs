@@ -194,7 +194,7 @@ impl Telling {
                 Ok((stream, client)) if telling.len() < MOST_LISTENERS => {
                     telling.spawn(self.clone().tell_if_known(connection, stream, client));
                 }
-                Ok(_) => tracing::warn!("too many listen to this machine"),
+                Ok(_) => tracing::debug!("too many listen to this machine"),
                 Err(error) => {
                     tracing::warn!("can't accept a connection of another machine: {error}");
                     tokio::time::sleep(FIRST_PAUSE).await;
@@ -205,7 +205,7 @@ impl Telling {
 
     async fn tell_if_known(mut self, connection: u64, stream: TcpStream, client: SocketAddr) {
         let Some(machine) = self.machine(client).await else {
-            return tracing::warn!(
+            return tracing::debug!(
                 "{client} is told nothing of this machine: it is not the engine of a machine that has the tag {}",
                 self.tag
             );
