@@ -160,7 +160,17 @@ fn a_service_has_a_name_on_the_tailnet_and_nobody_elses_entries_change() {
     assert!(answer(&machine, &format!("https://{own}/"), &["--resolve", &resolved]).contains("v1"));
 
     // What goes is gone, and what others have is as it was.
+    // Of two that want one name the older has it, until it goes.
+    let second = json!({"apiVersion": "v1", "kind": "Service", "spec": {"ports": [{"port": 80}]}, "metadata": {
+        "name": "second", "annotations": {"tailscale.com/expose": "true", "tailscale.com/hostname": "web"}}});
+    let config = daemon.serve_config();
+    machine.kubectl().apply(&second.to_string());
+    wait_for_reason_of(&machine, "second", "NameTaken");
+    assert_eq!(daemon.serve_config()["Services"], config["Services"]);
     machine.kubectl().run(&format!("annotate service {DEPLOYMENT} -n production tailscale.com/expose-"));
+    wait_for_reason_of(&machine, "second", "Exposed");
+    assert!(daemon.serve_config()["Services"].get("svc:web").is_some_and(|web| *web != config["Services"]["svc:web"]));
+    machine.kubectl().run("delete service second");
     daemon.wait_for("nothing of ours", |config| *config == theirs());
     assert_eq!(daemon.advertised(), json!([]));
     machine.down();
