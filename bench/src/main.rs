@@ -175,7 +175,7 @@ fn endpoints(machine: &Machine) {
 
 fn binary() {
     let size = |path: &Path| std::fs::metadata(path).map(|file| format!("{:.1} MB", file.len() as f64 / 1e6));
-    row("binary, with the machine's C library", &size(&built("segue")).expect("it was built"), "");
+    row("binary, dynamic", &size(&built("segue")).expect("it was built"), "");
     let fixed = size(&project("target/static/segue")).unwrap_or_else(|_| "none: `make static` builds it".to_owned());
     row("binary, static", &fixed, "50 MB, 25 MB");
 }

@@ -37,8 +37,6 @@ pub struct Said {
     pub version: String,
     /// Whether it wants no work of others any more.
     pub draining: bool,
-    /// The port at which its proxy takes requests of other machines.
-    pub proxy: u16,
     /// The ports of each Service of the mesh, by `namespace/name`.
     pub services: BTreeMap<String, Vec<Port>>,
 }
@@ -106,8 +104,6 @@ pub struct Known {
 pub struct Elsewhere {
     pub machine: String,
     pub address: IpAddr,
-    /// The port of its proxy.
-    pub proxy: u16,
     pub ready: u32,
     pub standing: Standing,
 }
@@ -211,7 +207,6 @@ pub fn elsewhere(machines: &[Known], service: &str, port: u16) -> impl Iterator<
         (ready > 0 && known.standing != Standing::Draining).then(|| Elsewhere {
             machine: known.name.clone(),
             address: known.address,
-            proxy: said.proxy,
             ready,
             standing: known.standing,
         })
@@ -271,7 +266,6 @@ mod tests {
     fn said(count: u64, ready: u32) -> Said {
         Said {
             number: Number { start: 1, count },
-            proxy: 7451,
             services: [(WEB.to_owned(), vec![Port { port: 80, ready }])].into(),
             ..Said::default()
         }

@@ -21,5 +21,5 @@ fn rules(arguments: impl Iterator<Item = std::ffi::OsString>) -> Result<Rules, B
     let ranges: Vec<String> = arguments.map(|argument| argument.to_string_lossy().into_owned()).collect();
     let [pods, services] = ranges.as_slice() else { return Err("name the ranges of pods and of Services".into()) };
     let (instance, links) = ("test".to_owned(), "sgtest".to_owned());
-    Ok(Rules { instance, links, pods: pods.parse()?, services: services.parse()? })
+    Ok(Rules { instance, links, pods: pods.parse()?, services: services.parse()?, mesh_port: 745 })
 }

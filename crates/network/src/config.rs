@@ -58,10 +58,8 @@ pub struct DataPlaneConfig {
 pub struct Mesh {
     /// Where other machines' proxies connect.
     pub at: Option<SocketAddr>,
-    /// The other machines, who alone may.
-    pub machines: BTreeSet<IpAddr>,
-    /// What they have to know, since pods and users of a machine have its address too.
-    pub key: Secret,
+    /// The other machines, who alone may, and what each has to know, since its pods and users have its address too.
+    pub machines: BTreeMap<IpAddr, Secret>,
 }
 
 /// What nobody is shown.
@@ -300,6 +298,8 @@ pub struct ServicePort {
 pub struct Elsewhere {
     pub machine: String,
     pub proxy: SocketAddr,
+    /// The address of this machine, from which it is connected to: without a tailnet there is none.
+    pub from: IpAddr,
     /// What it wants to hear.
     pub key: Secret,
     /// How many are ready.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use decide::mesh::{Known, Number, Port, Said, Standing, View};
+use ring::hmac;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, watch};
@@ -17,13 +18,15 @@ use tokio::time::Instant;
 
 use crate::config::{Mesh, Secret};
 use crate::tailnet::local_api::Tagged;
-use crate::tailnet::{Callers, LocalApi, Shared};
+use crate::tailnet::{Callers, LocalApi, LocalApiError, Shared};
 use link::Heard;
 
 /// How often the daemon is asked which machines there are, though it told of no change.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// The pause before what was not possible is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How long the first plan of an engine waits for other machines.
+const LONGEST_INTRODUCTION: Duration = Duration::from_secs(2);
 /// How long machines that are connected may take to choose this one no more.
 const LONGEST_FAREWELL: Duration = Duration::from_secs(10);
 
@@ -39,7 +42,7 @@ pub struct Settings {
     pub start: u64,
     /// Of Segue.
     pub version: String,
-    /// What other machines have to know to pass requests on to this one.
+    /// Of which the keys are made that other machines have to know to pass requests on to this one.
     pub key: Secret,
     pub machines: Shared<Arc<Machines>>,
     pub here: Shared<Here>,
@@ -52,8 +55,8 @@ pub struct Machines {
     pub(crate) revision: u64,
     /// Where this machine's proxy takes connections of others'.
     at: Option<SocketAddr>,
-    /// What this machine wants to hear, and each of the others.
-    key: Secret,
+    /// What this machine wants to hear from each of the others, and they from it.
+    accepted: BTreeMap<IpAddr, Secret>,
     pub(crate) keys: BTreeMap<String, Secret>,
     pub known: Vec<Known>,
 }
@@ -90,15 +93,14 @@ pub struct SeenMachine {
 }
 
 impl Machines {
-    /// Sockets that are for other machines alone.
-    pub(crate) fn listeners(&self) -> impl Iterator<Item = SocketAddr> {
-        let engine = self.at.map(|at| SocketAddr::new(at.ip(), at.port().saturating_sub(1)));
-        self.at.into_iter().chain(engine)
+    /// This machine's address, and where the proxy of another one is.
+    pub(crate) fn way_to(&self, machine: IpAddr) -> Option<(IpAddr, SocketAddr)> {
+        let at = self.at?;
+        Some((at.ip(), SocketAddr::new(machine, at.port())))
     }
 
     pub(crate) fn mesh(&self) -> Mesh {
-        let machines = self.known.iter().map(|known| known.address).collect();
-        Mesh { at: self.at, machines, key: self.key.clone() }
+        Mesh { at: self.at, machines: self.accepted.clone() }
     }
 }
 
@@ -143,8 +145,7 @@ impl Handle {
     pub async fn drain(&self) -> BTreeSet<String> {
         self.drains.send_replace(true);
         let mut state = self.state.clone();
-        let is_done =
-            |state: &State| state.seen.name.is_none() || state.seen.said.draining && state.may_choose.is_empty();
+        let is_done = |state: &State| state.seen.said.draining && state.may_choose.is_empty();
         let told = state.wait_for(is_done);
         match tokio::time::timeout(LONGEST_FAREWELL, told).await {
             Ok(_) => BTreeSet::new(),
@@ -168,15 +169,21 @@ struct Engine {
     view: View,
     tagged: Tagged,
     /// What this machine says of itself, to whoever listens.
-    said: watch::Sender<Said>,
+    said: watch::Sender<Option<Said>>,
+    /// The addresses of machines that have the tag, to whoever tells them.
+    allowed: watch::Sender<BTreeSet<IpAddr>>,
     /// Numbers of what others said that are in force here.
     in_force: watch::Sender<BTreeMap<String, Number>>,
     told: Arc<Machines>,
     /// What was told routing and is not in force yet.
     pending: Vec<Arc<Machines>>,
     /// What each machine that listens has in force of this one.
-    /// By a number of the connection: one may begin before the one before it has ended.
-    listeners: BTreeMap<u64, (String, Number)>,
+    /// Which machine listens, by a number of the connection: one may begin before the one before it has ended.
+    listeners: BTreeMap<u64, String>,
+    /// What each machine has in force of what this one said, over all its connections.
+    acknowledged: BTreeMap<String, Number>,
+    /// Machines that could not be reached, ever since this engine started.
+    missed: BTreeSet<String>,
     round_trips: BTreeMap<String, Duration>,
     keys: BTreeMap<String, Secret>,
     tell: watch::Sender<State>,
@@ -188,16 +195,19 @@ struct Engine {
     serving: Option<(IpAddr, AbortHandle)>,
     callers: Arc<Callers>,
     warned: String,
+    /// Whether the daemon was asked once, whatever came of it.
+    has_looked: bool,
+}
+
+/// What a machine has to know that connects from this address.
+fn key_for(secret: &Secret, machine: IpAddr) -> Secret {
+    let key = hmac::Key::new(hmac::HMAC_SHA256, secret.0.as_bytes());
+    let signed = hmac::sign(&key, machine.to_string().as_bytes());
+    Secret(signed.as_ref().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 impl Engine {
     fn new(settings: Settings, tell: watch::Sender<State>) -> Self {
-        let said = Said {
-            number: Number { start: settings.start, count: 0 },
-            version: settings.version.clone(),
-            proxy: settings.port.saturating_add(1),
-            ..Said::default()
-        };
         let (hears, heard) = mpsc::unbounded_channel();
         let callers = Arc::new(Callers::of(settings.daemon.clone()));
         Self {
@@ -205,11 +215,14 @@ impl Engine {
             began: Instant::now(),
             view: View::default(),
             tagged: Tagged::default(),
-            said: watch::Sender::new(said),
+            said: watch::Sender::default(),
+            allowed: watch::Sender::default(),
             in_force: watch::Sender::default(),
             told: Arc::default(),
             pending: Vec::new(),
             listeners: BTreeMap::new(),
+            acknowledged: BTreeMap::new(),
+            missed: BTreeSet::new(),
             round_trips: BTreeMap::new(),
             keys: BTreeMap::new(),
             tell,
@@ -220,6 +233,7 @@ impl Engine {
             serving: None,
             callers,
             warned: String::new(),
+            has_looked: false,
         }
     }
 
@@ -229,13 +243,27 @@ impl Engine {
         self.following.spawn(async move { daemon.listen(|| tell.notify_one()).await });
         self.following.spawn(Arc::clone(&self.callers).follow());
         let mut here = self.settings.here.subscribe();
-        let mut look_at = Instant::now();
+        let (mut look_at, mut looking) = (Instant::now(), JoinSet::new());
         loop {
             let silence = self.view.look_again_at().map(|time| self.began + time);
+            let silence = if self.told.revision == 0 {
+                let by = self.began + LONGEST_INTRODUCTION;
+                Some(silence.map_or(by, |silence| silence.min(by))).filter(|time| *time > Instant::now()).or(silence)
+            } else {
+                silence
+            };
             tokio::select! {
                 () = news.notified() => look_at = Instant::now(),
-                () = tokio::time::sleep_until(look_at) => {
-                    look_at = Instant::now() + if self.look_around().await { LOOK_EVERY } else { PAUSE };
+                () = tokio::time::sleep_until(look_at), if looking.is_empty() => {
+                    let (daemon, tag) = (self.settings.daemon.clone(), self.settings.tag.clone());
+                    looking.spawn(async move { daemon.tagged(&tag).await });
+                    look_at = Instant::now() + LOOK_EVERY;
+                }
+                Some(Ok(found)) = looking.join_next() => {
+                    if !self.look_around(found).await {
+                        look_at = Instant::now() + PAUSE;
+                    }
+                    self.has_looked = true;
                 }
                 Some((machine, heard)) = self.heard.recv() => {
                     // Most is a sign of life and nothing else.
@@ -248,21 +276,27 @@ impl Engine {
                 () = sleep_until(silence) => {}
             }
             self.view.look(self.began.elapsed());
-            let known = here.borrow_and_update().clone().unwrap_or_default();
-            self.say(&known, *drain.borrow_and_update());
+            let known = here.borrow_and_update().clone();
+            self.say(known.as_ref(), *drain.borrow_and_update());
             self.tell_routing();
-            self.note_in_force(known.revision);
+            self.note_in_force(known.map_or(0, |here| here.revision));
             self.tell_handle();
         }
     }
 
     /// Whether everything is as it should be; else it is to be looked at soon.
-    async fn look_around(&mut self) -> bool {
-        let tagged = match self.settings.daemon.tagged(&self.settings.tag).await {
+    async fn look_around(&mut self, found: Result<Tagged, LocalApiError>) -> bool {
+        let tagged = match found {
             Ok(tagged) => tagged,
             // A daemon that is away for a moment has not moved the machines.
             Err(error) => return self.warn(format!("the mesh can't be looked at: {}", crate::chain(&error))),
         };
+        self.allowed.send_if_modified(|allowed| {
+            let now: BTreeSet<IpAddr> = tagged.others.values().copied().collect();
+            let is_new = *allowed != now;
+            *allowed = now;
+            is_new
+        });
         self.tagged = tagged;
         let Some((name, address)) = self.tagged.this.clone() else {
             self.serve_no_more();
@@ -287,6 +321,7 @@ impl Engine {
                     own: name.clone(),
                     key: self.settings.key.clone(),
                     said: self.said.subscribe(),
+                    allowed: self.allowed.subscribe(),
                     hears: self.hears.clone(),
                 };
                 let serving = telling.serve(listener);
@@ -302,6 +337,7 @@ impl Engine {
     fn serve_no_more(&mut self) {
         if let Some((_, task)) = self.serving.take() {
             task.abort();
+            self.listeners.clear();
         }
     }
 
@@ -342,36 +378,58 @@ impl Engine {
         match heard {
             Heard::Said(said) => self.view.hear(machine, *said, now),
             Heard::Beat => return self.view.beat(machine, now),
-            Heard::Lost => self.view.lose(machine, now),
+            Heard::Lost => {
+                self.missed.insert(machine.to_owned());
+                self.view.lose(machine, now);
+            }
             Heard::Key(key) => drop(self.keys.insert(machine.to_owned(), key)),
             Heard::RoundTrip(time) => drop(self.round_trips.insert(machine.to_owned(), time)),
-            Heard::HasInForce { connection, number } => {
-                self.listeners.insert(connection, (machine.to_owned(), number));
-            }
+            Heard::Listens { connection } => drop(self.listeners.insert(connection, machine.to_owned())),
+            Heard::HasInForce { number } => drop(self.acknowledged.insert(machine.to_owned(), number)),
             Heard::ListensNoMore { connection } => drop(self.listeners.remove(&connection)),
         }
         true
     }
 
-    fn say(&self, here: &Here, drains: bool) {
+    /// Before it is known how things are here, others go on with what they knew.
+    fn say(&self, here: Option<&Here>, drains: bool) {
+        if here.is_none() && !drains {
+            return;
+        }
+        let services = here.map(|here| here.services.clone()).unwrap_or_default();
         self.said.send_if_modified(|said| {
-            let is_new = said.services != here.services || said.draining != drains;
-            if is_new {
-                said.services.clone_from(&here.services);
-                said.draining = drains;
-                said.number.count += 1;
+            let is_known = said.as_ref().is_some_and(|said| said.services == services && said.draining == drains);
+            if !is_known {
+                let count = said.as_ref().map_or(0, |said| said.number.count + 1);
+                let number = Number { start: self.settings.start, count };
+                *said = Some(Said { number, version: self.settings.version.clone(), draining: drains, services });
             }
-            is_new
+            !is_known
         });
     }
 
+    /// Whether enough is known of the others to take the place of what routing has from the engine before: each was heard, or
+    /// can't be reached, or has had its time.
+    fn knows_enough(&self, known: &[Known]) -> bool {
+        let is_known = |machine: &Known| {
+            self.missed.contains(&machine.name) || machine.said.is_some() && self.keys.contains_key(&machine.name)
+        };
+        self.has_looked && (known.iter().all(is_known) || self.began.elapsed() > LONGEST_INTRODUCTION)
+    }
+
     fn tell_routing(&mut self) {
-        let port = self.said.borrow().proxy;
+        let port = self.settings.port.saturating_add(1);
         let at = self.tagged.this.as_ref().map(|(_, address)| SocketAddr::new(*address, port));
         let known = self.view.known();
-        if self.told.known != known || self.told.at != at || self.told.keys != self.keys {
-            let (key, keys) = (self.settings.key.clone(), self.keys.clone());
-            self.told = Arc::new(Machines { revision: self.told.revision + 1, at, key, keys, known });
+        let is_first = self.told.revision == 0;
+        if is_first && !self.knows_enough(&known) {
+            return;
+        }
+        if is_first || self.told.known != known || self.told.at != at || self.told.keys != self.keys {
+            let accepted =
+                known.iter().map(|known| (known.address, key_for(&self.settings.key, known.address))).collect();
+            let (revision, keys) = (self.told.revision + 1, self.keys.clone());
+            self.told = Arc::new(Machines { revision, at, accepted, keys, known });
             self.pending.push(Arc::clone(&self.told));
             self.settings.machines.tell(Arc::clone(&self.told));
         }
@@ -390,14 +448,20 @@ impl Engine {
     }
 
     fn tell_handle(&self) {
-        let said = self.said.borrow().clone();
+        let said = self.said.borrow().clone().unwrap_or_default();
         let seen = |known: &Known| SeenMachine {
             round_trip: self.round_trips.get(&known.name).copied(),
             known: known.clone(),
         };
-        let may_choose = self.listeners.values().filter(|(_, number)| !said.draining || *number < said.number);
+        let is_ready = |known: &&Known| known.standing == Standing::Ready;
+        let well = self.told.known.iter().filter(is_ready).map(|known| &known.name);
+        let may_choose = self
+            .listeners
+            .values()
+            .chain(well)
+            .filter(|name| self.acknowledged.get(*name).is_none_or(|acknowledged| *acknowledged < said.number));
         let state = State {
-            may_choose: may_choose.map(|(name, _)| name.clone()).collect(),
+            may_choose: may_choose.cloned().collect(),
             seen: Seen {
                 name: self.tagged.this.as_ref().map(|(name, _)| name.clone()),
                 machines: self.told.known.iter().map(seen).collect(),

@@ -131,7 +131,13 @@ mod tests {
 
     fn rules(pods: &str, services: &str) -> Rules {
         let links = "sg12ab".to_owned();
-        Rules { instance: "test".to_owned(), links, pods: pods.parse().unwrap(), services: services.parse().unwrap() }
+        Rules {
+            instance: "test".to_owned(),
+            links,
+            pods: pods.parse().unwrap(),
+            services: services.parse().unwrap(),
+            mesh_port: 745,
+        }
     }
 
     fn check(pods: &str, services: &str, expected: Result<(), &str>) {

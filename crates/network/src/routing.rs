@@ -14,6 +14,7 @@ mod writes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -90,8 +91,10 @@ pub struct Settings {
     pub fronts: Shared<Fronts>,
     /// Where the tailnet says which addresses its names have.
     pub peers: Shared<Peers>,
-    /// Where the mesh says what it knows of other machines.
-    pub machines: Shared<Arc<Machines>>,
+    /// Where the mesh says what it knows of other machines, if this one is in a mesh.
+    pub machines: Option<Shared<Arc<Machines>>>,
+    /// Ports of this machine that are for engines and proxies of other machines alone.
+    pub mesh_ports: RangeInclusive<u16>,
     /// Where it hears what of that is in force, and what is ready here.
     pub here: Shared<Here>,
 }
@@ -184,7 +187,7 @@ impl Routing {
         let Rules { instance, services, .. } = settings.rules.clone();
         let scope = Scope { instance, services, proxy_user };
         Self {
-            caches: Caches::follow(&client, &settings.peers, &settings.machines),
+            caches: Caches::follow(&client, &settings.peers, settings.machines.as_ref()),
             client,
             kernel: Kernel::new(scope),
             ask_kernel_at: None,
@@ -349,7 +352,9 @@ impl Routing {
         self.write_balancers(&snapshot);
         self.write_ingresses(&snapshot);
         self.tell_fronts(&snapshot);
-        self.settings.here.tell(self.book.here());
+        if self.settings.machines.is_some() && self.book.is_acknowledged() {
+            self.settings.here.tell(self.book.here());
+        }
         self.tell_certificate_faults(&snapshot);
         if let Some(time) = look_again_at {
             self.look_again_in(Duration::try_from(time.duration_since(now.steady)).unwrap_or_default());
@@ -474,22 +479,11 @@ struct Caches {
 }
 
 impl Caches {
-    fn follow(client: &Client, peers: &Shared<Peers>, machines: &Shared<Arc<Machines>>) -> Self {
+    fn follow(client: &Client, peers: &Shared<Peers>, machines: Option<&Shared<Arc<Machines>>>) -> Self {
         let changed = Arc::new(Notify::new());
         let mut following = JoinSet::new();
-        let (mut peers, mut machines, tell) = (peers.subscribe(), machines.subscribe(), Arc::clone(&changed));
-        following.spawn(async move {
-            loop {
-                let is_told = tokio::select! {
-                    told = peers.changed() => told.is_ok(),
-                    told = machines.changed() => told.is_ok(),
-                };
-                if !is_told {
-                    return;
-                }
-                tell.notify_one();
-            }
-        });
+        following.spawn(notify(peers.subscribe(), Arc::clone(&changed)));
+        following.extend(machines.map(|machines| notify(machines.subscribe(), Arc::clone(&changed))));
         Self {
             services: follow(client, &changed, None, &mut following),
             slices: follow(client, &changed, None, &mut following),
@@ -506,6 +500,11 @@ impl Caches {
 
     fn snapshot(&self, settings: &Settings) -> Option<Snapshot> {
         let services = self.services.objects()?;
+        // Until the daemon was asked for them once, the data plane goes on with those of before.
+        let machines = match &settings.machines {
+            Some(machines) => machines.known()?,
+            None => Arc::default(),
+        };
         let peers = settings.peers.known();
         // Until they are known, the data plane goes on with those of before.
         if peers.is_none() && services.values().any(|service| matches!(Target::of(service), Some(Ok(Target::Name(_)))))
@@ -515,7 +514,8 @@ impl Caches {
         Some(Snapshot {
             services,
             peers: peers.unwrap_or_default(),
-            machines: settings.machines.known().unwrap_or_default(),
+            machines,
+            mesh_ports: Some(settings.mesh_ports.clone()),
             slices: self.slices.objects()?,
             pods: self.pods.objects()?,
             ingresses: self.ingresses.objects()?,
@@ -527,6 +527,13 @@ impl Caches {
             api: Some(settings.api),
             service_range: Some(settings.rules.services),
         })
+    }
+}
+
+/// Tells of every change.
+async fn notify<T>(mut told: Receiver<Option<T>>, changed: Arc<Notify>) {
+    while told.changed().await.is_ok() {
+        changed.notify_one();
     }
 }
 

@@ -37,6 +37,8 @@ pub struct Rules {
     pub links: String,
     pub pods: Range,
     pub services: Range,
+    /// Where engines of other machines listen; their proxies do at the port after it.
+    pub mesh_port: u16,
 }
 
 /// The ranges that an instance's rules stand for now.
@@ -61,7 +63,8 @@ impl Rules {
     }
 
     fn script(&self) -> String {
-        let Self { links, pods, services, .. } = self;
+        let Self { links, pods, services, mesh_port, .. } = self;
+        let mesh_proxy = mesh_port.saturating_add(1);
         let table = self.table();
         // Named once before it is deleted: a table that is not there can't be deleted.
         format!(
@@ -76,6 +79,7 @@ table inet {table} {{
     }}
     chain forward {{
         type filter hook forward priority filter; policy accept;
+        tcp dport {{ {mesh_port}, {mesh_proxy} }} tcp sport < 1024 ct state new drop
         ip saddr @pods accept
         ip daddr @pods ct state established,related accept
     }}

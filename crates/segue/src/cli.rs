@@ -208,7 +208,7 @@ impl Up {
     pub(crate) fn rules(&self, directories: &Directories) -> Rules {
         let instance = directories.instance.clone();
         let links = node::link_prefix(&instance);
-        Rules { instance, links, pods: self.pod_cidr, services: self.service_cidr }
+        Rules { instance, links, pods: self.pod_cidr, services: self.service_cidr, mesh_port: self.mesh_port }
     }
 
     /// The defaults, on a data directory.

@@ -90,7 +90,7 @@ fn free_ranges(directories: &Directories) -> anyhow::Result<(Range, Range)> {
         let (pods, services): (Range, Range) = (pods.parse()?, services.parse()?);
         let instance = directories.instance.clone();
         let links = node::link_prefix(&instance);
-        match network::preflight::check(&network::rules::Rules { instance, links, pods, services }) {
+        match network::preflight::check(&network::rules::Rules { instance, links, pods, services, mesh_port: 745 }) {
             Ok(()) => return Ok((pods, services)),
             Err(error) => complaint = Some(error),
         }

@@ -465,7 +465,8 @@ fn routing_settings(
         replacement,
         fronts: Shared::default(),
         peers: Shared::default(),
-        machines: Shared::default(),
+        machines: options.mesh.is_some().then(Shared::default),
+        mesh_ports: options.mesh_port..=options.mesh_port + 1,
         here: Shared::default(),
     }
 }

@@ -1,11 +1,13 @@
 //! One machine listening to another: lines of JSON on a connection within the tailnet, which encrypts it and knows who is at
 //! its ends. The one that listens connects.
 
+use std::collections::BTreeSet;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use decide::mesh::{BEAT, Number, SILENCE, Said};
@@ -17,6 +19,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
+use super::key_for;
 use crate::config::Secret;
 use crate::tailnet::Callers;
 
@@ -28,12 +31,13 @@ const LONGEST_CONNECT: Duration = Duration::from_secs(2);
 const PRIVILEGED_PORTS: Range<u16> = 600..1000;
 const FIRST_PORT_OF_ALL: u16 = 1024;
 const MOST_PORTS: u64 = 20;
+static NEXT_CONNECTION: AtomicU64 = AtomicU64::new(0);
 /// Connections of others at a time.
 const MOST_LISTENERS: usize = 1024;
 /// How often the way to a machine is measured.
 const MEASURED_EVERY: Duration = Duration::from_secs(5);
-/// A hundred thousand Services in one line, and a day of beats on one connection.
-const MOST_BYTES: u64 = 64 << 20;
+/// A hundred thousand Services in one line.
+const LONGEST_LINE: u64 = 64 << 20;
 
 /// What comes of it.
 #[derive(Debug)]
@@ -45,8 +49,10 @@ pub(super) enum Heard {
     Lost,
     RoundTrip(Duration),
     /// A machine that listens to this one.
-    HasInForce {
+    Listens {
         connection: u64,
+    },
+    HasInForce {
         number: Number,
     },
     ListensNoMore {
@@ -142,6 +148,7 @@ async fn listen(
         let heard = tokio::select! {
             line = timeout(SILENCE * 2, lines.next_line()) => {
                 let Some(line) = line.map_err(io::Error::from)?? else { return Ok(()) };
+                lines.get_mut().get_mut().set_limit(LONGEST_LINE);
                 match serde_json::from_str(&line)? {
                     Message::Key(key) => Heard::Key(key),
                     Message::Said(said) => Heard::Said(Box::new(said)),
@@ -178,9 +185,12 @@ pub(super) struct Telling {
     pub(super) tag: String,
     /// This machine's name.
     pub(super) own: String,
-    /// By which others' proxies are let in.
+    /// Of which the keys are made by which others' proxies are let in.
     pub(super) key: Secret,
-    pub(super) said: watch::Receiver<Said>,
+    /// None until it is known how things are here.
+    pub(super) said: watch::Receiver<Option<Said>>,
+    /// The addresses of machines that have the tag.
+    pub(super) allowed: watch::Receiver<BTreeSet<IpAddr>>,
     pub(super) hears: Hears,
 }
 
@@ -188,7 +198,8 @@ impl Telling {
     /// Tells every machine that has the tag how things are here, until it is dropped.
     pub(super) async fn serve(self, listener: TcpListener) {
         let mut telling = JoinSet::new();
-        for connection in 0.. {
+        loop {
+            let connection = NEXT_CONNECTION.fetch_add(1, Ordering::Relaxed);
             while telling.try_join_next().is_some() {}
             match listener.accept().await {
                 Ok((stream, client)) if telling.len() < MOST_LISTENERS => {
@@ -210,7 +221,8 @@ impl Telling {
                 self.tag
             );
         };
-        if let Err(error) = self.tell((&machine, connection), stream, client).await {
+        let _ = self.hears.send((machine.clone(), Heard::Listens { connection }));
+        if let Err(error) = self.tell(&machine, stream, client).await {
             tracing::debug!("the machine {machine} listens no more: {error}");
         }
         let _ = self.hears.send((machine, Heard::ListensNoMore { connection }));
@@ -218,49 +230,45 @@ impl Telling {
 
     /// Which machine's engine is there. Only root connects from such a port, and what pods send leaves their machine by others.
     async fn machine(&self, client: SocketAddr) -> Option<String> {
-        let whois = self.callers.who(client).await.filter(|_| client.port() < FIRST_PORT_OF_ALL)?;
+        if client.port() >= FIRST_PORT_OF_ALL {
+            return None;
+        }
+        let whois = self.callers.who(client).await?;
         (whois.tags.contains(&self.tag) && whois.machine != self.own).then_some(whois.machine)
     }
 
-    async fn tell(
-        &mut self,
-        (machine, connection): (&str, u64),
-        stream: TcpStream,
-        client: SocketAddr,
-    ) -> io::Result<()> {
+    async fn tell(&mut self, machine: &str, stream: TcpStream, client: SocketAddr) -> io::Result<()> {
         let (mut lines, mut write) = halves(stream)?;
-        send(&mut write, &Message::Key(self.key.clone())).await?;
+        send(&mut write, &Message::Key(key_for(&self.key, client.ip().to_canonical()))).await?;
         let mut beat = interval(BEAT);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut looked = Instant::now();
         self.said.mark_changed();
+        self.allowed.mark_unchanged();
         loop {
             tokio::select! {
                 Ok(()) = self.said.changed() => {
-                    let now = self.said.borrow_and_update().clone();
+                    let Some(now) = self.said.borrow_and_update().clone() else { continue };
                     send(&mut write, &Message::Said(now)).await?;
                 }
-                _ = beat.tick() => {
-                    // A machine that has lost its tag is told nothing any more.
-                    if looked.elapsed() > MEASURED_EVERY {
-                        looked = Instant::now();
-                        if self.machine(client).await.as_deref() != Some(machine) {
-                            return Ok(());
-                        }
+                _ = beat.tick() => send(&mut write, &Message::Beat).await?,
+                // A machine that has lost its tag is told nothing any more.
+                Ok(()) = self.allowed.changed() => {
+                    if !self.allowed.borrow_and_update().contains(&client.ip().to_canonical()) {
+                        return Ok(());
                     }
-                    send(&mut write, &Message::Beat).await?;
                 }
-                line = lines.next_line() => match line? {
-                    None => return Ok(()),
-                    Some(line) => match serde_json::from_str(&line)? {
+                line = lines.next_line() => {
+                    let Some(line) = line? else { return Ok(()) };
+                    lines.get_mut().get_mut().set_limit(LONGEST_LINE);
+                    match serde_json::from_str(&line)? {
                         Reply::Ping(number) => send(&mut write, &Message::Pong(number)).await?,
                         Reply::InForce(number) => {
-                            if self.hears.send((machine.to_owned(), Heard::HasInForce { connection, number })).is_err() {
+                            if self.hears.send((machine.to_owned(), Heard::HasInForce { number })).is_err() {
                                 return Ok(());
                             }
                         }
-                    },
-                },
+                    }
+                }
             }
         }
     }
@@ -273,7 +281,7 @@ fn halves(stream: TcpStream) -> io::Result<(Lines<BufReader<Take<OwnedReadHalf>>
 }
 
 fn lines<R: AsyncRead + Unpin>(read: R) -> Lines<BufReader<Take<R>>> {
-    BufReader::new(read.take(MOST_BYTES)).lines()
+    BufReader::new(read.take(LONGEST_LINE)).lines()
 }
 
 async fn send(write: &mut OwnedWriteHalf, message: &impl Serialize) -> io::Result<()> {

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::balancer::{Balancer, InFlight, NoPick, Work};
 use super::caller::Caller;
+use super::passage::is_refusal;
 use super::upstream::Upstream;
 
 /// How long a request or connection waits for an endpoint that takes it.
@@ -66,7 +67,9 @@ impl<'a> Attempts<'a> {
     /// Notes that an endpoint does not accept connections.
     pub(crate) fn failed(&mut self, upstream: &Arc<Upstream>, error: io::Error) {
         tracing::debug!("{} does not accept a connection: {error}", upstream.address);
-        upstream.set_aside();
+        if !is_refusal(&error) {
+            upstream.set_aside();
+        }
         self.first = None;
         self.tried.push(upstream.address);
         self.last_failure = Some(error);

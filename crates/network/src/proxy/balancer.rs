@@ -5,7 +5,7 @@
 mod memory;
 mod port;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::error::Error;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
@@ -17,6 +17,7 @@ use decide::exposure::is_front;
 use decide::ingress::Routes;
 use decide::network_policy::Policies;
 use decide::retries;
+use objects::ranges::Range;
 use objects::traffic::{self, ConnectionClass, SeriesKey};
 use tokio::sync::{Notify, watch};
 
@@ -48,6 +49,8 @@ pub(crate) struct Balancer {
     access_log: AccessLog,
     certificates: Arc<Certificates>,
     clients: Arc<Clients>,
+    /// Connections from machines' addresses that have not shown a key.
+    unproven: Arc<Clients>,
     is_leaving: AtomicBool,
 }
 
@@ -69,8 +72,9 @@ struct Table {
 #[derive(Default)]
 struct Passages {
     at: Option<SocketAddr>,
-    machines: BTreeSet<IpAddr>,
-    key: Secret,
+    machines: BTreeMap<IpAddr, Secret>,
+    /// Addresses that mean something else on each machine.
+    private: Vec<Range>,
     places: HashMap<Passage, SocketAddr>,
 }
 
@@ -95,6 +99,9 @@ pub(crate) struct Pod {
     withdrawn_at: OnceLock<Instant>,
     drained: OnceLock<traffic::Drain>,
 }
+
+/// Connections of one machine's address at a time that have not shown its key.
+const MOST_UNPROVEN: u32 = 1024;
 
 /// Long connections that have to end do so within this time, so that not all clients come back at once.
 const SPREAD: Duration = Duration::from_secs(1);
@@ -153,6 +160,7 @@ impl Balancer {
             access_log: AccessLog::default(),
             certificates: Arc::default(),
             clients: Arc::default(),
+            unproven: Arc::new(Clients::limited(MOST_UNPROVEN)),
             is_leaving: AtomicBool::new(false),
         }
     }
@@ -194,13 +202,21 @@ impl Balancer {
 
     /// Whether it is the address of another machine of the mesh.
     pub(crate) fn is_machine(&self, ip: IpAddr) -> bool {
-        self.table.read().unwrap_or_else(PoisonError::into_inner).mesh.machines.contains(&ip.to_canonical())
+        self.table.read().unwrap_or_else(PoisonError::into_inner).mesh.machines.contains_key(&ip.to_canonical())
     }
 
-    /// Where a Service's port is that another machine asks for; nowhere for whoever doesn't know the key.
-    pub(crate) fn place_of(&self, passage: &Passage, key: &Secret) -> Option<SocketAddr> {
+    /// Whether an address may be another's here than on the machine that says it.
+    pub(crate) fn is_private(&self, ip: IpAddr) -> bool {
+        let IpAddr::V4(ip) = ip.to_canonical() else { return ip.is_loopback() };
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
-        table.mesh.key.is(&key.0).then(|| table.mesh.places.get(passage).copied()).flatten()
+        ip.is_loopback() || table.mesh.private.iter().any(|range| range.contains(ip))
+    }
+
+    /// Where a Service's port is that another machine asks for; nowhere for whoever doesn't know the machine's key.
+    pub(crate) fn place_of(&self, machine: IpAddr, passage: &Passage, key: &Secret) -> Option<SocketAddr> {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        let is_known = table.mesh.machines.get(&machine).is_some_and(|known| known.is(&key.0));
+        is_known.then(|| table.mesh.places.get(passage).copied()).flatten()
     }
 
     /// Whether and how pods there are told whom a connection comes from.
@@ -312,6 +328,19 @@ impl Balancer {
 
     pub(crate) fn clients(&self) -> &Arc<Clients> {
         &self.clients
+    }
+
+    pub(crate) fn unproven(&self) -> &Arc<Clients> {
+        &self.unproven
+    }
+
+    /// Whether a pod of this machine may take what comes there.
+    pub(crate) fn has_pod_at(&self, at: SocketAddr) -> bool {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        let takes = |(upstream, state): (&Arc<Upstream>, &EndpointState)| {
+            !upstream.is_elsewhere() && *state != EndpointState::Withdrawn
+        };
+        table.ports.get(&at).is_some_and(|port| port.upstreams.iter().zip(&port.states).any(takes))
     }
 
     pub(crate) fn certificates(&self) -> &Arc<Certificates> {
@@ -449,8 +478,8 @@ impl Passages {
                 }
             }
         }
-        let Mesh { at, machines, key } = config.mesh.clone();
-        Self { at, machines, key, places }
+        let Mesh { at, machines } = config.mesh.clone();
+        Self { at, machines, private: config.dns.ranges.clone(), places }
     }
 }
 

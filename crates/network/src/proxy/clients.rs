@@ -22,6 +22,11 @@ pub(crate) struct Present {
 }
 
 impl Clients {
+    /// For so many connections of one address.
+    pub(crate) fn limited(most: u32) -> Self {
+        Self { most: most.into(), ..Self::default() }
+    }
+
     /// From now on one address may have so many connections, or as many as it likes.
     pub(crate) fn limit(&self, most: Option<u32>) {
         self.most.store(most.unwrap_or(0), Ordering::Relaxed);

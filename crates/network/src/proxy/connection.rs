@@ -38,6 +38,8 @@ const MOST_HANG_UPS: u32 = 3;
 
 /// A client may take so long to agree on TLS.
 const LONGEST_HANDSHAKE: Duration = Duration::from_secs(10);
+/// Another machine may take so long to say what a connection is for.
+const LONGEST_ANNOUNCEMENT: Duration = Duration::from_secs(2);
 /// More than most request heads have.
 const FIRST_READ: usize = 1024;
 
@@ -270,16 +272,21 @@ async fn pass_from_machine(
         return Err(refused(&stream, Ended::NotOfTheMesh));
     }
     let mut leaving = leaving.subscribe();
+    // Its pods and users have its address too, and may only be so many until one has said the key.
+    let unproven = balancer.unproven().enter(machine).ok_or(Ended::TooMany)?;
     let announced = tokio::select! {
-        announced = timeout(LONGEST_HANDSHAKE, passage::announced(&mut stream)) => announced.map_err(|_| Ended::Silent)??,
+        announced = timeout(LONGEST_ANNOUNCEMENT, passage::announced(&mut stream)) => announced.map_err(|_| Ended::Silent)??,
         () = has_come(&mut leaving, Leaving::Now) => return Err(Ended::Leaving),
     };
     let Announced { key, passage, carries } = announced;
-    let place = balancer.place_of(&passage, &key).and_then(|at| Some((at, balancer.counts_at(at)?)));
+    let place = balancer.place_of(machine, &passage, &key).and_then(|at| Some((at, balancer.counts_at(at)?)));
+    // What is sent on it may be longer than what can be sent again: better not to begin.
+    let place = place.filter(|(at, _)| balancer.has_pod_at(*at));
     let Some((at, series)) = place else {
         passage::refuse(&mut stream).await?;
         return Err(Ended::NoService);
     };
+    drop(unproven);
     let pods_speak = match carries {
         Carries::Requests(speaks) => speaks,
         Carries::Bytes(client) => return pass_bytes_from(stream, (machine, client), at, &balancer).await,
@@ -313,7 +320,7 @@ async fn pass_bytes_from(
         Ok((server, in_flight)) => {
             passage::take(&mut stream).await?;
             // The other machine knows the client's port, which nobody needs to know.
-            let client = SocketAddr::new(client, 0);
+            let client = SocketAddr::new(if balancer.is_private(client) { machine } else { client }, 0);
             let header = balancer.proxy_protocol(at).map(|version| proxy_protocol::header(version, client, at));
             pass_bytes(Prefixed::new(Bytes::new(), stream), server, in_flight, header).await
         }

@@ -116,6 +116,11 @@ fn written(text: &str) -> HeaderValue {
     value.unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
+/// Has a request come from this address, as far as whoever passes it on says so.
+pub(crate) fn say_client(headers: &mut HeaderMap, client: IpAddr) {
+    headers.insert(X_FORWARDED_FOR, written(&client.to_string()));
+}
+
 /// Who a caller is on the tailnet, if Tailscale's daemon has written these headers.
 pub(crate) fn user(headers: &HeaderMap) -> Option<&str> {
     headers.get(TAILSCALE_USER_LOGIN)?.to_str().ok()

@@ -27,7 +27,8 @@ use super::connection::{Leaving, has_come};
 use super::counts::{Logged, Series, Tally};
 use super::exchange::{NoAnswer, Question, exchange};
 use super::headers::{
-    Origin, Refusal, asks_for_upgrade, switching_to_client, to_client, to_http2, to_pod, tunnelling_to_client, user,
+    Origin, Refusal, asks_for_upgrade, say_client, switching_to_client, to_client, to_http2, to_pod,
+    tunnelling_to_client, user,
 };
 use super::lent::{Connection, PodSpeaks};
 use super::lingering::Lingering;
@@ -36,6 +37,7 @@ use super::paced::{self, Answering, Paced};
 use super::passage;
 use super::request_body::{RequestBody, TooLong};
 use super::sticky;
+use super::upstream::PASSAGE_WINDOW;
 use super::websocket;
 use super::workers::WorkerNumber;
 use crate::config::Speaks;
@@ -113,7 +115,8 @@ pub(crate) async fn serve_http2(io: impl Io, client: Client, mut leaving: watch:
     let _open = client.entry.series().open(ConnectionClass::Http2);
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder.timer(TokioTimer::new()).auto_date_header(false).max_concurrent_streams(MOST_STREAMS);
-    builder.initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(CONNECTION_WINDOW);
+    let window = if client.caller.is_machine() { PASSAGE_WINDOW } else { CONNECTION_WINDOW };
+    builder.initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(window);
     builder.max_header_list_size(LONGEST_HEAD);
     let answers = answers(client, Version::HTTP_2);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(Lingering::new(io)), answers));
@@ -173,6 +176,8 @@ enum Failure {
     NoTarget(#[from] NoTarget),
     #[error("the pod switched protocols without being asked to")]
     UnaskedSwitch,
+    #[error("it comes from a machine that is no longer of the mesh")]
+    NoMachine,
 }
 
 /// Why a request from outside is for no Service.
@@ -230,6 +235,14 @@ async fn ask(
     let upgrades = !is_tunnel && asks_for_upgrade(request.headers());
     let upgrade = (is_tunnel || upgrades).then(|| hyper::upgrade::on(&mut request));
     let (mut head, body) = request.into_parts();
+    if let Caller::Machine(machine) = client.caller {
+        if !client.balancer.is_machine(machine) {
+            return Err(Failure::NoMachine);
+        }
+        if client.origin.behind(&head.headers).is_some_and(|ip| client.balancer.is_private(ip)) {
+            say_client(&mut head.headers, machine);
+        }
+    }
     to_pod(&head.method, &mut head.uri, &mut head.headers, &client.origin)?;
     // An upgrade is possible in HTTP/1.1 only.
     let speaks = if upgrades { PodSpeaks::Http1 } else { target.pods_speak };
@@ -267,6 +280,9 @@ fn to_http1(headers: &mut HeaderMap, body: &RequestBody) {
 
 fn reply(answered: Answered, client: &Client, mut tally: Tally) -> Response<ReplyBody> {
     let Answered { mut response, connection, in_flight, upgrade } = answered;
+    if client.caller.is_machine() {
+        response.headers_mut().remove(passage::NOT_TAKEN);
+    }
     tally.answered(response.status());
     if let Some(upgrade) = upgrade {
         let still = client.answering.begin();
@@ -281,9 +297,6 @@ fn reply(answered: Answered, client: &Client, mut tally: Tally) -> Response<Repl
         return response.map(|_| ReplyBody::empty());
     }
     to_client(response.headers_mut());
-    if client.caller.is_machine() {
-        response.headers_mut().remove(passage::NOT_TAKEN);
-    }
     response.extensions_mut().clear();
     let stream = Stream::of(response.headers());
     if let Stream::Grpc { .. } = stream {
@@ -439,7 +452,7 @@ impl Failure {
             Self::NoAnswer(NoAnswer::NotTaken(NotTaken::Forbidden)) => Outcome::ClientError,
             Self::NoAnswer(NoAnswer::TooLong(_)) | Self::TooLong(_) => Outcome::ClientError,
             Self::NoAnswer(_) | Self::UnaskedSwitch | Self::NoTarget(NoTarget::Gone { .. }) => Outcome::NoAnswer,
-            Self::Refused(_) | Self::NoTarget(_) => Outcome::ClientError,
+            Self::Refused(_) | Self::NoTarget(_) | Self::NoMachine => Outcome::ClientError,
         }
     }
 
@@ -476,7 +489,7 @@ impl Failure {
 
     fn status(&self) -> StatusCode {
         match self {
-            Self::NoAnswer(NoAnswer::NotTaken(NotTaken::Forbidden)) => StatusCode::FORBIDDEN,
+            Self::NoAnswer(NoAnswer::NotTaken(NotTaken::Forbidden)) | Self::NoMachine => StatusCode::FORBIDDEN,
             Self::NoAnswer(NoAnswer::NotTaken(_) | NoAnswer::PassedOnInVain)
             | Self::NoTarget(NoTarget::Gone { .. }) => StatusCode::SERVICE_UNAVAILABLE,
             Self::NoTarget(NoTarget::Unmatched) => StatusCode::NOT_FOUND,

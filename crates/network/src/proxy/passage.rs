@@ -40,8 +40,10 @@ pub(crate) struct Passage {
 }
 
 /// The way to a Service's port on another machine.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Way {
+    /// The address of this machine from which it leads.
+    pub(crate) from: IpAddr,
     pub(crate) passage: Passage,
     /// What the other machine wants to hear.
     pub(crate) key: Secret,
@@ -98,7 +100,17 @@ pub(crate) async fn announce(stream: &mut TcpStream, announced: &Announced) -> i
     if stream.read_u8().await? == TAKEN {
         return Ok(());
     }
-    Err(io::Error::new(io::ErrorKind::ConnectionRefused, "the other machine has no pod for it"))
+    Err(io::Error::other(NothingThere))
+}
+
+/// The other machine is well, and has no pod for it.
+#[derive(Debug, thiserror::Error)]
+#[error("the other machine has no pod for it")]
+struct NothingThere;
+
+/// Whether the other machine answered and has nothing for it, rather than not answering.
+pub(crate) fn is_refusal(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<NothingThere>())
 }
 
 /// What another machine announces.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use super::balancer::Pod;
 use super::lent::{Connection, PodSpeaks, Stream};
@@ -34,6 +34,8 @@ const MOST_STREAMS: usize = 100;
 /// What a pod may send of one stream, and of one connection, before a client has taken it.
 const STREAM_WINDOW: u32 = 256 << 10;
 const CONNECTION_WINDOW: u32 = 1 << 20;
+/// The same where streams of many clients share one: those who don't read must not stop the others.
+pub(crate) const PASSAGE_WINDOW: u32 = STREAM_WINDOW * MOST_STREAMS as u32;
 
 /// One port of one pod.
 #[derive(Debug)]
@@ -92,6 +94,11 @@ impl Upstream {
         let pools = (0..workers).map(|_| Mutex::default()).collect();
         let sharing = (0..workers).map(|_| tokio::sync::Mutex::default()).collect();
         Self { address, way, pod, token, pools, sharing, aside }
+    }
+
+    /// Whether it leads there by this way.
+    pub(crate) fn is_by(&self, way: Option<&Way>) -> bool {
+        self.way.as_ref() == way
     }
 
     /// Whether another machine is behind it, which picks the pod.
@@ -154,7 +161,7 @@ impl Upstream {
     }
 
     async fn connect_for(&self, carries: Carries) -> io::Result<TcpStream> {
-        let Some(Way { passage, key }) = &self.way else { return self.open().await };
+        let Some(Way { passage, key, .. }) = &self.way else { return self.open().await };
         let announced = Announced { key: key.clone(), passage: passage.clone(), carries };
         let connected = async {
             let mut stream = self.open().await?;
@@ -165,7 +172,14 @@ impl Upstream {
     }
 
     async fn open(&self) -> io::Result<TcpStream> {
-        let stream = tokio::time::timeout(LONGEST_CONNECT, TcpStream::connect(self.address)).await??;
+        let connected = async {
+            let Some(Way { from, .. }) = &self.way else { return TcpStream::connect(self.address).await };
+            // Without this address there is no tailnet, and whoever has the other one may be anybody.
+            let socket = if from.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+            socket.bind((*from, 0).into())?;
+            socket.connect(self.address).await
+        };
+        let stream = tokio::time::timeout(LONGEST_CONNECT, Box::pin(connected)).await??;
         stream.set_nodelay(true)?;
         Ok(stream)
     }
@@ -208,7 +222,8 @@ impl Upstream {
         let stream = self.connect_for(Carries::Requests(PodSpeaks::Http2)).await?;
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder.timer(TokioTimer::new());
-        builder.initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(CONNECTION_WINDOW);
+        let window = if self.is_elsewhere() { PASSAGE_WINDOW } else { CONNECTION_WINDOW };
+        builder.initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(window);
         let (sender, io) = builder.handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
         tokio::spawn(async move {
             if let Err(error) = io.await {

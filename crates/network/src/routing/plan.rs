@@ -7,6 +7,7 @@ mod planner;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use decide::balancing::EndpointState;
@@ -51,6 +52,8 @@ pub(super) struct Snapshot {
     pub(super) peers: Peers,
     /// The other machines of the mesh.
     pub(super) machines: Arc<Machines>,
+    /// Ports of this machine that are for other machines alone: whoever listened there could pass for its engine.
+    pub(super) mesh_ports: Option<RangeInclusive<u16>>,
     /// Where the API is.
     pub(super) api: Option<SocketAddr>,
     /// Where load balancers take connections.
@@ -73,6 +76,11 @@ impl Snapshot {
             && self.peers == other.peers
             && Arc::ptr_eq(&self.machines, &other.machines)
             && (self.host, self.service_range) == (other.host, other.service_range)
+    }
+
+    /// Whether a port of this machine is for other machines alone.
+    pub(super) fn is_for_mesh(&self, port: u16) -> bool {
+        self.mesh_ports.as_ref().is_some_and(|ports| ports.contains(&port))
     }
 
     /// The pods by their addresses.
@@ -347,7 +355,7 @@ fn settle_conflicts(services: &mut [Arc<config::Service>], snapshot: &Snapshot) 
     if order.is_empty() {
         return;
     }
-    let mut taken: BTreeSet<SocketAddr> = snapshot.machines.listeners().collect();
+    let mut taken: BTreeSet<SocketAddr> = BTreeSet::new();
     for service in services.iter() {
         let own = service.addresses.iter().filter(|ip| is_own(service, ip));
         taken.extend(own.flat_map(|ip| service.ports.iter().map(|port| SocketAddr::new(*ip, port.port))));
@@ -360,7 +368,8 @@ fn settle_conflicts(services: &mut [Arc<config::Service>], snapshot: &Snapshot) 
         let config::Service { addresses, answers, ports, .. } = Arc::make_mut(&mut services[index]);
         addresses.retain(|ip| {
             let places: Vec<_> = ports.iter().map(|port| SocketAddr::new(*ip, port.port)).collect();
-            let is_free = answers.contains(ip) || ip.is_loopback() || !places.iter().any(|place| taken.contains(place));
+            let is_taken = |place: &SocketAddr| taken.contains(place) || snapshot.is_for_mesh(place.port());
+            let is_free = answers.contains(ip) || ip.is_loopback() || !places.iter().any(is_taken);
             taken.extend(places.into_iter().filter(|_| is_free));
             is_free
         });
@@ -420,10 +429,12 @@ impl Routes<'_> {
         let policy = mesh::Policy::of(self.annotation(names::MESH_POLICY));
         let machines = &self.snapshot.machines;
         let elsewhere = |it: mesh::Elsewhere| {
+            let (from, proxy) = machines.way_to(it.address)?;
             Some(config::Elsewhere {
+                from,
                 key: machines.keys.get(&it.machine)?.clone(),
                 machine: it.machine,
-                proxy: SocketAddr::new(it.address, it.proxy),
+                proxy,
                 ready: it.ready,
                 state: policy.state(it.standing),
             })

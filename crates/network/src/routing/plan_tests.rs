@@ -36,6 +36,7 @@ impl Cluster {
             host,
             peers: Default::default(),
             machines: Default::default(),
+            mesh_ports: Some(745..=746),
             api: Some("127.0.0.1:7443".parse().unwrap()),
             service_range: Some("10.45.0.0/16".parse().unwrap()),
         }

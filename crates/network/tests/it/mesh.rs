@@ -24,7 +24,8 @@ fn key() -> Secret {
 
 fn on(plane: &Plane) -> Elsewhere {
     let proxy = SocketAddr::new(plane.service_ip(), MESH_PORT);
-    Elsewhere { machine: format!("m{}", plane.net), proxy, key: key(), ready: 2, state: OnAnother }
+    let from = Ipv4Addr::LOCALHOST.into();
+    Elsewhere { machine: format!("m{}", plane.net), proxy, from, key: key(), ready: 2, state: OnAnother }
 }
 
 /// Each has the other's pods for its own.
@@ -33,7 +34,7 @@ async fn two_machines() -> [Plane; 2] {
     (one.elsewhere, other.elsewhere) = (vec![on(&other)], vec![on(&one)]);
     for plane in [&mut one, &mut other] {
         let at = Some(SocketAddr::new(plane.service_ip(), MESH_PORT));
-        plane.config.mesh = Mesh { at, machines: [Ipv4Addr::LOCALHOST.into()].into(), key: key() };
+        plane.config.mesh = Mesh { at, machines: [(Ipv4Addr::LOCALHOST.into(), key())].into() };
     }
     [one, other]
 }

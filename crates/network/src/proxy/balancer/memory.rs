@@ -206,14 +206,18 @@ impl Memory {
     /// All pods of a Service's port on another machine are as one.
     fn upstream_elsewhere(&mut self, elsewhere: &Elsewhere, passage: &Passage) -> Arc<Upstream> {
         let uid = PodUid(format!("{}/{}:{}", elsewhere.machine, passage.service, passage.port));
-        let way = Way { passage: passage.clone(), key: elsewhere.key.clone() };
+        let way = Way { from: elsewhere.from, passage: passage.clone(), key: elsewhere.key.clone() };
         self.upstream(&uid, elsewhere.proxy, Some(way))
     }
 
     fn upstream(&mut self, uid: &PodUid, address: SocketAddr, way: Option<Way>) -> Arc<Upstream> {
         let new = || Arc::new(Pod::new(uid, &self.counts_changed));
         let pod = self.pods.entry(uid.clone()).or_insert_with(new).clone();
-        let upstream = self.upstreams.entry((uid.clone(), address));
+        let place = (uid.clone(), address);
+        if self.upstreams.get(&place).is_some_and(|known| !known.is_by(way.as_ref())) {
+            self.upstreams.remove(&place);
+        }
+        let upstream = self.upstreams.entry(place);
         let (workers, token) = (self.workers, sticky::token(uid, address));
         let new = || Arc::new(Upstream::new(address, way, pod, token, workers, Aside::new(self.aside.clone())));
         upstream.or_insert_with(new).clone()

@@ -66,17 +66,24 @@ impl Port {
         let Some(reach) = self.reach(caller, policies) else { return Ok(all) };
         let states = self.states_without(&all, |upstream| !is_within(&reach, upstream));
         let has_any = |states: &[EndpointState]| states.iter().any(|state| *state != EndpointState::Withdrawn);
-        if has_any(&all) && !has_any(&states) {
+        if has_any(&all) && !has_any(&states) || self.is_forbidden_here(&reach) {
             return Err(NoPick::Forbidden);
         }
         Ok(Cow::Owned(states))
+    }
+
+    /// Whether no pod here may be reached, though there are some: what is forbidden here is not to be had elsewhere.
+    fn is_forbidden_here(&self, reach: &Reach<'_>) -> bool {
+        let mut here = self.upstreams.iter().filter(|upstream| !upstream.is_elsewhere()).peekable();
+        here.peek().is_some() && !here.any(|upstream| is_within(reach, upstream))
     }
 
     /// Whether policies let the caller reach an endpoint.
     pub(super) fn is_open_to(&self, caller: Caller, policies: &Policies, index: usize) -> bool {
         let upstream = &self.upstreams[index];
         let is_passed_on = caller.is_machine() && upstream.is_elsewhere();
-        !is_passed_on && self.reach(caller, policies).is_none_or(|reach| is_within(&reach, upstream))
+        let is_open = |reach: &Reach<'_>| is_within(reach, upstream) && !self.is_forbidden_here(reach);
+        !is_passed_on && self.reach(caller, policies).is_none_or(|reach| is_open(&reach))
     }
 
     /// None where no policy has a say.

@@ -3,7 +3,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use decide::balancing::EndpointState;
@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::{ContainerPort, Pod};
 use objects::pods::{is_finished, serving_containers};
 
 use super::{Plan, Snapshot, address_of, template_hash, uid_of};
-use crate::config::{ANY_ADDRESS, Affinity, Endpoint, Listener, PodUid, Service, ServicePort, Speaks};
+use crate::config::{Affinity, Endpoint, Listener, PodUid, Service, ServicePort, Speaks};
 
 /// What stands before the pod's name.
 const PREFIX: &str = "pod:";
@@ -40,10 +40,6 @@ impl Plan {
         let ingress = [self.ingress.http, self.ingress.https].into_iter().flatten().map(Listener::tcp);
         let of_services = self.services.iter().flat_map(|service| service.listeners());
         let mut taken: BTreeSet<Listener> = of_services.chain(ingress).collect();
-        // Whoever listened there could pass for this machine's engine while that is down.
-        for at in snapshot.machines.listeners() {
-            taken.extend([Listener::tcp(at), Listener::tcp(SocketAddr::new(ANY_ADDRESS, at.port()))]);
-        }
         let mut taken_udp: BTreeSet<Listener> = self.datagrams.iter().flat_map(|service| service.listeners()).collect();
         // Whoever goes gives its port to whoever stays, rather than the other way round.
         pods.sort_by_key(|(state, _)| Reverse(*state));
@@ -56,7 +52,8 @@ impl Plan {
                     Some("UDP") => (&mut self.datagrams, &mut taken_udp),
                     Some(_) => continue,
                 };
-                if service.listeners().all(|listener| taken.insert(listener)) {
+                let is_reserved = |listener: Listener| snapshot.is_for_mesh(listener.address.port());
+                if !service.listeners().any(is_reserved) && service.listeners().all(|listener| taken.insert(listener)) {
                     let known = self.states.entry(uid_of(pod)).or_insert(state);
                     *known = (*known).max(state);
                     all.push(Arc::new(service));
