@@ -99,6 +99,13 @@ fn a_service_that_is_ready_on_another_machine_is_ready_here() {
     wait_for(&machines[1], "no pod there", |seen| ready(seen, 0) == 0);
     documents[1].roll_to("v2");
     loads[0].answered(500);
+    // Engines that start again know nothing at first, and change nothing until they do.
+    for (machine, daemon) in machines.iter().zip(&daemons) {
+        machine.kill_engine();
+        loads[0].answered(100);
+        up(machine, daemon);
+        loads[0].answered(300);
+    }
 
     // The other has the last pods now, and says so.
     let refused = run(&mut machines[1].segue("drain"), "");

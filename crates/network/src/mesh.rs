@@ -128,6 +128,17 @@ impl Handle {
         seen
     }
 
+    /// Whether it is known what is ready here.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.here.known().is_some() && self.state.borrow().seen.name.is_some()
+    }
+
+    /// This machine takes work of others again.
+    pub fn go_on(&self) {
+        self.drains.send_replace(false);
+    }
+
     /// Services that are ready here and nowhere else.
     fn depend_on_this(&self, seen: &Seen) -> BTreeSet<String> {
         let Here { services, only_here, .. } = self.here.known().unwrap_or_default();

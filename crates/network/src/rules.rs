@@ -79,7 +79,7 @@ table inet {table} {{
     }}
     chain forward {{
         type filter hook forward priority filter; policy accept;
-        tcp dport {{ {mesh_port}, {mesh_proxy} }} tcp sport < 1024 ct state new drop
+        tcp dport {mesh_port}-{mesh_proxy} tcp sport < 1024 ct state new drop
         ip saddr @pods accept
         ip daddr @pods ct state established,related accept
     }}

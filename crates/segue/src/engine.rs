@@ -234,7 +234,7 @@ impl Engine {
             };
             match received.order {
                 Order::Down => return self.go_down(&mut received).await,
-                Order::Drain { force } => match self.objection(force) {
+                Order::Drain { force } => match self.leave_mesh(force).await {
                     Some(error) => received.report(&Report::Failed { error }).await,
                     None => return self.go_down(&mut received).await,
                 },
@@ -244,12 +244,28 @@ impl Engine {
         }
     }
 
+    /// Has other machines take over; gives why they can't.
+    async fn leave_mesh(&self, force: bool) -> Option<String> {
+        if let Some(error) = self.objection(force) {
+            return Some(error);
+        }
+        let mesh = self.mesh.as_ref()?;
+        mesh.drain().await;
+        // Another machine may have been asked to go at the same time.
+        self.objection(force).inspect(|_| mesh.go_on())
+    }
+
     /// Why the machine is not taken out of service.
     fn objection(&self, force: bool) -> Option<String> {
         let Some(mesh) = &self.mesh else {
             let error = "this engine is in no mesh, so nobody takes over: start it with --mesh, or use --force";
             return (!force).then(|| error.to_owned());
         };
+        if !force && !mesh.is_settled() {
+            return Some(
+                "it is not known yet what depends on this machine: try again in a moment, or use --force".to_owned(),
+            );
+        }
         let depend: Vec<String> = mesh.seen().depend_on_this.into_iter().collect();
         (!depend.is_empty() && !force).then(|| {
             format!(

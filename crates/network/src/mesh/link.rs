@@ -94,8 +94,12 @@ pub(super) async fn follow(
         let connected = timeout(LONGEST_CONNECT, connect(own, at)).await;
         let ended = match connected.map_err(io::Error::from).flatten() {
             Ok(stream) => {
-                pause = FIRST_PAUSE;
-                listen(&machine, stream, &mut in_force, &hears).await
+                let began = Instant::now();
+                let ended = listen(&machine, stream, &mut in_force, &hears).await;
+                if began.elapsed() > LONGEST_PAUSE {
+                    pause = FIRST_PAUSE;
+                }
+                ended
             }
             Err(error) => Err(error),
         };
@@ -149,7 +153,9 @@ async fn listen(
             line = timeout(SILENCE * 2, lines.next_line()) => {
                 let Some(line) = line.map_err(io::Error::from)?? else { return Ok(()) };
                 lines.get_mut().get_mut().set_limit(LONGEST_LINE);
-                match serde_json::from_str(&line)? {
+                // What a later version says beside is no reason to hear nothing of it.
+                let Ok(message) = serde_json::from_str(&line) else { continue };
+                match message {
                     Message::Key(key) => Heard::Key(key),
                     Message::Said(said) => Heard::Said(Box::new(said)),
                     Message::Beat => Heard::Beat,
@@ -260,7 +266,8 @@ impl Telling {
                 line = lines.next_line() => {
                     let Some(line) = line? else { return Ok(()) };
                     lines.get_mut().get_mut().set_limit(LONGEST_LINE);
-                    match serde_json::from_str(&line)? {
+                    let Ok(reply) = serde_json::from_str(&line) else { continue };
+                    match reply {
                         Reply::Ping(number) => send(&mut write, &Message::Pong(number)).await?,
                         Reply::InForce(number) => {
                             if self.hears.send((machine.to_owned(), Heard::HasInForce { number })).is_err() {

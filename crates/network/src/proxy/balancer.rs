@@ -195,6 +195,26 @@ impl Balancer {
         table.tailnet.clone().filter(|tailnet| is_front(tailnet.fronts, ip))
     }
 
+    /// Waits until another machine is set aside and its proxy accepts no connection either.
+    pub(crate) async fn is_gone(&self, at: SocketAddr, upstream: &Arc<Upstream>) {
+        let mut changes = self.changes();
+        loop {
+            if self.is_doubtful(at, upstream) && upstream.is_unreachable().await {
+                return;
+            }
+            if changes.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    fn is_doubtful(&self, at: SocketAddr, upstream: &Arc<Upstream>) -> bool {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(port) = table.ports.get(&at) else { return false };
+        let mut with_states = port.upstreams.iter().zip(&port.states);
+        with_states.any(|(it, state)| *state == EndpointState::Doubtful && Arc::ptr_eq(it, upstream))
+    }
+
     /// Whether other machines of the mesh connect there.
     pub(crate) fn is_mesh(&self, at: SocketAddr) -> bool {
         self.table.read().unwrap_or_else(PoisonError::into_inner).mesh.at == Some(at)

@@ -296,7 +296,7 @@ async fn pass_from_machine(
         worker,
         caller: Caller::Machine(machine),
         origin: Origin::new(machine, at, Scheme::Http).trusted(),
-        // The other machine has set the cookie, which leads here.
+        // Cookies are a matter of the machine where clients come in.
         entry: Entry::Service(Target { at, pods_speak, series, sticky_cookie: None }),
         answering: Answering::default(),
         leaving: leaving.clone(),

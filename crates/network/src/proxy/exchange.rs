@@ -12,10 +12,10 @@ use super::attempts::{Attempts, NotTaken};
 use super::balancer::{InFlight, Work};
 use super::counts::{Series, Tally};
 use super::http::Client;
-use super::lent::{self, Connection, PodSpeaks};
+use super::lent::{self, BoxError, Connection, PodSpeaks, Unanswered as Broken};
 use super::passage::NOT_TAKEN;
 use super::request_body::{RequestBody, TooLong};
-use super::upstream::Repeatable;
+use super::upstream::{Repeatable, Upstream};
 use super::workers::WorkerNumber;
 
 /// A client's word that the request may be sent twice (the header of the IETF HTTPAPI working group's draft).
@@ -33,11 +33,7 @@ pub(crate) enum NoAnswer {
     #[error(
         "the pod broke the connection off before it answered, and the request was not repeated, since {reason}: {source}"
     )]
-    BrokenOff {
-        reason: NoRepeat,
-        #[source]
-        source: hyper::Error,
-    },
+    BrokenOff { reason: NoRepeat, source: BoxError },
 }
 
 /// A request in the form in which a pod gets it.
@@ -60,10 +56,24 @@ pub(crate) async fn exchange(
     let mut attempts = Attempts::new(&client.balancer, at, client.caller_of(&question.headers), first);
     let repeating = question.repeating();
     let mut repeats = 0;
+    let mut broken_off: Option<BoxError> = None;
     loop {
-        let (mut connection, age, in_flight) = borrow(&mut attempts, client.worker, speaks, repeating, repeats).await?;
+        let borrowed = borrow(&mut attempts, client.worker, speaks, question, repeats).await;
+        let (mut connection, age, in_flight) = match (borrowed, broken_off.take()) {
+            // Some pod may have processed it: nobody is told that none did.
+            (Err(_), Some(source)) if client.caller.is_machine() => {
+                return Err(NoAnswer::BrokenOff { reason: NoRepeat::TooOften, source });
+            }
+            (borrowed, _) => borrowed?,
+        };
         tally.belongs_to(&in_flight.series);
-        match connection.send(question.request(speaks, &in_flight.series)).await {
+        let request = question.request(speaks, &in_flight.series);
+        let sent = if in_flight.upstream.is_elsewhere() {
+            Box::pin(send_elsewhere(client, at, &mut connection, request, &in_flight.upstream)).await
+        } else {
+            connection.send(request).await
+        };
+        match sent {
             Ok(response) if in_flight.upstream.is_elsewhere() && response.headers().contains_key(NOT_TAKEN) => {
                 // Nothing was processed there. How long that may go on, the attempts know.
                 attempts.avoid(&in_flight.upstream);
@@ -75,7 +85,7 @@ pub(crate) async fn exchange(
             Ok(response) => return Ok((response, connection, in_flight)),
             Err(_) if question.body.is_too_long() => return Err(TooLong.into()),
             Err(lent::Unanswered { broke, source }) => {
-                if age == Age::New || speaks == PodSpeaks::Http2 {
+                if age == Age::New || speaks == PodSpeaks::Http2 || in_flight.upstream.is_elsewhere() {
                     attempts.avoid(&in_flight.upstream);
                 }
                 let body = question.body.kept();
@@ -84,11 +94,31 @@ pub(crate) async fn exchange(
                 if may_be_repeated(&unanswered).is_ok() && broke == Broke::BeforeTheAnswer {
                     unanswered.budget = client.balancer.spend_retry(at);
                 }
-                may_be_repeated(&unanswered).map_err(|reason| NoAnswer::BrokenOff { reason, source })?;
+                if let Err(reason) = may_be_repeated(&unanswered) {
+                    return Err(NoAnswer::BrokenOff { reason, source });
+                }
+                broken_off = Some(source).filter(|_| broke == Broke::BeforeTheAnswer);
             }
         }
         in_flight.series.add(Cell::Retries, 1);
         repeats += 1;
+    }
+}
+
+/// Sends a request to another machine, and waits for the answer no longer than that machine is there.
+async fn send_elsewhere(
+    client: &Client,
+    at: SocketAddr,
+    connection: &mut Connection,
+    request: Request<RequestBody>,
+    upstream: &Arc<Upstream>,
+) -> Result<Response<Incoming>, Broken> {
+    tokio::select! {
+        answered = connection.send(request) => answered,
+        () = client.balancer.is_gone(at, upstream) => {
+            upstream.forget_connections();
+            Err(Broken { broke: Broke::BeforeTheAnswer, source: "the other machine does not answer any more".into() })
+        }
     }
 }
 
@@ -104,10 +134,10 @@ async fn borrow(
     attempts: &mut Attempts<'_>,
     worker: WorkerNumber,
     speaks: PodSpeaks,
-    repeating: Repeating,
+    question: &Question,
     repeats: u32,
 ) -> Result<(Connection, Age, InFlight), NotTaken> {
-    let repeatable = match repeating {
+    let repeatable = match question.repeating() {
         Repeating::Harmless => Repeatable::Yes,
         Repeating::Harmful => Repeatable::No,
     };
@@ -115,7 +145,9 @@ async fn borrow(
         let in_flight = attempts.next(Work::Request).await?;
         let upstream = &in_flight.upstream;
         // After a kept connection broke off, the others of that pool may be dead too.
-        let open = if repeats == 0 { upstream.take(worker, speaks, repeatable) } else { None };
+        // Another machine says before a new connection is used whether it has a pod: later is too late for a long body.
+        let is_kept_used = repeats == 0 && !(upstream.is_elsewhere() && question.body.is_long());
+        let open = if is_kept_used { upstream.take(worker, speaks, repeatable) } else { None };
         let connection = match open {
             Some(connection) => Ok((connection, Age::Kept)),
             // On the heap: a request that finds an open connection has no room for it.

@@ -444,7 +444,9 @@ fn host_of(request: &Request<Incoming>) -> Option<&str> {
 impl Failure {
     /// Whether nothing of the request was processed, and another machine may have a pod for it.
     fn is_not_taken(&self) -> bool {
-        matches!(self, Self::NoAnswer(NoAnswer::NotTaken(NotTaken::NothingReady | NotTaken::NothingAccepts { .. })))
+        let is_none =
+            |not_taken: &NotTaken| matches!(not_taken, NotTaken::NothingReady | NotTaken::NothingAccepts { .. });
+        matches!(self, Self::NoMachine) || matches!(self, Self::NoAnswer(NoAnswer::NotTaken(it)) if is_none(it))
     }
 
     fn outcome(&self) -> Outcome {

@@ -70,8 +70,11 @@ impl Stream {
 #[derive(Debug)]
 pub(crate) struct Unanswered {
     pub(crate) broke: Broke,
-    pub(crate) source: hyper::Error,
+    pub(crate) source: BoxError,
 }
+
+/// Why a connection broke.
+pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
 
 impl From<TrySendError<Request<RequestBody>>> for Unanswered {
     fn from(mut error: TrySendError<Request<RequestBody>>) -> Self {
@@ -79,7 +82,7 @@ impl From<TrySendError<Request<RequestBody>>> for Unanswered {
         let unsent = error.take_message().is_some();
         let source = error.into_error();
         let broke = if unsent || is_refused(&source) { Broke::Unprocessed } else { Broke::BeforeTheAnswer };
-        Self { broke, source }
+        Self { broke, source: source.into() }
     }
 }
 

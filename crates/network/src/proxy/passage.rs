@@ -7,9 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderName;
-use rustix::net::sockopt::{
-    set_socket_keepalive, set_tcp_keepcnt, set_tcp_keepidle, set_tcp_keepintvl, set_tcp_user_timeout,
-};
+use rustix::net::sockopt::{set_socket_keepalive, set_tcp_keepcnt, set_tcp_keepidle, set_tcp_keepintvl};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -25,11 +23,10 @@ const LONGEST_LINE: usize = 512;
 const TAKEN: u8 = b'+';
 const REFUSED: u8 = b'-';
 
-/// A machine that says nothing for so long is gone: what is in flight to it fails, instead of waiting for the kernel's quarter
-/// of an hour.
+/// Whoever waits for a machine that is gone hears of it after so many probes. (`TCP_USER_TIMEOUT` would also end connections to
+/// machines that are well, while a client or a pod is not reading.)
 const PROBED_EVERY: Duration = Duration::from_secs(1);
 const MOST_PROBES: u32 = 2;
-const LONGEST_UNACKNOWLEDGED: Duration = Duration::from_millis(1500);
 
 /// A Service's port on another machine.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -146,7 +143,6 @@ fn notice_when_it_dies(stream: &TcpStream) -> io::Result<()> {
     set_tcp_keepidle(stream, PROBED_EVERY)?;
     set_tcp_keepintvl(stream, PROBED_EVERY)?;
     set_tcp_keepcnt(stream, MOST_PROBES)?;
-    set_tcp_user_timeout(stream, LONGEST_UNACKNOWLEDGED.as_millis() as u32)?;
     Ok(())
 }
 

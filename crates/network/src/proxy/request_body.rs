@@ -28,6 +28,8 @@ pub(crate) enum RequestBody {
 #[derive(Debug)]
 pub(crate) struct Reading {
     source: Arc<Mutex<Source>>,
+    /// Only the latest reading reads on: one before it may not have heard yet that its connection is over.
+    generation: u64,
     next: usize,
     length: SizeHint,
     /// Where what is read is counted.
@@ -37,6 +39,7 @@ pub(crate) struct Reading {
 #[derive(Debug)]
 struct Source {
     client: Incoming,
+    generation: u64,
     kept: Vec<Kept>,
     kept_bytes: usize,
     /// How many more bytes the Service takes.
@@ -67,6 +70,8 @@ pub(crate) enum Unread {
     BrokenOff(#[from] hyper::Error),
     #[error(transparent)]
     TooLong(#[from] TooLong),
+    #[error("it is sent again")]
+    SentAgain,
 }
 
 /// The body is longer than the Service takes.
@@ -87,12 +92,26 @@ impl RequestBody {
         if length.lower() > left {
             return Err(TooLong);
         }
-        let source = Source { client, kept: Vec::new(), kept_bytes: 0, left, state: State::Whole };
-        Ok(Self::Streamed(Reading { source: Arc::new(Mutex::new(source)), next: 0, length, series: None }))
+        let source = Source { client, generation: 0, kept: Vec::new(), kept_bytes: 0, left, state: State::Whole };
+        Ok(Self::Streamed(Reading {
+            source: Arc::new(Mutex::new(source)),
+            generation: 0,
+            next: 0,
+            length,
+            series: None,
+        }))
     }
 
     pub(crate) fn is_too_long(&self) -> bool {
         matches!(self, Self::Streamed(reading) if reading.source().state == State::TooLong)
+    }
+
+    /// Whether it may be longer than what is kept of it.
+    pub(crate) fn is_long(&self) -> bool {
+        match self {
+            Self::Empty => false,
+            Self::Streamed(reading) => reading.length.upper().is_none_or(|most| most > MOST_KEPT as u64),
+        }
     }
 
     /// The same body once more, from its beginning and counted there; good for use only while [`RequestBody::kept`] says so.
@@ -101,7 +120,12 @@ impl RequestBody {
             Self::Empty => Self::Empty,
             Self::Streamed(Reading { source, length, .. }) => {
                 let series = Some(series.clone());
-                Self::Streamed(Reading { source: source.clone(), next: 0, length: *length, series })
+                let generation = {
+                    let mut source = source.lock().unwrap_or_else(PoisonError::into_inner);
+                    source.generation += 1;
+                    source.generation
+                };
+                Self::Streamed(Reading { source: source.clone(), generation, next: 0, length: *length, series })
             }
         }
     }
@@ -120,6 +144,9 @@ impl RequestBody {
 impl Reading {
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Unread>>> {
         let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
+        if source.generation != self.generation {
+            return Poll::Ready(Some(Err(Unread::SentAgain)));
+        }
         if let Some(kept) = source.kept.get(self.next).cloned() {
             self.next += 1;
             return Poll::Ready(Some(Ok(match kept {

@@ -257,6 +257,19 @@ impl Upstream {
         self.aside.clear();
     }
 
+    /// Closes every connection that is kept, and each busy one after its response.
+    pub(crate) fn forget_connections(&self) {
+        for mut pool in self.pools() {
+            pool.idle.clear();
+            pool.shared.clear();
+        }
+    }
+
+    /// Whether nobody accepts a connection there.
+    pub(crate) async fn is_unreachable(&self) -> bool {
+        self.open().await.is_err()
+    }
+
     /// Allows connections to be kept.
     pub(crate) fn open_pool(&self) {
         self.pools().for_each(|mut pool| pool.is_open = true);

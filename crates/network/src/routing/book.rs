@@ -88,6 +88,7 @@ struct Sent {
 struct Planned {
     snapshot: Snapshot,
     steps: BTreeMap<PodUid, DrainStep>,
+    goal: Goal,
     plan: Arc<Plan>,
 }
 
@@ -262,6 +263,11 @@ impl Book {
     /// Whether it is acknowledged that no pod gets new work, and nothing is in flight.
     pub(super) fn is_idle(&self) -> bool {
         let is_idle = |uid: &PodUid| self.in_flight(uid) == Some(InFlight::default());
+        // What was passed on to other machines is counted as well.
+        let counted = self.drains.get(&Side::Proxy).into_iter().flat_map(|(_, counts)| counts.values());
+        if counted.into_iter().any(|in_flight| *in_flight != InFlight::default()) {
+            return false;
+        }
         self.sent.last().is_some_and(|last| {
             self.acknowledged == Some(last.version)
                 && last.plan.states.iter().all(|(uid, state)| *state == EndpointState::Withdrawn && is_idle(uid))
@@ -299,12 +305,18 @@ impl Book {
 
     /// Most events change nothing that a plan is made of.
     fn planned(&mut self, snapshot: &Snapshot) -> Arc<Plan> {
-        let is_same = |known: &&Planned| known.snapshot.is(snapshot) && known.steps == self.steps;
+        let is_same =
+            |known: &&Planned| known.snapshot.is(snapshot) && known.steps == self.steps && known.goal == self.goal;
         if let Some(known) = self.planned.as_ref().filter(is_same) {
             return Arc::clone(&known.plan);
         }
-        let plan = Arc::new(self.planner.plan(snapshot, &self.steps));
-        self.planned = Some(Planned { snapshot: snapshot.clone(), steps: self.steps.clone(), plan: Arc::clone(&plan) });
+        let mut plan = self.planner.plan(snapshot, &self.steps);
+        if self.goal == Goal::DrainAll {
+            plan.report_what_is_passed_on();
+        }
+        let plan = Arc::new(plan);
+        let (snapshot, steps) = (snapshot.clone(), self.steps.clone());
+        self.planned = Some(Planned { snapshot, steps, goal: self.goal, plan: Arc::clone(&plan) });
         plan
     }
 

@@ -160,6 +160,17 @@ impl Plan {
         services.filter(|service| service.ports.iter().any(is_alone)).map(|service| service.key()).collect()
     }
 
+    /// Other machines still take what comes here, and how much of it is in flight is counted.
+    pub(super) fn report_what_is_passed_on(&mut self) {
+        for service in &mut self.services {
+            for port in Arc::make_mut(service).ports.iter_mut() {
+                for elsewhere in &mut port.elsewhere {
+                    elsewhere.state = elsewhere.state.min(EndpointState::Deprioritised);
+                }
+            }
+        }
+    }
+
     /// What the mesh has to know of it.
     pub(super) fn here(&self) -> Here {
         let ready = |port: &config::ServicePort| {

@@ -60,6 +60,8 @@ pub enum LocalApiError {
     Refused { path: String, status: StatusCode, said: String },
     #[error("Tailscale's daemon answered {path} with what is not understood")]
     Answer { path: String, source: serde_json::Error },
+    #[error("Tailscale's daemon is not on the tailnet: its state is {0}")]
+    NotRunning(String),
     #[error("can't be written as a request")]
     Request(#[from] http::Error),
 }
@@ -128,6 +130,8 @@ struct WhoisUser {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Network {
+    #[serde(rename = "BackendState")]
+    backend_state: String,
     #[serde(rename = "Self")]
     node: Peer,
     #[serde(rename = "Peer", deserialize_with = "or_none")]
@@ -261,7 +265,7 @@ impl LocalApi {
 
     /// The addresses of everything on the tailnet that this machine may see, by its name.
     pub(super) async fn peers(&self) -> Result<Peers, LocalApiError> {
-        let Network { node, peers } = self.get("status").await?;
+        let Network { node, peers, .. } = self.get("status").await?;
         Ok(peers
             .into_values()
             .chain([node])
@@ -271,7 +275,10 @@ impl LocalApi {
 
     /// The machines with this tag that this one may see.
     pub(crate) async fn tagged(&self, tag: &str) -> Result<Tagged, LocalApiError> {
-        let Network { node, peers } = self.get("status").await?;
+        let Network { backend_state, node, peers } = self.get("status").await?;
+        if backend_state != RUNNING {
+            return Err(LocalApiError::NotRunning(backend_state));
+        }
         let others = peers.into_values().filter_map(|peer| peer.tagged(tag)).collect();
         Ok(Tagged { this: node.tagged(tag), others })
     }

@@ -22,7 +22,8 @@ fn key() -> Secret {
     Secret("key".to_owned())
 }
 
-fn on(plane: &Plane) -> Elsewhere {
+/// The Service as it is on another machine.
+pub(crate) fn on(plane: &Plane) -> Elsewhere {
     let proxy = SocketAddr::new(plane.service_ip(), MESH_PORT);
     let from = Ipv4Addr::LOCALHOST.into();
     Elsewhere { machine: format!("m{}", plane.net), proxy, from, key: key(), ready: 2, state: OnAnother }
@@ -125,6 +126,29 @@ async fn bytes_pass_to_another_machine_and_its_pod_learns_once_whose_they_are() 
     let mut answer = String::new();
     client.read_to_string(&mut answer).await.unwrap();
     assert_eq!(answer, "bye");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_pauses_gets_all_of_an_answer_from_another_machine() {
+    const LENGTH: usize = 64 << 20;
+    let [mut here, mut there] = two_machines().await;
+    let pod = TcpListener::bind(there.pod(2)).await.unwrap();
+    tokio::spawn(async move {
+        let (mut stream, _) = pod.accept().await.unwrap();
+        let _ = stream.read(&mut [0; 4096]).await;
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {LENGTH}\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(&vec![b'x'; LENGTH]).await.unwrap();
+    });
+    there.route(&[(2, Ready)]).await;
+    here.route(&[]).await;
+    let mut client = TcpStream::connect(here.service()).await.unwrap();
+    client.write_all(b"GET / HTTP/1.1\r\nhost: demo\r\nconnection: close\r\n\r\n").await.unwrap();
+    client.read_exact(&mut [0; 1024]).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let mut rest = Vec::new();
+    client.read_to_end(&mut rest).await.unwrap();
+    assert!(rest.len() + 1024 > LENGTH, "only {} bytes came", rest.len());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,6 +14,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use crate::app::App;
 use crate::load::{Client, get};
+use crate::mesh::on;
 use crate::plane::Plane;
 
 /// Requests after which a pod that may be picked would have been.
@@ -90,6 +91,19 @@ fn ipv4(ip: IpAddr) -> Ipv4Addr {
     match ip {
         IpAddr::V4(ip) => ip,
         IpAddr::V6(ip) => panic!("{ip} is no address of a test"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_forbidden_here_is_not_to_be_had_from_another_machine() {
+    let mut guarded = Guarded::start().await;
+    let there = Plane::start().await;
+    guarded.plane.elsewhere = vec![on(&there)];
+    guarded.plane.elsewhere[0].state = Ready;
+    guarded.plane.route(&[(2, Ready), (3, Ready)]).await;
+    guarded.allow(&[]).await;
+    for _ in 0..MANY {
+        assert_eq!(guarded.get().await.0, StatusCode::FORBIDDEN);
     }
 }
 

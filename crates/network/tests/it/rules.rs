@@ -22,7 +22,7 @@ fn rules_are_put_in_force_twice_changed_and_taken_away() {
         "
         $segue apply-rules 10.44.0.0/16 10.45.0.0/16
         $segue apply-rules 10.44.0.0/16 10.45.0.0/16
-        nft list table inet segue_test | grep -c -e masquerade -e 'established,related' -e 'fib saddr'
+        nft list table inet segue_test | grep -c -e masquerade -e 'established,related' -e 'fib saddr' -e '745-746'
         ip route show table local 10.45.0.0/16
         $segue apply-rules 10.44.0.0/16 10.46.0.0/16
         echo changed $(ip route show table local 10.45.0.0/16) $(ip route show table local 10.46.0.0/16)
@@ -33,7 +33,7 @@ fn rules_are_put_in_force_twice_changed_and_taken_away() {
     );
     let lines: Vec<_> = written.lines().map(str::trim).collect();
     let expected =
-        ["3", "local 10.45.0.0/16 dev lo scope host", "changed local 10.46.0.0/16 dev lo scope host", "left"];
+        ["5", "local 10.45.0.0/16 dev lo scope host", "changed local 10.46.0.0/16 dev lo scope host", "left"];
     assert_eq!(lines, expected);
 }
 
