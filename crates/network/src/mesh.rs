@@ -188,7 +188,6 @@ struct Engine {
     told: Arc<Machines>,
     /// What was told routing and is not in force yet.
     pending: Vec<Arc<Machines>>,
-    /// What each machine that listens has in force of this one.
     /// Which machine listens, by a number of the connection: one may begin before the one before it has ended.
     listeners: BTreeMap<u64, String>,
     /// What each machine has in force of what this one said, over all its connections.
@@ -425,7 +424,7 @@ impl Engine {
         let is_known = |machine: &Known| {
             self.missed.contains(&machine.name) || machine.said.is_some() && self.keys.contains_key(&machine.name)
         };
-        self.has_looked && (known.iter().all(is_known) || self.began.elapsed() > LONGEST_INTRODUCTION)
+        self.has_looked && (known.iter().all(is_known) || self.began.elapsed() >= LONGEST_INTRODUCTION)
     }
 
     fn tell_routing(&mut self) {

@@ -472,6 +472,20 @@ fn policies_are_sent_by_address_and_a_change_of_a_label_is_one_of_the_configurat
 }
 
 #[test]
+fn ports_of_the_mesh_are_for_no_pod_and_no_service_at_an_address_of_the_machine() {
+    let mut wants = pod("demo", 1, "True");
+    wants["spec"]["containers"] = json!([{"name": "c", "ports": [
+        {"containerPort": 80, "hostPort": 745}, {"containerPort": 81, "hostPort": 747}]}]);
+    let mut demo = service("demo", "10.45.0.7");
+    demo["spec"]["externalIPs"] = json!(["100.64.0.1"]);
+    demo["spec"]["ports"] = json!([{"port": 746}]);
+    let cluster = Cluster { services: vec![demo], pods: vec![wants], ..Cluster::default() };
+    let config = plan(&cluster.snapshot(), &BTreeMap::new()).config(1, &Base::default());
+    let listen: Vec<_> = config.listen.iter().map(ToString::to_string).collect();
+    assert_eq!(listen, ["TCP 0.0.0.0:747", "TCP 10.45.0.7:746"]);
+}
+
+#[test]
 fn a_port_of_the_machine_is_of_the_pod_that_stays_and_of_no_init_container_that_ends() {
     let port = json!({"name": "c", "ports": [{"containerPort": 80, "hostPort": 8080}]});
     let mut goes = terminating(pod("demo", 1, "True"));
