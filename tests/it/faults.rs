@@ -8,7 +8,7 @@ use end_to_end::images::{APP, SHELL};
 use end_to_end::machine::{LISTEN, Machine};
 use end_to_end::processes::{self, Process};
 use end_to_end::registry::MIRROR;
-use end_to_end::run::{output_of, say};
+use end_to_end::run::{Said, output_of, say};
 
 /// Numbers that follow from a seed: what failed once can be run again.
 struct Dice(u64);
@@ -91,9 +91,10 @@ fn apply_greedy(machine: &Machine, medium: &str, command: &str) {
     ));
 }
 
-fn up_evicting(machine: &Machine, threshold: &str) {
+fn up_evicting(machine: &Machine, threshold: &str) -> Said {
     let said = machine.try_up(&["--eviction-hard", threshold]);
     assert!(said.success, "segue up failed:\n{}{}", said.stdout, said.stderr);
+    said
 }
 
 /// The greedy pod goes, the document's pods stay, and the node lets nobody else in for a while.
@@ -112,6 +113,19 @@ fn assert_relieved(machine: &Machine, document: &Document<'_>, before: &Standing
 }
 
 #[test]
+fn a_machine_that_is_short_from_the_start_says_so_and_starts_nothing() {
+    let machine = Machine::without_engine();
+    let said = up_evicting(&machine, "memory.available<1,nodefs.available<100%");
+    assert!(said.stdout.contains("short of disk space (DiskPressure)"), "{}", said.stdout);
+    let kubectl = machine.kubectl();
+    kubectl.run(&format!("run waits --image={APP}:v1"));
+    kubectl.run("wait pod/waits --for=condition=PodScheduled=False --timeout=60s");
+    let why = kubectl.run("get pod waits -o jsonpath={.status.conditions[?(@.type=='PodScheduled')].message}");
+    assert!(why.contains("disk-pressure"), "{why}");
+    machine.down();
+}
+
+#[test]
 fn a_machine_short_of_memory_parts_with_the_pod_that_takes_more_than_it_asked_for() {
     let machine = Machine::without_engine();
     let meminfo = std::fs::read_to_string("/proc/meminfo").expect("the kernel says it");
@@ -119,7 +133,7 @@ fn a_machine_short_of_memory_parts_with_the_pod_that_takes_more_than_it_asked_fo
     let available: u64 = available.and_then(|text| text.trim().strip_suffix(" kB")?.parse().ok()).expect("a number");
     // What else runs on the machine may come and go meanwhile.
     let (spare_mib, taken_mib) = (1024, 1536);
-    up_evicting(&machine, &format!("memory.available<{}Mi", available / 1024 - spare_mib));
+    up_evicting(&machine, &format!("memory.available<{}Mi,nodefs.available<1", available / 1024 - spare_mib));
     let document = Document::deployed(&machine, "v1");
     let before = document.standing();
     let mut load = document.load();

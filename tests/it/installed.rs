@@ -1,7 +1,7 @@
 //! The engine as a service of systemd.
 
 use end_to_end::document::Document;
-use end_to_end::machine::{LISTEN, Machine, POD_CIDR, SERVICE_CIDR};
+use end_to_end::machine::{LISTEN, Machine, NEVER_SHORT, POD_CIDR, SERVICE_CIDR};
 use end_to_end::processes;
 use end_to_end::registry::MIRROR;
 use end_to_end::run::{Said, output_of, run};
@@ -18,7 +18,7 @@ fn an_installed_engine_is_restarted_without_a_loss_and_comes_back_with_the_machi
     let machine = Machine::without_engine();
     let systemd = Systemd::boot(&machine);
     let options = ["--listen", LISTEN, "--pod-cidr", POD_CIDR, "--service-cidr", SERVICE_CIDR, "--mirror", MIRROR];
-    let said = segue(&machine, &systemd, "install", &options);
+    let said = segue(&machine, &systemd, "install", &[&options[..], &NEVER_SHORT].concat());
     assert!(said.success && said.stdout.contains("its node is ready"), "{}{}", said.stdout, said.stderr);
     let unit = output_of(systemd.command("bash").args(["-c", "cd /etc/systemd/system; ls segue*.service"]));
     let unit = unit.trim();

@@ -29,6 +29,7 @@ use left_behind::RemoveCgroups;
 pub const LISTEN: &str = "127.0.0.1:6443";
 pub const POD_CIDR: &str = "10.44.0.0/16";
 pub const SERVICE_CIDR: &str = "10.45.0.0/16";
+pub const NEVER_SHORT: [&str; 2] = ["--eviction-hard", "memory.available<1,nodefs.available<1"];
 
 const DATA_DIR: &str = "data";
 
@@ -78,10 +79,11 @@ impl Machine {
     /// `segue up --detach` with `more` options and their values, which override its usual ones.
     #[must_use]
     pub fn try_up(&self, more: &[&str]) -> Said {
-        self.try_up_of(&built("segue"), more)
+        let usual = if more.contains(&NEVER_SHORT[0]) { &[][..] } else { &NEVER_SHORT };
+        self.try_up_of(&built("segue"), &[usual, more].concat())
     }
 
-    /// The same with another build of segue.
+    /// The same with another build of segue, which may not know what this one's engines are told here.
     #[must_use]
     pub fn try_up_of(&self, program: &Path, more: &[&str]) -> Said {
         let mut arguments =
@@ -111,9 +113,15 @@ impl Machine {
     }
 
     /// `segue COMMAND --data-dir …` on this machine, for more arguments.
+    ///
+    /// An engine finds the machine short of nothing, whatever it is that runs the tests.
     #[must_use]
     pub fn segue(&self, command: &str) -> Command {
-        self.segue_of(&built("segue"), command)
+        let mut segue = self.segue_of(&built("segue"), command);
+        if command == "up" {
+            segue.args(NEVER_SHORT);
+        }
+        segue
     }
 
     fn segue_of(&self, program: &Path, command: &str) -> Command {

@@ -80,8 +80,11 @@ fn options(data_dir: &Path) -> anyhow::Result<Up> {
     let (pods, services) = free_ranges(&Directories::find(data_dir)?)?;
     let data_dir = data_dir.to_string_lossy();
     let (listen, pods, services) = (free.to_string(), pods.to_string(), services.to_string());
+    // It is over before it could fill anything, and is to be seen on a laptop whose disk is nearly full too.
+    let eviction = "nodefs.available<1%";
     let options = ["--data-dir", &data_dir, "--listen", &listen, "--pod-cidr", &pods, "--service-cidr", &services];
-    Ok(Up::of(&options.map(OsString::from)))
+    let options = options.into_iter().chain(["--eviction-hard", eviction]);
+    Ok(Up::of(&options.map(OsString::from).collect::<Vec<_>>()))
 }
 
 fn free_ranges(directories: &Directories) -> anyhow::Result<(Range, Range)> {

@@ -56,6 +56,9 @@ const NAMESPACES: [&str; 3] = ["default", "kube-node-lease", "kube-system"];
 /// The domain of the names that pods find Services by.
 const CLUSTER_DOMAIN: &str = "cluster.local";
 
+/// Conditions of a node that takes no new pods, and what it lacks.
+const SHORTAGES: [(&str, &str); 3] =
+    [("MemoryPressure", "memory"), ("DiskPressure", "disk space"), ("PIDPressure", "process ids")];
 /// A node that is not ready by then has a problem that waiting does not solve.
 const READY_LIMIT: Duration = Duration::from_secs(60);
 
@@ -199,11 +202,11 @@ impl Engine {
         })
     }
 
-    /// Waits until the node says that it is ready.
+    /// Waits until the node says that it is ready. Returns what it says.
     ///
     /// # Errors
     /// When a part of the engine ended, or the node was not ready in time.
-    pub(crate) async fn wait_until_ready(&mut self) -> anyhow::Result<()> {
+    pub(crate) async fn wait_until_ready(&mut self) -> anyhow::Result<Node> {
         let nodes: Api<Node> = Api::all(self.client.clone());
         let started = Instant::now();
         while started.elapsed() < READY_LIMIT {
@@ -211,8 +214,8 @@ impl Engine {
                 self.join_agent().await?;
                 anyhow::bail!("the node agent ended before the node was ready");
             }
-            if nodes.get_opt(&self.node_name).await?.is_some_and(|node| is_ready(&node)) {
-                return Ok(());
+            if let Some(node) = nodes.get_opt(&self.node_name).await?.filter(|node| says(node, "Ready")) {
+                return Ok(node);
             }
             tokio::time::sleep(READY_INTERVAL).await;
         }
@@ -345,14 +348,18 @@ impl Engine {
         watch_parts(&mut self.tasks, &mut self.agent).await
     }
 
-    /// How to use the engine, for whoever started it.
-    pub(crate) fn how_to_use(&self) -> String {
+    /// How to use the engine, for whoever started it, and what its node lacks.
+    pub(crate) fn how_to_use(&self, node: &Node) -> String {
         let kubeconfig = self.directories.kubeconfig();
         let address = self.address.map(|address| format!("https://{address}")).unwrap_or_default();
+        let lacks = SHORTAGES.into_iter().filter(|(condition, _)| says(node, condition)).map(|(condition, what)| {
+            format!("\n\n  The machine is short of {what} ({condition}): pods don't start until it has more; see --eviction-hard")
+        });
         format!(
-            "Segue is up: node {} is ready\n  Kubernetes API  {address}\n  kubeconfig      {path}\n\n  export KUBECONFIG={path}\n  kubectl get nodes",
+            "Segue is up: node {} is ready\n  Kubernetes API  {address}\n  kubeconfig      {path}\n\n  export KUBECONFIG={path}\n  kubectl get nodes{lacks}",
             self.node_name,
             path = kubeconfig.display(),
+            lacks = lacks.collect::<String>(),
         )
     }
 
@@ -662,7 +669,7 @@ async fn ensure_ingress_classes(client: &Client) -> anyhow::Result<()> {
     ensure(client, classes.into()).await
 }
 
-fn is_ready(node: &Node) -> bool {
-    let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+fn says(node: &Node, condition: &str) -> bool {
+    let mut conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.any(|each| each.type_ == condition && each.status == "True")
 }

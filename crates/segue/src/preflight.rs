@@ -13,6 +13,8 @@ use crate::settings::Directories;
 
 /// cgroup controllers that limits need.
 const CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
+/// The first port that users other than root may take, unless the machine was told otherwise.
+const FIRST_OF_OTHERS: u32 = 1024;
 
 /// Why an engine can't start here.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +33,10 @@ pub(crate) enum NotHere {
     PortTaken { listen: SocketAddr, source: std::io::Error },
     #[error("--listen {0}: the API listens on loopback addresses only; use 127.0.0.1 or [::1]")]
     NotLoopback(SocketAddr),
+    #[error(
+        "--mesh: ports below {first} may be taken by any user, who could then speak for this machine: `sysctl -w net.ipv4.ip_unprivileged_port_start={first}`"
+    )]
+    OpenPorts { first: u32 },
     #[error("another engine runs on the data directory {0}: stop it first, or choose another with --data-dir")]
     OtherEngine(PathBuf),
     #[error(
@@ -50,6 +56,9 @@ pub(crate) fn check(options: &Up) -> anyhow::Result<TcpListener> {
         return Err(NotHere::OtherEngine(directories.data).into());
     }
     check_restored(&directories)?;
+    if options.mesh.is_some() {
+        check_mesh_ports(&fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap_or_default())?;
+    }
     let listener = listen(options.listen)?;
     check_network(options, &directories)?;
     Ok(listener)
@@ -84,6 +93,14 @@ pub(crate) fn check_machine() -> Result<(), NotHere> {
     }
     let missing = CONTROLLERS.into_iter().find(|controller| !has_controller(Path::new("/sys/fs/cgroup"), controller));
     missing.map_or(Ok(()), |controller| Err(NotHere::NoController(controller)))
+}
+
+/// Engines know each other by ports that only root may use. Takes the first one that others may.
+fn check_mesh_ports(first_of_others: &str) -> Result<(), NotHere> {
+    match first_of_others.trim().parse::<u32>() {
+        Ok(first) if first >= FIRST_OF_OTHERS => Ok(()),
+        Ok(_) | Err(_) => Err(NotHere::OpenPorts { first: FIRST_OF_OTHERS }),
+    }
 }
 
 /// Takes the address of the API, so that nothing is changed when it is taken.
@@ -144,6 +161,12 @@ mod tests {
         drop(held);
         assert!(!is_running(&directories));
         assert!(lock(&directories).is_ok());
+    }
+
+    #[test]
+    fn a_mesh_needs_ports_of_root() {
+        assert!(check_mesh_ports("1024\n").is_ok() && check_mesh_ports("2000\n").is_ok());
+        assert!(check_mesh_ports("0\n").is_err() && check_mesh_ports("746\n").is_err() && check_mesh_ports("").is_err());
     }
 
     #[test]

@@ -27,8 +27,8 @@ pub(crate) fn up(options: Up) -> anyhow::Result<()> {
         return detach(&options);
     }
     log_to_stderr();
-    run(options, |engine| {
-        show::line(&engine.how_to_use());
+    run(options, |how_to_use| {
+        show::line(how_to_use);
         // Heard where systemd started it (`segue install`).
         if let Err(error) = sd_notify::notify(false, &[NotifyState::Ready]) {
             tracing::warn!(%error, "systemd could not be told that the node is ready");
@@ -75,7 +75,7 @@ fn detached(options: Up) -> anyhow::Result<()> {
     log_to_stderr();
     let pipe = std::fs::File::from(std::io::stdin().as_fd().try_clone_to_owned()?);
     // Whoever waits at the other end may have given up: then nobody misses the lines.
-    let ended = run(options, |engine| drop(writeln!(&pipe, "{}\n{READY}", engine.how_to_use())));
+    let ended = run(options, |how_to_use| drop(writeln!(&pipe, "{how_to_use}\n{READY}")));
     if let Err(error) = &ended {
         let _ = writeln!(&pipe, "{error:#}");
     }
@@ -83,12 +83,12 @@ fn detached(options: Up) -> anyhow::Result<()> {
 }
 
 #[tokio::main]
-async fn run(options: Up, ready: impl FnOnce(&Engine)) -> anyhow::Result<()> {
+async fn run(options: Up, ready: impl FnOnce(&str)) -> anyhow::Result<()> {
     // Else clients of the API could leave none for probes and pods.
     network::keeper::allow_many_descriptors();
     let mut engine = Engine::start(&options).await?;
-    engine.wait_until_ready().await?;
-    ready(&engine);
+    let node = engine.wait_until_ready().await?;
+    ready(&engine.how_to_use(&node));
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {

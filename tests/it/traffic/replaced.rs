@@ -1,7 +1,7 @@
 use std::fs;
 
 use end_to_end::document::Document;
-use end_to_end::machine::Machine;
+use end_to_end::machine::{Machine, NEVER_SHORT};
 use end_to_end::outside::assert_nothing_lost;
 use end_to_end::paths::built;
 use end_to_end::run::output_of;
@@ -21,7 +21,7 @@ fn replacing_the_proxy_and_the_whole_program_fails_no_request() {
     let newer = machine.directory().join("segue");
     fs::copy(built("segue"), &newer).expect("there is room for it");
     machine.kill_engine();
-    let said = machine.try_up_of(&newer, &[]);
+    let said = machine.try_up_of(&newer, &NEVER_SHORT);
     assert!(said.success, "the newer segue did not come up:\n{}{}", said.stdout, said.stderr);
     load.answered(240);
     assert_eq!(before, document.standing(), "no pod was replaced or restarted");

@@ -20,6 +20,8 @@ use api::FakeApi;
 
 /// In virtual time, far longer than any back-off.
 const PATIENCE: Duration = Duration::from_secs(7200);
+/// Whatever the machine that runs the tests is short of.
+const NEVER_SHORT: Thresholds = Thresholds { memory: Least::Bytes(0), disk: Least::Bytes(0) };
 
 /// A machine whose agent can be stopped and started again.
 struct World {
@@ -45,7 +47,7 @@ impl World {
             runtime: FakeRuntime::default(),
             images,
             directory: tempfile::tempdir().unwrap(),
-            eviction: Thresholds::DEFAULT,
+            eviction: NEVER_SHORT,
             engine: None,
         };
         world.start_engine();

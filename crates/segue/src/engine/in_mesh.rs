@@ -22,7 +22,6 @@ pub(super) fn settings(
     routing: &routing::Settings,
 ) -> anyhow::Result<Option<mesh::Settings>> {
     let (Some(tag), Some(machines)) = (&options.mesh, &routing.machines) else { return Ok(None) };
-    check_ports()?;
     Ok(Some(mesh::Settings {
         daemon: daemon.clone(),
         tag: tag.clone(),
@@ -48,18 +47,6 @@ fn key(path: &Path) -> anyhow::Result<Secret> {
         file.and_then(|file| file.sync_all()).and_then(|()| fs::rename(&unfinished, path)).with_context(about)?;
     }
     Ok(Secret(fs::read_to_string(path).with_context(about)?.trim().to_owned()))
-}
-
-/// Engines know each other by ports that only root may use.
-fn check_ports() -> anyhow::Result<()> {
-    let first = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start")?;
-    let is_usual = first.trim().parse::<u32>().is_ok_and(|first| first >= 1024);
-    anyhow::ensure!(
-        is_usual,
-        "--mesh: users of this machine may take ports that only root should, and could speak for it: \
-         sysctl -w net.ipv4.ip_unprivileged_port_start=1024"
-    );
-    Ok(())
 }
 
 /// Grows with each start of the engine, also when the machine's clock went back meanwhile.
