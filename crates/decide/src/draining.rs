@@ -26,6 +26,8 @@ pub struct DrainSnapshot {
     pub asked: Option<DrainStep>,
     /// Services that use the pod and for which nobody else was acknowledged as ready.
     pub without_another: Vec<String>,
+    /// Services that other machines of the mesh may still choose this one for, of which the pod is the last here.
+    pub expected_elsewhere: Vec<String>,
     /// Work in flight, counted after `reach` was acknowledged; None until that count arrives.
     pub in_flight: Option<InFlight>,
 }
@@ -88,6 +90,8 @@ pub enum WaitingOn {
     Acknowledgement,
     /// This Service has no other acknowledged ready endpoint.
     ReadyEndpoint { service: String },
+    /// Other machines of the mesh have not said that they send nothing for this Service any more.
+    OtherMachines { service: String },
     /// Work is in flight.
     InFlight(InFlight),
 }
@@ -97,6 +101,9 @@ impl fmt::Display for WaitingOn {
         match self {
             Self::Acknowledgement => write!(out, "the data plane has not acknowledged the change yet"),
             Self::ReadyEndpoint { service } => write!(out, "Service {service} has no other ready endpoint yet"),
+            Self::OtherMachines { service } => {
+                write!(out, "other machines have not acknowledged yet that Service {service} has no pod here")
+            }
             Self::InFlight(InFlight { requests, long }) => {
                 write!(out, "{requests} requests and {long} long connections are in flight")
             }
@@ -173,9 +180,9 @@ fn last_call(drain: &DrainSnapshot) -> Timestamp {
 fn used(drain: &DrainSnapshot, now: Timestamp) -> Decision<DrainStep, WaitingOn> {
     match withdraw_or_deprioritise(drain, now) {
         DrainStep::Deprioritise => {
-            let waiting_on =
-                drain.without_another.iter().map(|service| WaitingOn::ReadyEndpoint { service: service.clone() });
-            wait(DrainStep::Deprioritise, waiting_on.collect(), half_of_the_budget(drain))
+            let alone = drain.without_another.iter().cloned().map(|service| WaitingOn::ReadyEndpoint { service });
+            let expected = drain.expected_elsewhere.iter().cloned().map(|service| WaitingOn::OtherMachines { service });
+            wait(DrainStep::Deprioritise, alone.chain(expected).collect(), half_of_the_budget(drain))
         }
         step @ (DrainStep::Withdraw | DrainStep::EndLong | DrainStep::Drained(_)) => {
             wait(step, vec![WaitingOn::Acknowledgement], last_deadline(drain))
@@ -184,7 +191,8 @@ fn used(drain: &DrainSnapshot, now: Timestamp) -> Decision<DrainStep, WaitingOn>
 }
 
 fn withdraw_or_deprioritise(drain: &DrainSnapshot, now: Timestamp) -> DrainStep {
-    let replaced = drain.without_another.is_empty() && drain.reach != Reach::Unknown;
+    let replaced =
+        drain.without_another.is_empty() && drain.expected_elsewhere.is_empty() && drain.reach != Reach::Unknown;
     let useless = drain.serving == Serving::NotReady;
     if replaced || useless || drain.asked >= Some(DrainStep::Withdraw) || now >= half_of_the_budget(drain) {
         DrainStep::Withdraw
@@ -232,6 +240,7 @@ mod tests {
             reach,
             asked: None,
             without_another: Vec::new(),
+            expected_elsewhere: Vec::new(),
             in_flight,
         }
     }
@@ -266,6 +275,17 @@ mod tests {
         check(&alone(READY, None), 0, Deprioritise, Some(15));
         check(&alone(DEPRIORITISED, NOTHING), 14, Deprioritise, Some(15));
         check(&alone(DEPRIORITISED, NOTHING), 15, Withdraw, Some(30));
+    }
+
+    #[test]
+    fn the_last_pod_of_a_machine_stays_until_other_machines_send_nothing_more() {
+        let expected =
+            |reach| DrainSnapshot { expected_elsewhere: vec!["production/demo-app".to_owned()], ..pod(reach, NOTHING) };
+        check(&expected(READY), 0, Deprioritise, Some(15));
+        check(&expected(DEPRIORITISED), 14, Deprioritise, Some(15));
+        check(&expected(DEPRIORITISED), 15, Withdraw, Some(30));
+        check(&asked(Withdraw, expected(WITHDRAWN)), 1, Drained(Idle), None);
+        check(&DrainSnapshot { serving: Serving::NotReady, ..expected(READY) }, 0, Withdraw, Some(30));
     }
 
     #[test]

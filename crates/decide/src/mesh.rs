@@ -1,7 +1,7 @@
 //! Which other machines have ready pods of a Service? Machines tell each other little and often: the whole of what others have
 //! to know of one, each time, with a number that tells old from new. Whatever is lost, the next message repairs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -61,6 +61,8 @@ struct Seen {
     said: Option<Said>,
     link: Link,
     trial: Duration,
+    /// Whether it was heard, or could not be reached, since this engine started.
+    is_tried: bool,
 }
 
 /// Whether a machine is heard.
@@ -138,11 +140,32 @@ impl Policy {
 }
 
 impl View {
+    /// What an engine knew before this one. None of these machines is trusted until it is heard, but they are better than none.
+    #[must_use]
+    pub fn recalling(known: Vec<Known>) -> Self {
+        let seen = |Known { name, address, said, .. }| {
+            (name, Seen { address, said, link: Link::Silent, trial: Duration::ZERO, is_tried: false })
+        };
+        Self { machines: known.into_iter().map(seen).collect() }
+    }
+
+    /// Whether each machine was heard since this engine started, or could not be reached.
+    #[must_use]
+    pub fn is_introduced(&self) -> bool {
+        self.machines.values().all(|seen| seen.is_tried)
+    }
+
     /// These are the machines that there are; of others nothing is remembered.
     pub fn are_there(&mut self, machines: &BTreeMap<String, IpAddr>) {
         self.machines.retain(|name, seen| machines.get(name) == Some(&seen.address));
         for (name, address) in machines {
-            let new = || Seen { address: *address, said: None, link: Link::Silent, trial: Duration::ZERO };
+            let new = || Seen {
+                address: *address,
+                said: None,
+                link: Link::Silent,
+                trial: Duration::ZERO,
+                is_tried: false,
+            };
             self.machines.entry(name.clone()).or_insert_with(new);
         }
     }
@@ -153,6 +176,7 @@ impl View {
         if seen.said.as_ref().is_none_or(|known| known.number < said.number) {
             seen.said = Some(said);
         }
+        seen.is_tried = true;
         seen.lives(now);
     }
 
@@ -167,6 +191,7 @@ impl View {
     /// A machine can't be reached.
     pub fn lose(&mut self, machine: &str, now: Duration) {
         if let Some(seen) = self.machines.get_mut(machine) {
+            seen.is_tried = true;
             seen.fails(now);
         }
     }
@@ -211,6 +236,65 @@ pub fn elsewhere(machines: &[Known], service: &str, port: u16) -> impl Iterator<
             standing: known.standing,
         })
     })
+}
+
+/// Services with pods that are ready here and, as far as `others` are known, nowhere else.
+#[must_use]
+pub fn ready_only_here(services: &BTreeMap<String, Vec<Port>>, others: &[Known]) -> BTreeSet<String> {
+    let is_elsewhere = |service: &str, port: u16| elsewhere(others, service, port).any(|it| it.standing == Standing::Ready);
+    let depends = |(service, ports): &(&String, &Vec<Port>)| {
+        ports.iter().any(|Port { port, ready }| *ready > 0 && !is_elsewhere(service, *port))
+    };
+    services.iter().filter(depends).map(|(service, _)| service.clone()).collect()
+}
+
+/// What the others have in force of what this machine said.
+#[derive(Clone, Debug, Default)]
+pub struct Acknowledgements {
+    last: Number,
+    /// Each Service's ports, with the number of what first said that no pod is ready there.
+    ports: BTreeMap<(String, u16), Option<Number>>,
+    of: BTreeMap<String, Number>,
+}
+
+impl Acknowledgements {
+    /// This is said to all.
+    pub fn say(&mut self, said: &Said) {
+        let before = std::mem::take(&mut self.ports);
+        let ports = said.services.iter().flat_map(|(service, ports)| ports.iter().map(move |port| (service, port)));
+        self.ports.extend(ports.map(|(service, Port { port, ready })| {
+            let key = (service.clone(), *port);
+            let empty_since = before.get(&key).copied().flatten().unwrap_or(said.number);
+            (key, (*ready == 0).then_some(empty_since))
+        }));
+        self.last = said.number;
+    }
+
+    /// This machine has what was said with this number in force.
+    pub fn acknowledge(&mut self, machine: &str, number: Number) {
+        let known = self.of.entry(machine.to_owned()).or_default();
+        // Of two connections, the older one may be heard later.
+        *known = number.max(*known);
+    }
+
+    /// Those of these machines that may go by something else than what was said last.
+    #[must_use]
+    pub fn behind(&self, machines: &BTreeSet<String>) -> BTreeSet<String> {
+        machines.iter().filter(|machine| self.is_behind(machine, self.last)).cloned().collect()
+    }
+
+    /// Ports of Services that one of these machines may take for ready here.
+    #[must_use]
+    pub fn expected(&self, machines: &BTreeSet<String>) -> BTreeSet<(String, u16)> {
+        let is_expected = |empty_since: Option<Number>| {
+            machines.iter().any(|machine| empty_since.is_none_or(|number| self.is_behind(machine, number)))
+        };
+        self.ports.iter().filter(|(_, since)| is_expected(**since)).map(|(port, _)| port.clone()).collect()
+    }
+
+    fn is_behind(&self, machine: &str, number: Number) -> bool {
+        self.of.get(machine).is_none_or(|acknowledged| *acknowledged < number)
+    }
 }
 
 impl Seen {
@@ -329,6 +413,71 @@ mod tests {
         assert_eq!((ready(&view), view.known()[0].standing), (vec![], Standing::Draining));
         view.are_there(&BTreeMap::new());
         assert_eq!(view.known().len(), 0);
+    }
+
+    #[test]
+    fn what_was_known_before_is_a_last_resort_until_the_machine_is_heard() {
+        let mut before = view();
+        before.hear("b", said(4, 2), ms(0));
+        let mut view = View::recalling(before.known());
+        assert_eq!((ready(&view), view.is_introduced()), (vec![(2, Standing::SetAside)], false));
+        view.beat("b", ms(1));
+        assert_eq!((ready(&view), view.is_introduced()), (vec![(2, Standing::Ready)], false));
+        view.hear("b", said(5, 1), ms(2));
+        assert_eq!((ready(&view), view.is_introduced()), (vec![(1, Standing::Ready)], true));
+        before.hear("b", Said { draining: true, ..said(5, 2) }, ms(1));
+        let mut view = View::recalling(before.known());
+        assert_eq!(ready(&view), []);
+        view.lose("b", ms(1));
+        assert!(view.is_introduced());
+        view.are_there(&[("b".to_owned(), [100, 64, 0, 9].into())].into());
+        assert_eq!((view.known()[0].said.is_none(), view.is_introduced()), (true, false), "it is another machine");
+    }
+
+    #[test]
+    fn a_service_depends_on_the_machine_that_alone_has_it_ready_at_some_port() {
+        let mut view = view();
+        view.hear("b", said(1, 1), ms(0));
+        let ports = |ready: &[(u16, u32)]| ready.iter().map(|&(port, ready)| Port { port, ready }).collect();
+        let here = |ready: &[(u16, u32)]| BTreeMap::from([(WEB.to_owned(), ports(ready))]);
+        let depends = |here: BTreeMap<String, Vec<Port>>, view: &View| !ready_only_here(&here, &view.known()).is_empty();
+        assert!(!depends(here(&[(80, 3)]), &view));
+        assert!(depends(here(&[(80, 3), (81, 1)]), &view), "nobody else has port 81");
+        assert!(!depends(here(&[(80, 3), (81, 0)]), &view));
+        view.lose("b", ms(1));
+        assert!(depends(here(&[(80, 1)]), &view), "nobody knows whether it is there");
+        assert!(!depends(here(&[(80, 0)]), &view));
+    }
+
+    #[test]
+    fn others_expect_a_pod_until_they_have_acknowledged_that_it_is_gone() {
+        let both = BTreeSet::from(["a".to_owned(), "c".to_owned()]);
+        let nobody = BTreeSet::new();
+        let port = BTreeSet::from([(WEB.to_owned(), 80)]);
+        let mut told = Acknowledgements::default();
+        assert_eq!(told.expected(&both), nobody_expects());
+        told.say(&said(1, 2));
+        assert_eq!((told.expected(&both), told.expected(&nobody)), (port.clone(), nobody_expects()));
+        assert_eq!(told.behind(&both), both);
+        told.acknowledge("a", Number { start: 1, count: 1 });
+        assert_eq!(told.behind(&both), BTreeSet::from(["c".to_owned()]));
+        told.say(&said(2, 0));
+        assert_eq!((told.expected(&both), told.expected(&nobody)), (port.clone(), nobody_expects()));
+        told.acknowledge("c", Number { start: 1, count: 2 });
+        assert_eq!(told.expected(&both), port, "a has not said it");
+        told.acknowledge("a", Number { start: 1, count: 3 });
+        told.acknowledge("a", Number { start: 1, count: 1 });
+        assert_eq!((told.expected(&both), told.behind(&both)), (nobody_expects(), nobody.clone()));
+        told.say(&said(4, 1));
+        told.say(&said(5, 0));
+        told.say(&said(6, 1));
+        told.acknowledge("a", Number { start: 1, count: 6 });
+        assert_eq!(told.behind(&both), BTreeSet::from(["c".to_owned()]));
+        assert_eq!(told.expected(&both), BTreeSet::from([(WEB.to_owned(), 80)]));
+    }
+
+    fn nobody_expects() -> BTreeSet<(String, u16)> {
+        BTreeSet::new()
     }
 
     #[test]

@@ -2,13 +2,15 @@
 //! stay each machine's own affair; what travels is how many of a Service's are ready. Decides nothing itself (`decide::mesh`).
 
 mod link;
+mod memory;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use decide::mesh::{Known, Number, Port, Said, Standing, View};
+use decide::mesh::{Acknowledgements, Known, Number, Port, Said, Standing, View, ready_only_here};
 use ring::hmac;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
@@ -20,6 +22,7 @@ use crate::config::{Mesh, Secret};
 use crate::tailnet::local_api::Tagged;
 use crate::tailnet::{Callers, LocalApi, LocalApiError, Shared};
 use link::Heard;
+use memory::Memory;
 
 /// How often the daemon is asked which machines there are, though it told of no change.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
@@ -44,6 +47,8 @@ pub struct Settings {
     pub version: String,
     /// Of which the keys are made that other machines have to know to pass requests on to this one.
     pub key: Secret,
+    /// Where it is kept what was known last, for the engine after this one.
+    pub memory: PathBuf,
     pub machines: Shared<Arc<Machines>>,
     pub here: Shared<Here>,
 }
@@ -54,11 +59,13 @@ pub struct Machines {
     /// Grows with each change.
     pub(crate) revision: u64,
     /// Where this machine's proxy takes connections of others'.
-    at: Option<SocketAddr>,
+    pub(crate) at: Option<SocketAddr>,
     /// What this machine wants to hear from each of the others, and they from it.
-    accepted: BTreeMap<IpAddr, Secret>,
+    pub(crate) accepted: BTreeMap<IpAddr, Secret>,
     pub(crate) keys: BTreeMap<String, Secret>,
     pub known: Vec<Known>,
+    /// Ports of Services that another machine may take for ready here, though they may have no pod any more.
+    pub(crate) expected: BTreeSet<(String, u16)>,
 }
 
 /// What routing tells the mesh.
@@ -143,13 +150,7 @@ impl Handle {
     fn depend_on_this(&self, seen: &Seen) -> BTreeSet<String> {
         let Here { services, only_here, .. } = self.here.known().unwrap_or_default();
         let others: Vec<Known> = seen.machines.iter().map(|machine| machine.known.clone()).collect();
-        let is_elsewhere = |service: &str, port: u16| {
-            decide::mesh::elsewhere(&others, service, port).any(|it| it.standing == Standing::Ready)
-        };
-        let depends = |(service, ports): &(&String, &Vec<Port>)| {
-            ports.iter().any(|Port { port, ready }| *ready > 0 && !is_elsewhere(service, *port))
-        };
-        services.iter().filter(depends).map(|(service, _)| service.clone()).chain(only_here).collect()
+        ready_only_here(&services, &others).into_iter().chain(only_here).collect()
     }
 
     /// Has the other machines choose this one no more; gives those that did not say that they do so.
@@ -178,7 +179,9 @@ struct Engine {
     /// The clock of `view`.
     began: Instant,
     view: View,
-    tagged: Tagged,
+    /// None until the daemon has said it.
+    tagged: Option<Tagged>,
+    memory: Memory,
     /// What this machine says of itself, to whoever listens.
     said: watch::Sender<Option<Said>>,
     /// The addresses of machines that have the tag, to whoever tells them.
@@ -190,10 +193,8 @@ struct Engine {
     pending: Vec<Arc<Machines>>,
     /// Which machine listens, by a number of the connection: one may begin before the one before it has ended.
     listeners: BTreeMap<u64, String>,
-    /// What each machine has in force of what this one said, over all its connections.
-    acknowledged: BTreeMap<String, Number>,
-    /// Machines that could not be reached, ever since this engine started.
-    missed: BTreeSet<String>,
+    /// Over all connections.
+    acknowledged: Acknowledgements,
     round_trips: BTreeMap<String, Duration>,
     keys: BTreeMap<String, Secret>,
     tell: watch::Sender<State>,
@@ -205,8 +206,6 @@ struct Engine {
     serving: Option<(IpAddr, AbortHandle)>,
     callers: Arc<Callers>,
     warned: String,
-    /// Whether the daemon was asked once, whatever came of it.
-    has_looked: bool,
 }
 
 /// What a machine has to know that connects from this address.
@@ -220,21 +219,22 @@ impl Engine {
     fn new(settings: Settings, tell: watch::Sender<State>) -> Self {
         let (hears, heard) = mpsc::unbounded_channel();
         let callers = Arc::new(Callers::of(settings.daemon.clone()));
+        let memory = Memory::load(&settings.memory);
         Self {
             settings,
             began: Instant::now(),
-            view: View::default(),
-            tagged: Tagged::default(),
+            view: View::recalling(memory.known.clone()),
+            tagged: None,
             said: watch::Sender::default(),
             allowed: watch::Sender::default(),
             in_force: watch::Sender::default(),
             told: Arc::default(),
             pending: Vec::new(),
             listeners: BTreeMap::new(),
-            acknowledged: BTreeMap::new(),
-            missed: BTreeSet::new(),
+            acknowledged: Acknowledgements::default(),
             round_trips: BTreeMap::new(),
-            keys: BTreeMap::new(),
+            keys: memory.keys.clone(),
+            memory,
             tell,
             heard,
             hears,
@@ -243,7 +243,6 @@ impl Engine {
             serving: None,
             callers,
             warned: String::new(),
-            has_looked: false,
         }
     }
 
@@ -273,7 +272,6 @@ impl Engine {
                     if !self.look_around(found).await {
                         look_at = Instant::now() + PAUSE;
                     }
-                    self.has_looked = true;
                 }
                 Some((machine, heard)) = self.heard.recv() => {
                     // Most is a sign of life and nothing else.
@@ -307,8 +305,10 @@ impl Engine {
             *allowed = now;
             is_new
         });
-        self.tagged = tagged;
-        let Some((name, address)) = self.tagged.this.clone() else {
+        let others = tagged.others.clone();
+        let this = tagged.this.clone();
+        self.tagged = Some(tagged);
+        let Some((name, address)) = this else {
             self.serve_no_more();
             self.follow(IpAddr::V4(Ipv4Addr::UNSPECIFIED), &BTreeMap::new());
             let tag = &self.settings.tag;
@@ -317,7 +317,7 @@ impl Engine {
                  and the tailnet policy has to allow it"
             ));
         };
-        self.follow(address, &self.tagged.others.clone());
+        self.follow(address, &others);
         if self.serving.as_ref().is_some_and(|(at, task)| *at == address && !task.is_finished()) {
             return true;
         }
@@ -388,61 +388,73 @@ impl Engine {
         match heard {
             Heard::Said(said) => self.view.hear(machine, *said, now),
             Heard::Beat => return self.view.beat(machine, now),
-            Heard::Lost => {
-                self.missed.insert(machine.to_owned());
-                self.view.lose(machine, now);
-            }
+            Heard::Lost => self.view.lose(machine, now),
             Heard::Key(key) => drop(self.keys.insert(machine.to_owned(), key)),
             Heard::RoundTrip(time) => drop(self.round_trips.insert(machine.to_owned(), time)),
             Heard::Listens { connection } => drop(self.listeners.insert(connection, machine.to_owned())),
-            Heard::HasInForce { number } => drop(self.acknowledged.insert(machine.to_owned(), number)),
+            Heard::HasInForce { number } => self.acknowledged.acknowledge(machine, number),
             Heard::ListensNoMore { connection } => drop(self.listeners.remove(&connection)),
         }
         true
     }
 
     /// Before it is known how things are here, others go on with what they knew.
-    fn say(&self, here: Option<&Here>, drains: bool) {
+    fn say(&mut self, here: Option<&Here>, drains: bool) {
         if here.is_none() && !drains {
             return;
         }
         let services = here.map(|here| here.services.clone()).unwrap_or_default();
+        let acknowledged = &mut self.acknowledged;
         self.said.send_if_modified(|said| {
             let is_known = said.as_ref().is_some_and(|said| said.services == services && said.draining == drains);
             if !is_known {
                 let count = said.as_ref().map_or(0, |said| said.number.count + 1);
                 let number = Number { start: self.settings.start, count };
-                *said = Some(Said { number, version: self.settings.version.clone(), draining: drains, services });
+                let new = Said { number, version: self.settings.version.clone(), draining: drains, services };
+                acknowledged.say(&new);
+                *said = Some(new);
             }
             !is_known
         });
     }
 
-    /// Whether enough is known of the others to take the place of what routing has from the engine before: each was heard, or
-    /// can't be reached, or has had its time.
-    fn knows_enough(&self, known: &[Known]) -> bool {
-        let is_known = |machine: &Known| {
-            self.missed.contains(&machine.name) || machine.said.is_some() && self.keys.contains_key(&machine.name)
-        };
-        self.has_looked && (known.iter().all(is_known) || self.began.elapsed() >= LONGEST_INTRODUCTION)
+    /// Whether enough is known of the others to take the place of what routing has from the engine before.
+    fn knows_enough(&self) -> bool {
+        self.tagged.is_some() && self.view.is_introduced() || self.began.elapsed() >= LONGEST_INTRODUCTION
     }
 
+    /// This machine's name and address; while the daemon does not say it, what they were.
+    fn this(&self) -> Option<(String, IpAddr)> {
+        self.tagged.as_ref().map_or_else(|| self.memory.this.clone(), |tagged| tagged.this.clone())
+    }
+
+    /// What another engine has to know is written down before it is used, and so before it is acknowledged.
     fn tell_routing(&mut self) {
-        let port = self.settings.port.saturating_add(1);
-        let at = self.tagged.this.as_ref().map(|(_, address)| SocketAddr::new(*address, port));
-        let known = self.view.known();
-        let is_first = self.told.revision == 0;
-        if is_first && !self.knows_enough(&known) {
+        if self.told.revision == 0 && !self.knows_enough() {
             return;
         }
-        if is_first || self.told.known != known || self.told.at != at || self.told.keys != self.keys {
-            let accepted =
-                known.iter().map(|known| (known.address, key_for(&self.settings.key, known.address))).collect();
-            let (revision, keys) = (self.told.revision + 1, self.keys.clone());
-            self.told = Arc::new(Machines { revision, at, accepted, keys, known });
-            self.pending.push(Arc::clone(&self.told));
-            self.settings.machines.tell(Arc::clone(&self.told));
+        let port = self.settings.port.saturating_add(1);
+        let this = self.this();
+        let at = this.as_ref().map(|(_, address)| SocketAddr::new(*address, port));
+        let known = self.view.known();
+        let accepted = known.iter().map(|known| (known.address, key_for(&self.settings.key, known.address))).collect();
+        let (revision, keys) = (self.told.revision, self.keys.clone());
+        let expected = self.acknowledged.expected(&self.may_choose());
+        let mut machines = Machines { revision, at, accepted, keys, known, expected };
+        if revision > 0 && *self.told == machines {
+            return;
         }
+        machines.revision += 1;
+        self.memory.keep(&self.settings.memory, Memory::of(this, &machines));
+        self.told = Arc::new(machines);
+        self.pending.push(Arc::clone(&self.told));
+        self.settings.machines.tell(Arc::clone(&self.told));
+    }
+
+    /// Machines that listen to this one, or seem well.
+    fn may_choose(&self) -> BTreeSet<String> {
+        let well = self.told.known.iter().filter(|known| known.standing == Standing::Ready).map(|known| &known.name);
+        self.listeners.values().chain(well).cloned().collect()
     }
 
     fn note_in_force(&mut self, revision: u64) {
@@ -463,17 +475,10 @@ impl Engine {
             round_trip: self.round_trips.get(&known.name).copied(),
             known: known.clone(),
         };
-        let is_ready = |known: &&Known| known.standing == Standing::Ready;
-        let well = self.told.known.iter().filter(is_ready).map(|known| &known.name);
-        let may_choose = self
-            .listeners
-            .values()
-            .chain(well)
-            .filter(|name| self.acknowledged.get(*name).is_none_or(|acknowledged| *acknowledged < said.number));
         let state = State {
-            may_choose: may_choose.cloned().collect(),
+            may_choose: self.acknowledged.behind(&self.may_choose()),
             seen: Seen {
-                name: self.tagged.this.as_ref().map(|(name, _)| name.clone()),
+                name: self.tagged.as_ref().and_then(|tagged| tagged.this.as_ref()).map(|(name, _)| name.clone()),
                 machines: self.told.known.iter().map(seen).collect(),
                 depend_on_this: BTreeSet::new(),
                 said,

@@ -84,6 +84,11 @@ impl Directories {
         self.data.join("mesh.key")
     }
 
+    /// What the last engine knew of the other machines of a mesh.
+    pub(crate) fn mesh_memory(&self) -> PathBuf {
+        self.data.join("mesh.json")
+    }
+
     /// A number that grows with each start of an engine of a mesh.
     pub(crate) fn starts(&self) -> PathBuf {
         self.data.join("starts")

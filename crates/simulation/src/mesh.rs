@@ -1,12 +1,12 @@
 //! Machines of a mesh that tell each other how they are over a network which loses, delays, repeats and reorders what they say,
 //! while pods come and go, machines drain and start again, and requests come in everywhere.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use decide::balancing::{EndpointState, pick};
-use decide::mesh::{BEAT, Known, LONGEST_TRIAL, Number, Policy, Port, SILENCE, Said, View, elsewhere};
+use decide::mesh::{Acknowledgements, BEAT, Known, LONGEST_TRIAL, Number, Policy, Port, SILENCE, Said, View, elsewhere};
 
 use crate::Rng;
 
@@ -27,8 +27,19 @@ struct Machine {
     in_force: Vec<Known>,
     /// What is known and not in force yet, and when it will be.
     coming: Vec<(Duration, Vec<Known>)>,
-    /// Numbers of it that others have said to be in force with them.
-    acknowledged: BTreeMap<usize, Number>,
+    /// What its engine has written down for the next one.
+    memory: Vec<Known>,
+    /// What others have said to be in force with them.
+    acknowledged: Acknowledgements,
+    /// A pod that goes, and gives way once no other machine expects it any more.
+    last_pod: LastPod,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum LastPod {
+    Stays,
+    Goes,
+    Gone,
 }
 
 enum Message {
@@ -59,6 +70,7 @@ pub fn simulate_mesh(seed: u64) -> Result<(), MeshFailure> {
     while network.now < BAD + GOOD {
         network.step();
         network.nobody_chooses_who_was_acknowledged_to_drain()?;
+        network.nobody_chooses_a_machine_whose_last_pod_has_gone()?;
         for machine in 0..network.machines.len() {
             network.a_request_stays_where_pods_are_ready(machine)?;
         }
@@ -83,7 +95,15 @@ impl Network {
             let mut view = View::default();
             view.are_there(&others.map(|other| (name(other), address(other))).collect());
             let said = Said { number: Number { start: 1, count: 0 }, ..Said::default() };
-            Machine { said, view, in_force: Vec::new(), coming: Vec::new(), acknowledged: BTreeMap::new() }
+            Machine {
+                said,
+                view,
+                in_force: Vec::new(),
+                coming: Vec::new(),
+                memory: Vec::new(),
+                acknowledged: Acknowledgements::default(),
+                last_pod: LastPod::Stays,
+            }
         };
         Self { machines: (0..count).map(machine).collect(), under_way: Vec::new(), now: Duration::ZERO, rng }
     }
@@ -110,6 +130,7 @@ impl Network {
         }
         self.deliver();
         self.put_in_force();
+        self.let_last_pods_go();
     }
 
     /// Pods come and go; a machine drains, or starts again.
@@ -117,16 +138,42 @@ impl Network {
         let Some(which) = self.rng.pick(&(0..self.machines.len()).collect::<Vec<_>>()) else { return };
         let (is_change, drains, restarts) = (self.rng.percent(20), self.rng.percent(2), self.rng.percent(2));
         let ready = u32::try_from(self.rng.between(0, 3)).unwrap_or(0);
-        let said = &mut self.machines[which].said;
+        let machine = &mut self.machines[which];
+        let said = &mut machine.said;
         if restarts {
             said.number = Number { start: said.number.start + 1, count: 0 };
             said.draining = false;
-            self.machines[which].acknowledged.clear();
+            machine.acknowledged = Acknowledgements::default();
+            machine.view = View::recalling(machine.memory.clone());
+            machine.coming.clear();
         } else if drains || is_change {
             said.draining |= drains;
             said.services = [(SERVICE.to_owned(), vec![Port { port: PORT, ready }])].into();
             said.number.count += 1;
+            machine.last_pod = if ready == 0 { LastPod::Goes } else { LastPod::Stays };
         }
+        machine.acknowledged.say(&machine.said);
+    }
+
+    /// As routing does, which asks who may still choose the machine.
+    fn let_last_pods_go(&mut self) {
+        for at in 0..self.machines.len() {
+            let others: BTreeSet<String> = (0..self.machines.len()).filter(|other| *other != at).map(name).collect();
+            let machine = &mut self.machines[at];
+            if machine.last_pod == LastPod::Goes && machine.acknowledged.expected(&others).is_empty() {
+                machine.last_pod = LastPod::Gone;
+            }
+        }
+    }
+
+    fn nobody_chooses_a_machine_whose_last_pod_has_gone(&self) -> Result<(), MeshFailure> {
+        let gone = |machine: &Machine| machine.last_pod == LastPod::Gone;
+        for (without, _) in self.machines.iter().enumerate().filter(|(_, machine)| gone(machine)) {
+            if let Some(other) = (0..self.machines.len()).find(|other| self.choices(*other).1.contains(&name(without))) {
+                return Err(MeshFailure(format!("{other} chooses {without}, which has no pod, at {:?}", self.now)));
+            }
+        }
+        Ok(())
     }
 
     fn send(&mut self, from: usize, to: usize, message: Message) {
@@ -147,10 +194,7 @@ impl Network {
             match message {
                 Message::Said(said) => receiver.view.hear(&name(from), said, now),
                 Message::Beat => drop(receiver.view.beat(&name(from), now)),
-                Message::InForce(number) => {
-                    let known = receiver.acknowledged.entry(from).or_default();
-                    *known = (*known).max(number);
-                }
+                Message::InForce(number) => receiver.acknowledged.acknowledge(&name(from), number),
             }
         }
         for machine in &mut self.machines {
@@ -165,6 +209,7 @@ impl Network {
             let delay = STEP * u32::try_from(self.rng.between(0, MOST_BEHIND)).unwrap_or(0);
             let machine = &mut self.machines[at];
             let last = machine.coming.last().map_or(Duration::ZERO, |(time, _)| *time);
+            machine.memory.clone_from(&known);
             machine.coming.push((last.max(self.now + delay), known));
             let due = machine.coming.iter().take_while(|(time, _)| *time <= self.now).count();
             let Some((_, in_force)) = machine.coming.drain(..due).next_back() else { continue };
@@ -192,9 +237,10 @@ impl Network {
 
     fn nobody_chooses_who_was_acknowledged_to_drain(&self) -> Result<(), MeshFailure> {
         for (drained, machine) in self.machines.iter().enumerate().filter(|(_, machine)| machine.said.draining) {
-            let acknowledged = machine.acknowledged.iter().filter(|(_, number)| **number >= machine.said.number);
-            for (other, _) in acknowledged {
-                if self.choices(*other).1.contains(&name(drained)) {
+            let others: BTreeSet<String> = (0..self.machines.len()).map(name).collect();
+            let behind = machine.acknowledged.behind(&others);
+            for other in (0..self.machines.len()).filter(|other| *other != drained && !behind.contains(&name(*other))) {
+                if self.choices(other).1.contains(&name(drained)) {
                     return Err(MeshFailure(format!("{other} chooses {drained}, which drains, at {:?}", self.now)));
                 }
             }

@@ -87,6 +87,7 @@ fn start(directory: &Path, number: usize, count: usize) -> Engine {
         start: 1,
         version: String::new(),
         key: Secret("key".to_owned()),
+        memory: directory.join(format!("{number}.json")),
         machines: engine.machines.clone(),
         here: engine.here.clone(),
     });

@@ -284,7 +284,9 @@ impl Book {
         for pod in snapshot.pods.values() {
             match self.goal {
                 Goal::DrainAll => drop(self.steps.insert(uid_of(pod), DrainStep::Withdraw)),
-                Goal::Route if leaves_since(pod).is_some() => self.drain(pod, now, &mut round),
+                Goal::Route if leaves_since(pod).is_some() => {
+                    self.drain(pod, &snapshot.machines.expected, now, &mut round);
+                }
                 Goal::Route => {}
             }
         }
@@ -380,7 +382,7 @@ impl Book {
         is_in_force.then(|| written(pod, names::POLICIES_IN_FORCE, "True", "Acknowledged", String::new()))
     }
 
-    fn drain(&mut self, pod: &Pod, now: Now, round: &mut Round) {
+    fn drain(&mut self, pod: &Pod, expected: &BTreeSet<(String, u16)>, now: Now, round: &mut Round) {
         let uid = uid_of(pod);
         if is_true(pod, names::DRAINED) {
             self.steps.insert(uid, DrainStep::Withdraw);
@@ -399,6 +401,7 @@ impl Book {
             reach: self.reach(&uid),
             asked: self.steps.get(&uid).copied().or_else(|| asked_before(pod)),
             without_another: self.without_another(&uid),
+            expected_elsewhere: self.sent.last().map_or_else(Vec::new, |it| it.plan.expected_elsewhere(&uid, expected)),
             in_flight: self.in_flight(&uid),
         };
         let decision = draining::next(&snapshot, now.steady);

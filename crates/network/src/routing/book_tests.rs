@@ -1,6 +1,7 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::mesh::Machines;
 use crate::routing::plan::tests::{Cluster, pod, service, slice, uid};
 
 /// A cluster with one Service, and the book of the engine that routes it.
@@ -10,6 +11,7 @@ struct Story {
     service: Value,
     /// Services that lead nowhere.
     more: Vec<Value>,
+    machines: Machines,
     book: Book,
     base: Base,
     /// Seconds by which the wall clock was set.
@@ -24,7 +26,16 @@ impl Story {
         let mut book = Book::default();
         book.connected(0, true);
         let service = service("demo", "10.45.0.7");
-        Self { pods, policies: Vec::new(), service, more: Vec::new(), book, base: Base::default(), wall_is_ahead: 0 }
+        Self {
+            pods,
+            policies: Vec::new(),
+            service,
+            more: Vec::new(),
+            machines: Machines::default(),
+            book,
+            base: Base::default(),
+            wall_is_ahead: 0,
+        }
     }
 
     /// The first of two pods is deleted, withdrawn everywhere, and has a request in flight.
@@ -48,6 +59,7 @@ impl Story {
             )],
             pods: self.pods.clone(),
             policies: self.policies.clone(),
+            machines: self.machines.clone(),
             ..Cluster::default()
         };
         let now = Now { steady: at(second), wall: at(second + self.wall_is_ahead) };
@@ -272,6 +284,48 @@ fn the_only_pod_is_used_until_another_is_acknowledged() {
     assert_eq!(story.tell(5), told(Some(4), &["demo-2 segue.dev/Routed True Acknowledged"]));
     story.acknowledge(4, &[(1, 0, 0)]);
     assert_eq!(story.tell(6), told(None, &["demo-1 segue.dev/Drained True Idle"]));
+}
+
+/// Another machine of the mesh that has a ready pod of `production/demo`.
+fn another_machine() -> Machines {
+    let ready = vec![decide::mesh::Port { port: 80, ready: 1 }];
+    let said = decide::mesh::Said { services: [("production/demo".to_owned(), ready)].into(), ..Default::default() };
+    let address = [100, 64, 0, 2].into();
+    let standing = decide::mesh::Standing::Ready;
+    let known = decide::mesh::Known { name: "b".to_owned(), address, standing, said: Some(said) };
+    Machines {
+        at: Some("100.64.0.1:746".parse().unwrap()),
+        keys: [("b".to_owned(), Default::default())].into(),
+        known: vec![known],
+        ..Machines::default()
+    }
+}
+
+#[test]
+fn the_last_pod_of_a_machine_is_withdrawn_once_the_others_expect_none_there() {
+    let mut story = Story::new(vec![pod("demo", 1, "True"), pod("demo", 2, "True")]);
+    story.service["metadata"]["annotations"] = json!({"segue.dev/mesh": "true"});
+    story.machines = another_machine();
+    story.machines.expected = [("production/demo".to_owned(), 80)].into();
+    story.tell(0);
+    story.acknowledge(1, &[]);
+    story.tell(0);
+    story.delete(0);
+    story.tell(1);
+    story.acknowledge(2, &[(1, 0, 0)]);
+    assert_eq!(story.tell(1), told(None, &["demo-1 segue.dev/Drained True Idle"]), "another one is here");
+    story.pods.remove(0);
+    story.tell(2);
+    story.acknowledge(3, &[]);
+    story.delete(0);
+    story.tell(3);
+    story.acknowledge(4, &[(2, 0, 0)]);
+    assert_eq!(story.tell(4), told(None, &["demo-2 segue.dev/Drained False Deprioritised"]));
+    assert_eq!(story.book.here().services["production/demo"][0].ready, 0, "the others are told");
+    story.machines.expected.clear();
+    assert_eq!(story.tell(5), told(Some(5), &[]));
+    story.acknowledge(5, &[(2, 0, 0)]);
+    assert_eq!(story.tell(6), told(None, &["demo-2 segue.dev/Drained True Idle"]));
 }
 
 #[test]

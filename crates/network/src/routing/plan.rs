@@ -160,6 +160,19 @@ impl Plan {
         services.filter(|service| service.ports.iter().any(is_alone)).map(|service| service.key()).collect()
     }
 
+    /// Services of the mesh of which a pod is the last here at a port that other machines expect one at.
+    pub(super) fn expected_elsewhere(&self, uid: &PodUid, expected: &BTreeSet<(String, u16)>) -> Vec<String> {
+        let in_mesh = self.services.iter().filter(|service| service.is_in_mesh && !expected.is_empty());
+        let is_last = |service: &&Arc<config::Service>| {
+            service.ports.iter().any(|port| {
+                let is_ready = |endpoint: &config::Endpoint| endpoint.state == EndpointState::Ready;
+                let (own, others): (Vec<_>, Vec<_>) = port.endpoints.iter().partition(|endpoint| endpoint.pod == *uid);
+                !own.is_empty() && !others.into_iter().any(is_ready) && expected.contains(&(service.key(), port.port))
+            })
+        };
+        in_mesh.filter(is_last).map(|service| service.key()).collect()
+    }
+
     /// Other machines still take what comes here, and how much of it is in flight is counted.
     pub(super) fn report_what_is_passed_on(&mut self) {
         for service in &mut self.services {
@@ -178,15 +191,14 @@ impl Plan {
             let ready = pods.filter(|endpoint| endpoint.state == EndpointState::Ready).count();
             mesh::Port { port: port.port, ready: u32::try_from(ready).unwrap_or(u32::MAX) }
         };
-        let mut here = Here { revision: self.revision, ..Here::default() };
-        for service in &self.services {
-            if service.is_in_mesh {
-                here.services.insert(service.key(), service.ports.iter().map(ready).collect());
-            } else if !host_ports::is_one(service) && service.ports.iter().any(|port| ready(port).ready > 0) {
-                here.only_here.insert(service.key());
-            }
-        }
-        here
+        // Nothing leads from another machine to a headless Service, or to a port for UDP.
+        let in_mesh = self.services.iter().filter(|service| service.is_in_mesh && !service.addresses.is_empty());
+        let services: BTreeMap<_, Vec<_>> =
+            in_mesh.map(|service| (service.key(), service.ports.iter().map(ready).collect())).collect();
+        let datagrams = self.datagrams.iter().filter(|service| service.ports.iter().any(|port| ready(port).ready > 0));
+        let routed = self.routed.values().flatten().filter(|key| !services.contains_key(*key)).cloned();
+        let only_here = routed.chain(datagrams.map(|service| service.key())).collect();
+        Here { revision: self.revision, services, only_here }
     }
 
     /// Whether connections to a listener come to this Service.
@@ -319,7 +331,8 @@ impl Part {
     fn of(routes: &Routes<'_>) -> Self {
         let cluster = routes.addresses();
         let usable = routes.slices.iter().flat_map(|slice| routes.usable(slice));
-        let ready = usable.filter(|usable| usable.state == EndpointState::Ready).map(|usable| usable.uid).collect();
+        let ready = usable.filter(|usable| usable.pod.is_some() && usable.state == EndpointState::Ready);
+        let ready = ready.map(|usable| usable.uid).collect();
         let answers = if cluster.is_empty() { routes.named_addresses() } else { cluster.clone() };
         let ports = |protocol| if cluster.is_empty() { Vec::new() } else { routes.ports(protocol) };
         let (ports, udp_ports) = (ports("TCP"), ports("UDP"));

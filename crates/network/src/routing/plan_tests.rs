@@ -19,6 +19,7 @@ pub(in crate::routing) struct Cluster {
     pub(in crate::routing) secrets: Vec<Value>,
     pub(in crate::routing) policies: Vec<Value>,
     pub(in crate::routing) namespaces: Vec<Value>,
+    pub(in crate::routing) machines: Machines,
 }
 
 impl Cluster {
@@ -35,7 +36,7 @@ impl Cluster {
             namespaces: read(&self.namespaces),
             host,
             peers: Default::default(),
-            machines: Default::default(),
+            machines: Arc::new(self.machines.clone()),
             mesh_ports: Some(745..=746),
             api: Some("127.0.0.1:7443".parse().unwrap()),
             service_range: Some("10.45.0.0/16".parse().unwrap()),
@@ -204,6 +205,39 @@ fn a_headless_service_answers_with_its_ready_pods() {
     assert_eq!(plan(&cluster.snapshot(), &BTreeMap::new()).routed[&uid(1)].len(), 1, "that is routing too");
     cluster.pods[0] = terminating(cluster.pods[0].clone());
     assert_eq!(answers(&cluster), Vec::<IpAddr>::new());
+}
+
+#[test]
+fn what_no_other_machine_can_take_over_is_only_here() {
+    let ready = pod("demo", 1, "True");
+    let mut demo = service("demo", "10.45.0.7");
+    let here = |demo: &Value, ready: &Value| {
+        let mut slice = slice("demo", &[ready]);
+        slice["ports"].as_array_mut().unwrap().push(json!({"name": "dns", "port": 5353, "protocol": "UDP"}));
+        let cluster = Cluster {
+            services: vec![demo.clone()],
+            slices: vec![slice],
+            pods: vec![ready.clone()],
+            ..Cluster::default()
+        };
+        let here = plan(&cluster.snapshot(), &BTreeMap::new()).here();
+        (here.services.len(), here.only_here.len())
+    };
+    assert_eq!(here(&demo, &ready), (0, 1));
+    assert_eq!(here(&demo, &pod("demo", 1, "False")), (0, 0));
+    demo["metadata"]["annotations"] = json!({"segue.dev/mesh": "true"});
+    assert_eq!(here(&demo, &ready), (1, 0));
+    let mut with_udp = demo.clone();
+    let udp = json!({"name": "dns", "port": 53, "protocol": "UDP"});
+    with_udp["spec"]["ports"].as_array_mut().unwrap().push(udp.clone());
+    assert_eq!(here(&with_udp, &ready), (1, 1));
+    with_udp["spec"]["ports"] = json!([udp]);
+    assert_eq!(here(&with_udp, &ready), (1, 1));
+    assert_eq!(here(&with_udp, &pod("demo", 1, "False")), (1, 0));
+    let mut headless = demo;
+    headless["spec"]["clusterIP"] = json!("None");
+    headless["spec"]["clusterIPs"] = json!(["None"]);
+    assert_eq!(here(&headless, &ready), (0, 1));
 }
 
 /// The slice is newer than what is known of the pod.

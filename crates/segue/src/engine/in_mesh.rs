@@ -29,6 +29,7 @@ pub(super) fn settings(
         start: next_start(directories)?,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         key: key(&directories.mesh_key())?,
+        memory: directories.mesh_memory(),
         machines: machines.clone(),
         here: routing.here.clone(),
     }))

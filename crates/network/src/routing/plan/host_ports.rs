@@ -22,11 +22,6 @@ pub(in crate::routing) fn pod_of(service: &Service) -> Option<&str> {
     service.name.strip_prefix(PREFIX)
 }
 
-/// Whether it is none of the Services that users know.
-pub(super) fn is_one(service: &Service) -> bool {
-    pod_of(service).is_some()
-}
-
 impl Plan {
     /// Adds those that nobody else has.
     pub(super) fn add_host_ports(&mut self, snapshot: &Snapshot, step_of: &dyn Fn(&PodUid) -> Option<DrainStep>) {
