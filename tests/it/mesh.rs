@@ -1,75 +1,33 @@
+use std::num::NonZeroU32;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use end_to_end::document::{Document, NAME as SERVICE};
 use end_to_end::images::SHELL;
 use end_to_end::machine::Machine;
-use end_to_end::mesh::{Router, TAG, address, daemons, name, seen, up};
+use end_to_end::mesh::{
+    Router, TAG, address, all_know_each_other, daemons, deployed, name, ready, standing, up, wait_for,
+};
 use end_to_end::outside::{self, Load};
 use end_to_end::processes;
 use end_to_end::run::{output_of, run, say};
-use end_to_end::tailnet::{ADDRESSES, Daemon};
+use end_to_end::tailnet::ADDRESSES;
 use serde_json::{Value, json};
-use tools::load::Report;
+use tools::load::{Methods, Plan, Report};
 
 use crate::tailnet::LISTENER;
 
 /// Longer than anything but a hang takes.
 const LIMIT: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(50);
+/// Uploads a second.
+const UPLOADS: NonZeroU32 = NonZeroU32::new(60).expect("not zero");
 /// Each of the load's 16 workers has one request in flight, for each of the seven times that something is cut, lossy or
 /// killed.
 const MOST_IN_FLIGHT: u64 = 7 * 16;
 
 fn machines<const COUNT: usize>() -> [Machine; COUNT] {
     std::array::from_fn(|_| Machine::without_engine())
-}
-
-/// The document's app on every machine, with one Service for all.
-fn deploy<'m>(machines: &'m [Machine], daemons: &[Daemon<'m>]) -> Vec<Document<'m>> {
-    let deployed = machines.iter().zip(daemons).map(|(machine, daemon)| {
-        up(machine, daemon);
-        let document = Document::deployed(machine, "v1");
-        machine.kubectl().run(&format!("annotate service {SERVICE} -n production segue.dev/mesh=true"));
-        document
-    });
-    deployed.collect()
-}
-
-/// Waits until a machine sees the mesh so.
-fn wait_for(machine: &Machine, what: &str, is_so: impl Fn(&Value) -> bool) {
-    let started = Instant::now();
-    loop {
-        let seen = seen(machine);
-        if is_so(&seen) {
-            return;
-        }
-        assert!(started.elapsed() < LIMIT, "{what}: {seen:#}");
-        thread::park_timeout(PAUSE);
-    }
-}
-
-fn state(seen: &Value, number: usize) -> &str {
-    let machines = seen["machines"].as_array().expect("a list");
-    let machine = machines.iter().find(|machine| machine["name"] == name(number));
-    machine.and_then(|machine| machine["standing"].as_str()).unwrap_or("unknown")
-}
-
-/// Ready pods of the Service on another machine.
-fn ready(seen: &Value, number: usize) -> u64 {
-    let machines = seen["machines"].as_array().expect("a list");
-    let machine = machines.iter().find(|machine| machine["name"] == name(number)).expect("it is in the mesh");
-    machine["said"]["services"][format!("production/{SERVICE}")][0]["ready"].as_u64().unwrap_or_default()
-}
-
-/// Waits until every machine has heard of all pods of the others.
-fn all_know_each_other(machines: &[Machine]) {
-    for (number, machine) in machines.iter().enumerate() {
-        let others = || (0..machines.len()).filter(move |other| *other != number);
-        wait_for(machine, "all machines", |seen| {
-            others().all(|other| state(seen, other) == "ready" && ready(seen, other) == 3)
-        });
-    }
 }
 
 fn assert_all_answered(report: &Report) {
@@ -88,13 +46,11 @@ fn a_service_that_is_ready_on_another_machine_is_ready_here() {
     let machines = machines::<2>();
     let _router = Router::between(&machines);
     let daemons = daemons(&machines);
-    let documents = deploy(&machines, &daemons);
-    all_know_each_other(&machines);
+    let documents = deployed(&machines, &daemons);
     let mut loads = loads(&documents);
 
     // No pod is left here, and the other machine's answer.
-    machines[0].kubectl().run(&format!("scale deployment/{SERVICE} -n production --replicas=0"));
-    machines[0].kubectl().run(&format!("wait --for=delete pods -l app={SERVICE} -n production --timeout=60s"));
+    documents[0].without_pods();
     loads[0].answered(1000);
     wait_for(&machines[1], "no pod there", |seen| ready(seen, 0) == 0);
     documents[1].roll_to("v2");
@@ -106,6 +62,13 @@ fn a_service_that_is_ready_on_another_machine_is_ready_here() {
         up(machine, daemon);
         loads[0].answered(300);
     }
+    // All engines at once: then nobody can say where pods are ready but the one before.
+    machines.iter().for_each(Machine::kill_engine);
+    for (machine, daemon) in machines.iter().zip(&daemons) {
+        up(machine, daemon);
+        loads[0].answered(300);
+    }
+    wait_for(&machines[0], "the other is heard again", |seen| standing(seen, 1) == "ready");
 
     // The other has the last pods now, and says so.
     let refused = run(&mut machines[1].segue("drain"), "");
@@ -116,7 +79,7 @@ fn a_service_that_is_ready_on_another_machine_is_ready_here() {
     let second = loads.pop().expect("two").stop();
     say(&output_of(&mut machines[1].segue("drain")));
     machines[1].left_behind().assert_nothing();
-    wait_for(&machines[0], "it drains", |seen| state(seen, 1) == "draining");
+    wait_for(&machines[0], "it drains", |seen| standing(seen, 1) == "draining");
     loads[0].answered(500);
     let first = loads.pop().expect("one").stop();
     say(&format!("{first}{second}"));
@@ -129,8 +92,7 @@ fn whoever_has_no_tag_is_no_machine_of_the_mesh() {
     let machines = machines::<2>();
     let _router = Router::between(&machines);
     let mut daemons = daemons(&machines);
-    let documents = deploy(&machines, &daemons);
-    all_know_each_other(&machines);
+    let documents = deployed(&machines, &daemons);
     let shown = output_of(&mut machines[0].segue("mesh"));
     assert!(shown.contains(&name(1)) && shown.contains("ready"), "{shown}");
     let metrics = machines[0].kubectl().run("get --raw /metrics");
@@ -154,8 +116,8 @@ fn whoever_has_no_tag_is_no_machine_of_the_mesh() {
     let key = heard["key"].as_str().expect("the first is the key").to_owned();
     // It loses its tag: nobody listens to it, and it is told nothing.
     daemons[0].change(|tailnet| tailnet["peers"][0]["tags"] = json!([]));
-    wait_for(&machines[0], "nobody is left", |seen| state(seen, 1) == "unknown");
-    wait_for(&machines[1], "nobody answers", |seen| state(seen, 0) == "set-aside");
+    wait_for(&machines[0], "nobody is left", |seen| standing(seen, 1) == "unknown");
+    wait_for(&machines[1], "nobody answers", |seen| standing(seen, 0) == "set-aside");
     assert_eq!(first_line(1022).trim(), "");
     // A proxy takes nothing from it either, whatever it announces.
     let announce = |key: &str| {
@@ -232,12 +194,35 @@ fn wait_until(what: &str, is_so: impl Fn() -> bool) {
 }
 
 #[test]
+fn a_machine_whose_last_pod_goes_is_sent_nothing_more_before_it_does() {
+    let machines = machines::<3>();
+    let _router = Router::between(&machines);
+    let daemons = daemons(&machines);
+    let documents = deployed(&machines, &daemons);
+    documents[0].without_pods();
+    let plan = Plan { methods: Methods::Upload, requests_per_second: UPLOADS, ..documents[0].plan() };
+    let mut load = machines[0].outside().send(&plan);
+    load.answered(120);
+    for goes in [1, 2, 1, 2] {
+        documents[goes].without_pods();
+        wait_for(&machines[0], "it has no pod", |seen| ready(seen, goes) == 0);
+        load.answered(60);
+        documents[goes].scale(1);
+        wait_for(&machines[0], "it has one again", |seen| ready(seen, goes) == 1);
+        load.answered(60);
+    }
+    let report = load.stop();
+    say(&report.to_string());
+    assert_all_answered(&report);
+    machines.iter().for_each(Machine::down);
+}
+
+#[test]
 fn three_machines_fail_no_request_over_whatever_is_planned() {
     let machines = machines::<3>();
     let _router = Router::between(&machines);
     let daemons = daemons(&machines);
-    let documents = deploy(&machines, &daemons);
-    all_know_each_other(&machines);
+    let documents = deployed(&machines, &daemons);
     let mut loads = loads(&documents);
 
     documents.iter().for_each(|document| document.roll_to("v2"));
@@ -266,19 +251,17 @@ fn what_happens_to_one_machine_costs_the_others_nothing_but_what_was_in_flight()
     let machines = machines::<3>();
     let router = Router::between(&machines);
     let daemons = daemons(&machines);
-    let documents = deploy(&machines, &daemons);
-    all_know_each_other(&machines);
+    let documents = deployed(&machines, &daemons);
     // All of what comes in here goes to the others.
-    machines[0].kubectl().run(&format!("scale deployment/{SERVICE} -n production --replicas=0"));
-    machines[0].kubectl().run(&format!("wait --for=delete pods -l app={SERVICE} -n production --timeout=60s"));
+    documents[0].without_pods();
     let mut load = documents[0].load();
     load.answered(500);
 
     router.cut(0, 1);
-    wait_for(&machines[0], "it is set aside", |seen| state(seen, 1) == "set-aside");
+    wait_for(&machines[0], "it is set aside", |seen| standing(seen, 1) == "set-aside");
     load.answered(500);
     router.mend();
-    wait_for(&machines[0], "it is back", |seen| state(seen, 1) == "ready");
+    wait_for(&machines[0], "it is back", |seen| standing(seen, 1) == "ready");
     // A link that flaps.
     for _ in 0..4 {
         router.cut(0, 2);
@@ -286,7 +269,7 @@ fn what_happens_to_one_machine_costs_the_others_nothing_but_what_was_in_flight()
         router.mend();
         load.answered(100);
     }
-    wait_for(&machines[0], "it is back", |seen| state(seen, 2) == "ready");
+    wait_for(&machines[0], "it is back", |seen| standing(seen, 2) == "ready");
     // A link that is bad is no worse than slow.
     router.lose(5);
     load.answered(500);
@@ -297,7 +280,7 @@ fn what_happens_to_one_machine_costs_the_others_nothing_but_what_was_in_flight()
     for role in ["up", "keeper", "proxy", "shim"] {
         processes::in_role(machines[1].namespace(), role).iter().for_each(processes::Process::kill);
     }
-    wait_for(&machines[0], "it is set aside", |seen| state(seen, 1) == "set-aside");
+    wait_for(&machines[0], "it is set aside", |seen| standing(seen, 1) == "set-aside");
     load.answered(500);
     let report = load.stop();
     say(&format!("{cut} answered before the machine died\n{report}"));

@@ -78,6 +78,13 @@ impl<'machine> Document<'machine> {
         }
     }
 
+    /// Scales to nothing, and waits until no pod is left.
+    pub fn without_pods(&self) {
+        let kubectl = self.0.kubectl();
+        kubectl.run(&format!("scale {DEPLOYMENT} --replicas=0"));
+        kubectl.run(&format!("wait --for=delete pods {SELECTED} --timeout=60s"));
+    }
+
     /// What `kubectl rollout status` says of a rollout that must fail.
     pub fn rollout_failure(&self) -> String {
         self.0.kubectl().fails(&format!("rollout status {DEPLOYMENT} --timeout=60s"))

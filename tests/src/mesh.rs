@@ -1,8 +1,12 @@
 //! Several machines on one tailnet: each with a network of its own, a router between them that can cut them off from each
 //! other, and a stand-in for Tailscale's daemon on each that knows the others.
 
+use std::thread;
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 
+use crate::document::{Document, NAME as SERVICE};
 use crate::machine::{LISTEN, Machine, SERVICE_CIDR};
 use crate::namespace::Namespace;
 use crate::registry::MIRROR;
@@ -11,6 +15,10 @@ use crate::tailnet::{ADDRESSES, DOMAIN, Daemon};
 
 /// What machines of the mesh have.
 pub const TAG: &str = "tag:segue";
+
+/// Longer than anything but a hang takes.
+const LIMIT: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// The network between machines.
 #[derive(Debug)]
@@ -106,4 +114,57 @@ pub fn up(machine: &Machine, daemon: &Daemon<'_>) {
 pub fn seen(machine: &Machine) -> Value {
     let said = output_of(machine.segue("mesh").args(["--output", "json"]));
     serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}"))
+}
+
+/// Waits until a machine sees the mesh so.
+pub fn wait_for(machine: &Machine, what: &str, is_so: impl Fn(&Value) -> bool) {
+    let started = Instant::now();
+    loop {
+        let seen = seen(machine);
+        if is_so(&seen) {
+            return;
+        }
+        assert!(started.elapsed() < LIMIT, "{what}: {seen:#}");
+        thread::park_timeout(PAUSE);
+    }
+}
+
+/// How a machine that sees the mesh so thinks of another one.
+#[must_use]
+pub fn standing(seen: &Value, number: usize) -> &str {
+    let machines = seen["machines"].as_array().expect("a list");
+    let machine = machines.iter().find(|machine| machine["name"] == name(number));
+    machine.and_then(|machine| machine["standing"].as_str()).unwrap_or("unknown")
+}
+
+/// Ready pods of the document's Service on another machine.
+#[must_use]
+pub fn ready(seen: &Value, number: usize) -> u64 {
+    let machines = seen["machines"].as_array().expect("a list");
+    let machine = machines.iter().find(|machine| machine["name"] == name(number)).expect("it is in the mesh");
+    machine["said"]["services"][format!("production/{SERVICE}")][0]["ready"].as_u64().unwrap_or_default()
+}
+
+/// The document's app on every machine, with one Service for all, once each has heard of all pods of the others.
+#[must_use]
+pub fn deployed<'m>(machines: &'m [Machine], daemons: &[Daemon<'m>]) -> Vec<Document<'m>> {
+    let deployed = machines.iter().zip(daemons).map(|(machine, daemon)| {
+        up(machine, daemon);
+        let document = Document::deployed(machine, "v1");
+        machine.kubectl().run(&format!("annotate service {SERVICE} -n production segue.dev/mesh=true"));
+        document
+    });
+    let deployed = deployed.collect();
+    all_know_each_other(machines);
+    deployed
+}
+
+/// Waits until each of the machines has heard of all pods of the others.
+pub fn all_know_each_other(machines: &[Machine]) {
+    for (number, machine) in machines.iter().enumerate() {
+        let others = || (0..machines.len()).filter(move |other| *other != number);
+        wait_for(machine, "all machines", |seen| {
+            others().all(|other| standing(seen, other) == "ready" && ready(seen, other) == 3)
+        });
+    }
 }

@@ -159,13 +159,8 @@ impl View {
     pub fn are_there(&mut self, machines: &BTreeMap<String, IpAddr>) {
         self.machines.retain(|name, seen| machines.get(name) == Some(&seen.address));
         for (name, address) in machines {
-            let new = || Seen {
-                address: *address,
-                said: None,
-                link: Link::Silent,
-                trial: Duration::ZERO,
-                is_tried: false,
-            };
+            let new =
+                || Seen { address: *address, said: None, link: Link::Silent, trial: Duration::ZERO, is_tried: false };
             self.machines.entry(name.clone()).or_insert_with(new);
         }
     }
@@ -241,7 +236,8 @@ pub fn elsewhere(machines: &[Known], service: &str, port: u16) -> impl Iterator<
 /// Services with pods that are ready here and, as far as `others` are known, nowhere else.
 #[must_use]
 pub fn ready_only_here(services: &BTreeMap<String, Vec<Port>>, others: &[Known]) -> BTreeSet<String> {
-    let is_elsewhere = |service: &str, port: u16| elsewhere(others, service, port).any(|it| it.standing == Standing::Ready);
+    let is_elsewhere =
+        |service: &str, port: u16| elsewhere(others, service, port).any(|it| it.standing == Standing::Ready);
     let depends = |(service, ports): &(&String, &Vec<Port>)| {
         ports.iter().any(|Port { port, ready }| *ready > 0 && !is_elsewhere(service, *port))
     };
@@ -440,7 +436,8 @@ mod tests {
         view.hear("b", said(1, 1), ms(0));
         let ports = |ready: &[(u16, u32)]| ready.iter().map(|&(port, ready)| Port { port, ready }).collect();
         let here = |ready: &[(u16, u32)]| BTreeMap::from([(WEB.to_owned(), ports(ready))]);
-        let depends = |here: BTreeMap<String, Vec<Port>>, view: &View| !ready_only_here(&here, &view.known()).is_empty();
+        let depends =
+            |here: BTreeMap<String, Vec<Port>>, view: &View| !ready_only_here(&here, &view.known()).is_empty();
         assert!(!depends(here(&[(80, 3)]), &view));
         assert!(depends(here(&[(80, 3), (81, 1)]), &view), "nobody else has port 81");
         assert!(!depends(here(&[(80, 3), (81, 0)]), &view));

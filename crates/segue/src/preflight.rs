@@ -166,7 +166,9 @@ mod tests {
     #[test]
     fn a_mesh_needs_ports_of_root() {
         assert!(check_mesh_ports("1024\n").is_ok() && check_mesh_ports("2000\n").is_ok());
-        assert!(check_mesh_ports("0\n").is_err() && check_mesh_ports("746\n").is_err() && check_mesh_ports("").is_err());
+        assert!(
+            check_mesh_ports("0\n").is_err() && check_mesh_ports("746\n").is_err() && check_mesh_ports("").is_err()
+        );
     }
 
     #[test]

@@ -6,7 +6,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use decide::balancing::{EndpointState, pick};
-use decide::mesh::{Acknowledgements, BEAT, Known, LONGEST_TRIAL, Number, Policy, Port, SILENCE, Said, View, elsewhere};
+use decide::mesh::{
+    Acknowledgements, BEAT, Known, LONGEST_TRIAL, Number, Policy, Port, SILENCE, Said, View, elsewhere,
+};
 
 use crate::Rng;
 
@@ -169,7 +171,8 @@ impl Network {
     fn nobody_chooses_a_machine_whose_last_pod_has_gone(&self) -> Result<(), MeshFailure> {
         let gone = |machine: &Machine| machine.last_pod == LastPod::Gone;
         for (without, _) in self.machines.iter().enumerate().filter(|(_, machine)| gone(machine)) {
-            if let Some(other) = (0..self.machines.len()).find(|other| self.choices(*other).1.contains(&name(without))) {
+            if let Some(other) = (0..self.machines.len()).find(|other| self.choices(*other).1.contains(&name(without)))
+            {
                 return Err(MeshFailure(format!("{other} chooses {without}, which has no pod, at {:?}", self.now)));
             }
         }

@@ -66,6 +66,8 @@ pub enum Methods {
     Post,
     /// Both in turn.
     GetAndPost,
+    /// POST, with more than a proxy keeps in order to send it again.
+    Upload,
 }
 
 impl Way {

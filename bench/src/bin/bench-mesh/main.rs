@@ -7,12 +7,11 @@ mod three;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
-use std::thread;
 use std::time::{Duration, Instant};
 
-use end_to_end::document::{Document, NAME as SERVICE};
+use end_to_end::document::NAME as SERVICE;
 use end_to_end::machine::{LISTEN, Machine, SERVICE_CIDR};
-use end_to_end::mesh::{Router, TAG, daemons, seen, up};
+use end_to_end::mesh::{Router, TAG, daemons, deployed, seen};
 use end_to_end::namespace::Namespace;
 use end_to_end::run::output_of;
 use end_to_end::tailnet::{ADDRESS, DOMAIN, Daemon};
@@ -55,9 +54,9 @@ fn hop() {
     let machines = [Machine::without_engine(), Machine::without_engine()];
     let _router = Router::between(&machines);
     let daemons = daemons(&machines);
-    drop(deployed(&machines, &daemons));
+    let documents = deployed(&machines, &daemons);
     let local: Vec<_> = (0..ROUNDS).map(|_| asked(&machines[0])).collect();
-    without_pods(&machines[0]);
+    documents[0].without_pods();
     let remote: Vec<_> = (0..ROUNDS).map(|_| asked(&machines[0])).collect();
     let round_trip = seen(&machines[0])["machines"][0]["round_trip"].clone();
     let median = |of: &[(f64, f64)], which: fn(&(f64, f64)) -> f64| {
@@ -72,34 +71,6 @@ fn hop() {
     row("the same over another machine", &format!("{:.0}, {:.2} of it", there.1, there.1 / here.1), "0.8 of it");
     row("round trip between engines", &round_trip.to_string(), "");
     machines.iter().for_each(Machine::down);
-}
-
-/// The document's app on each machine, in the mesh.
-fn deployed<'m>(machines: &'m [Machine], daemons: &[Daemon<'m>]) -> Vec<Document<'m>> {
-    let deployed = machines.iter().zip(daemons).map(|(machine, daemon)| {
-        up(machine, daemon);
-        let document = Document::deployed(machine, "v1");
-        machine.kubectl().run(&format!("annotate service {SERVICE} -n production segue.dev/mesh=true"));
-        document
-    });
-    let deployed = deployed.collect();
-    for machine in machines {
-        while !seen(machine)["machines"].as_array().is_some_and(|all| all.iter().all(is_ready)) {
-            thread::park_timeout(Duration::from_millis(50));
-        }
-    }
-    deployed
-}
-
-/// Whether a machine is heard and has all pods.
-fn is_ready(machine: &Value) -> bool {
-    machine["standing"] == "ready"
-        && machine["said"]["services"][format!("production/{SERVICE}")][0]["ready"] == json!(3)
-}
-
-fn without_pods(machine: &Machine) {
-    machine.kubectl().run(&format!("scale deployment/{SERVICE} -n production --replicas=0"));
-    machine.kubectl().run(&format!("wait --for=delete pods -l app={SERVICE} -n production --timeout=60s"));
 }
 
 /// The median latency of one client in ms, and the rate of 64.

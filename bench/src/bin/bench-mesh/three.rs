@@ -5,13 +5,13 @@ use std::time::Instant;
 
 use end_to_end::document::Document;
 use end_to_end::machine::Machine;
-use end_to_end::mesh::{Router, daemons, up};
+use end_to_end::mesh::{Router, daemons, deployed, up};
 use end_to_end::outside::Load;
 use end_to_end::processes::{self, Process};
 use end_to_end::run::output_of;
 use tools::load::{Plan, Report};
 
-use crate::{deployed, line, row, without_pods};
+use crate::{line, row};
 
 const REQUESTS_PER_SECOND: NonZeroU32 = NonZeroU32::new(1000).expect("not zero");
 
@@ -45,7 +45,7 @@ pub(crate) fn machines() {
     row("3 machines: 6 rollouts, a drain: failed", &format!("{failed} of {sent} in {:.0} s", took.as_secs_f64()), "0");
     reports.iter().for_each(|report| line(&report.to_string()));
 
-    without_pods(&machines[0]);
+    documents[0].without_pods();
     unplanned("a link is cut", &load, || router.cut(0, 1));
     router.mend();
     documents[1].rolled_out();

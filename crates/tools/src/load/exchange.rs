@@ -13,6 +13,9 @@ use crate::grpc;
 const FILLER: &str =
     "The quick brown fox jumps over the lazy dog, and nothing that it passes on the way is ever lost. ";
 
+/// So many of them are 190 KiB.
+const UPLOADED: usize = 2000;
+
 /// Characters of an answer that a report shows; the proxy's longest sentence fits.
 const EXCERPT: usize = 300;
 
@@ -49,10 +52,13 @@ impl Question {
         let nonce = format!("{worker}-{number}");
         let is_get = match methods {
             Methods::Get => true,
-            Methods::Post => false,
+            Methods::Post | Methods::Upload => false,
             Methods::GetAndPost => number.is_multiple_of(2),
         };
-        let repeats = usize::try_from(number % 9).unwrap_or_default() * 10;
+        let repeats = match methods {
+            Methods::Upload => UPLOADED,
+            Methods::Get | Methods::Post | Methods::GetAndPost => usize::try_from(number % 9).unwrap_or_default() * 10,
+        };
         let filled = |nonce: String| Bytes::from(nonce + &FILLER.repeat(repeats));
         match way {
             Way::Grpc => Question::Call { message: filled(nonce) },
