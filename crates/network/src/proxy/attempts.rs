@@ -64,6 +64,21 @@ impl<'a> Attempts<'a> {
         }
     }
 
+    /// What comes of connecting to an endpoint: nothing, when that is another machine which turns out to be gone.
+    pub(crate) async fn connected<T>(
+        &self,
+        upstream: &Arc<Upstream>,
+        connecting: impl Future<Output = io::Result<T>>,
+    ) -> io::Result<T> {
+        if !upstream.is_elsewhere() {
+            return connecting.await;
+        }
+        tokio::select! {
+            connected = connecting => connected,
+            () = self.balancer.is_gone(self.at, upstream) => Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
+
     /// Notes that an endpoint does not accept connections.
     pub(crate) fn failed(&mut self, upstream: &Arc<Upstream>, error: io::Error) {
         tracing::debug!("{} does not accept a connection: {error}", upstream.address);
@@ -118,7 +133,8 @@ pub(crate) async fn connect(
     let mut attempts = Attempts::new(balancer, at, caller, None);
     loop {
         let in_flight = attempts.next(work).await?;
-        match in_flight.upstream.connect(caller.ip()).await {
+        let upstream = &in_flight.upstream;
+        match Box::pin(attempts.connected(upstream, upstream.connect(caller.ip()))).await {
             Ok(stream) if in_flight.upstream.pod.may_be_sent_to() => return Ok((stream, in_flight)),
             Ok(_) => {}
             Err(error) => attempts.failed(&in_flight.upstream, error),

@@ -151,7 +151,10 @@ async fn borrow(
         let connection = match open {
             Some(connection) => Ok((connection, Age::Kept)),
             // On the heap: a request that finds an open connection has no room for it.
-            None => Box::pin(upstream.connect_http(worker, speaks)).await.map(|connection| (connection, Age::New)),
+            None => {
+                let connected = attempts.connected(upstream, upstream.connect_http(worker, speaks));
+                Box::pin(connected).await.map(|connection| (connection, Age::New))
+            }
         };
         match connection {
             // Connecting takes a moment: a pod that was withdrawn meanwhile gets nothing any more.

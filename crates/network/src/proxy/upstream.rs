@@ -3,7 +3,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,11 @@ use super::workers::WorkerNumber;
 const LONGEST_CONNECT: Duration = Duration::from_secs(2);
 /// Idle connections that a thread keeps to one port of one pod: what 128 clients that wait for each other's answers need.
 const MOST_IDLE: usize = 128;
+/// Whether a machine that is silent is there at all is asked so often, since one packet may be lost, and each time for so long:
+/// twice what connecting to it took before, within these bounds.
+const PROBES: u32 = 3;
+const SHORTEST_PROBE: Duration = Duration::from_millis(65);
+const LONGEST_PROBE: Duration = Duration::from_millis(650);
 /// Servers commonly end connections that were idle for a minute or more.
 const LONGEST_IDLE: Duration = Duration::from_secs(55);
 /// A request that must not be sent twice takes no connection that was idle for longer: the server may be closing it.
@@ -51,6 +56,8 @@ pub(crate) struct Upstream {
     /// One for each thread, held while a shared connection is opened: requests that come meanwhile wait for it.
     sharing: Box<[tokio::sync::Mutex<()>]>,
     aside: Aside,
+    /// How long connecting took last, in microseconds; 0 before the first time.
+    connecting_took: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -93,7 +100,7 @@ impl Upstream {
     ) -> Self {
         let pools = (0..workers).map(|_| Mutex::default()).collect();
         let sharing = (0..workers).map(|_| tokio::sync::Mutex::default()).collect();
-        Self { address, way, pod, token, pools, sharing, aside }
+        Self { address, way, pod, token, pools, sharing, aside, connecting_took: AtomicU64::new(0) }
     }
 
     /// Whether it leads there by this way.
@@ -172,6 +179,7 @@ impl Upstream {
     }
 
     async fn open(&self) -> io::Result<TcpStream> {
+        let began = Instant::now();
         let connected = async {
             let Some(Way { from, .. }) = &self.way else { return TcpStream::connect(self.address).await };
             // Without this address there is no tailnet, and whoever has the other one may be anybody.
@@ -180,6 +188,8 @@ impl Upstream {
             socket.connect(self.address).await
         };
         let stream = tokio::time::timeout(LONGEST_CONNECT, Box::pin(connected)).await??;
+        let took = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.connecting_took.store(took, Ordering::Relaxed);
         stream.set_nodelay(true)?;
         Ok(stream)
     }
@@ -267,7 +277,14 @@ impl Upstream {
 
     /// Whether nobody accepts a connection there.
     pub(crate) async fn is_unreachable(&self) -> bool {
-        self.open().await.is_err()
+        let took = Duration::from_micros(self.connecting_took.load(Ordering::Relaxed));
+        let patience = (took * 2).clamp(SHORTEST_PROBE, LONGEST_PROBE);
+        for _ in 0..PROBES {
+            if tokio::time::timeout(patience, self.open()).await.is_ok_and(|opened| opened.is_ok()) {
+                return false;
+            }
+        }
+        true
     }
 
     /// Allows connections to be kept.
