@@ -75,7 +75,7 @@ impl<'a> Attempts<'a> {
         }
         tokio::select! {
             connected = connecting => connected,
-            () = self.balancer.is_gone(self.at, upstream) => Err(io::ErrorKind::TimedOut.into()),
+            () = upstream.is_gone() => Err(io::ErrorKind::TimedOut.into()),
         }
     }
 

@@ -28,7 +28,7 @@ use super::clients::Clients;
 use super::connection::Tls;
 use super::counts::{OpenConnection, Registry, Series};
 use super::passage::Passage;
-use super::upstream::Upstream;
+use super::upstream::{Upstream, is_true};
 use crate::config::{
     Applied, Backend, Change, DataPlaneConfig, Ingress, Mesh, PodUid, ProxyProtocol, Secret, Speaks, Tailnet,
 };
@@ -193,26 +193,6 @@ impl Balancer {
         }
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
         table.tailnet.clone().filter(|tailnet| is_front(tailnet.fronts, ip))
-    }
-
-    /// Waits until another machine is set aside and its proxy accepts no connection either.
-    pub(crate) async fn is_gone(&self, at: SocketAddr, upstream: &Arc<Upstream>) {
-        let mut changes = self.changes();
-        loop {
-            if self.is_doubtful(at, upstream) && upstream.is_unreachable().await {
-                return;
-            }
-            if changes.changed().await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        }
-    }
-
-    fn is_doubtful(&self, at: SocketAddr, upstream: &Arc<Upstream>) -> bool {
-        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(port) = table.ports.get(&at) else { return false };
-        let mut with_states = port.upstreams.iter().zip(&port.states);
-        with_states.any(|(it, state)| *state == EndpointState::Doubtful && Arc::ptr_eq(it, upstream))
     }
 
     /// Whether other machines of the mesh connect there.
@@ -449,6 +429,11 @@ impl Balancer {
             in_force.drains = memory.drains();
         }
         drop(table);
+        for port in self.table.read().unwrap_or_else(PoisonError::into_inner).ports.values() {
+            for (upstream, state) in port.upstreams.iter().zip(&port.states) {
+                upstream.doubt(*state == EndpointState::Doubtful);
+            }
+        }
         for pod in config.end_long.iter().filter_map(|uid| memory.pods.get(uid)) {
             pod.long_is_over.send_if_modified(|is_over| !std::mem::replace(is_over, true));
         }
@@ -607,10 +592,11 @@ impl InFlight {
 
     /// Waits until this work, if it is long, has to end.
     pub(crate) fn is_over(&self) -> impl Future<Output = ()> + Send + 'static {
-        let mut is_over = self.upstream.pod.long_is_over.subscribe();
+        let (is_over, is_gone) = (self.upstream.pod.long_is_over.subscribe(), self.upstream.is_gone());
         async move {
-            if is_over.wait_for(|is_over| *is_over).await.is_err() {
-                std::future::pending::<()>().await;
+            tokio::select! {
+                () = is_true(is_over) => {}
+                () = is_gone => return,
             }
             let [bits, _] = random();
             tokio::time::sleep(SPREAD.mul_f64(f64::from(bits) / f64::from(u32::MAX))).await;

@@ -69,7 +69,7 @@ pub(crate) async fn exchange(
         tally.belongs_to(&in_flight.series);
         let request = question.request(speaks, &in_flight.series);
         let sent = if in_flight.upstream.is_elsewhere() {
-            Box::pin(send_elsewhere(client, at, &mut connection, request, &in_flight.upstream)).await
+            Box::pin(send_elsewhere(&mut connection, request, &in_flight.upstream)).await
         } else {
             connection.send(request).await
         };
@@ -107,16 +107,13 @@ pub(crate) async fn exchange(
 
 /// Sends a request to another machine, and waits for the answer no longer than that machine is there.
 async fn send_elsewhere(
-    client: &Client,
-    at: SocketAddr,
     connection: &mut Connection,
     request: Request<RequestBody>,
-    upstream: &Arc<Upstream>,
+    upstream: &Upstream,
 ) -> Result<Response<Incoming>, Broken> {
     tokio::select! {
         answered = connection.send(request) => answered,
-        () = client.balancer.is_gone(at, upstream) => {
-            upstream.forget_connections();
+        () = upstream.is_gone() => {
             Err(Broken { broke: Broke::BeforeTheAnswer, source: "the other machine does not answer any more".into() })
         }
     }

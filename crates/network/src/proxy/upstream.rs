@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::watch;
 
 use super::balancer::Pod;
 use super::lent::{Connection, PodSpeaks, Stream};
@@ -26,6 +27,7 @@ const MOST_IDLE: usize = 128;
 const PROBES: u32 = 3;
 const SHORTEST_PROBE: Duration = Duration::from_millis(65);
 const LONGEST_PROBE: Duration = Duration::from_millis(650);
+const PROBE_PAUSE: Duration = Duration::from_millis(500);
 /// Servers commonly end connections that were idle for a minute or more.
 const LONGEST_IDLE: Duration = Duration::from_secs(55);
 /// A request that must not be sent twice takes no connection that was idle for longer: the server may be closing it.
@@ -46,8 +48,7 @@ pub(crate) const PASSAGE_WINDOW: u32 = STREAM_WINDOW * MOST_STREAMS as u32;
 #[derive(Debug)]
 pub(crate) struct Upstream {
     pub(crate) address: SocketAddr,
-    /// What is asked for there, if that is another machine's proxy.
-    way: Option<Way>,
+    other: Option<Other>,
     pub(crate) pod: Arc<Pod>,
     /// By which a client's cookie names it.
     pub(crate) token: u64,
@@ -56,8 +57,19 @@ pub(crate) struct Upstream {
     /// One for each thread, held while a shared connection is opened: requests that come meanwhile wait for it.
     sharing: Box<[tokio::sync::Mutex<()>]>,
     aside: Aside,
+}
+
+/// Another machine's proxy, of which is known what no pod's port tells.
+#[derive(Debug)]
+struct Other {
+    /// What is asked for there.
+    way: Way,
     /// How long connecting took last, in microseconds; 0 before the first time.
     connecting_took: AtomicU64,
+    /// Whether its engine is not heard.
+    is_doubtful: AtomicBool,
+    /// Whether its proxy isn't either: what is in flight there is lost.
+    is_gone: watch::Sender<bool>,
 }
 
 #[derive(Debug, Default)]
@@ -100,17 +112,23 @@ impl Upstream {
     ) -> Self {
         let pools = (0..workers).map(|_| Mutex::default()).collect();
         let sharing = (0..workers).map(|_| tokio::sync::Mutex::default()).collect();
-        Self { address, way, pod, token, pools, sharing, aside, connecting_took: AtomicU64::new(0) }
+        let other = way.map(|way| Other {
+            way,
+            connecting_took: AtomicU64::new(0),
+            is_doubtful: AtomicBool::new(false),
+            is_gone: watch::Sender::new(false),
+        });
+        Self { address, other, pod, token, pools, sharing, aside }
     }
 
     /// Whether it leads there by this way.
     pub(crate) fn is_by(&self, way: Option<&Way>) -> bool {
-        self.way.as_ref() == way
+        self.other.as_ref().map(|other| &other.way) == way
     }
 
     /// Whether another machine is behind it, which picks the pod.
     pub(crate) fn is_elsewhere(&self) -> bool {
-        self.way.is_some()
+        self.other.is_some()
     }
 
     /// A connection that is open already, for a request.
@@ -168,7 +186,7 @@ impl Upstream {
     }
 
     async fn connect_for(&self, carries: Carries) -> io::Result<TcpStream> {
-        let Some(Way { passage, key, .. }) = &self.way else { return self.open().await };
+        let Some(Other { way: Way { passage, key, .. }, .. }) = &self.other else { return self.open().await };
         let announced = Announced { key: key.clone(), passage: passage.clone(), carries };
         let connected = async {
             let mut stream = self.open().await?;
@@ -179,17 +197,20 @@ impl Upstream {
     }
 
     async fn open(&self) -> io::Result<TcpStream> {
-        let began = Instant::now();
         let connected = async {
-            let Some(Way { from, .. }) = &self.way else { return TcpStream::connect(self.address).await };
+            let Some(Other { way, connecting_took, .. }) = &self.other else {
+                return TcpStream::connect(self.address).await;
+            };
+            let from = way.from;
+            let began = Instant::now();
             // Without this address there is no tailnet, and whoever has the other one may be anybody.
             let socket = if from.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-            socket.bind((*from, 0).into())?;
-            socket.connect(self.address).await
+            socket.bind((from, 0).into())?;
+            let stream = socket.connect(self.address).await?;
+            connecting_took.store(u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+            Ok(stream)
         };
         let stream = tokio::time::timeout(LONGEST_CONNECT, Box::pin(connected)).await??;
-        let took = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
-        self.connecting_took.store(took, Ordering::Relaxed);
         stream.set_nodelay(true)?;
         Ok(stream)
     }
@@ -220,11 +241,7 @@ impl Upstream {
     async fn connect_http1(&self) -> io::Result<http1::SendRequest<RequestBody>> {
         let stream = self.connect_for(Carries::Requests(PodSpeaks::Http1)).await?;
         let (connection, io) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-        tokio::spawn(async move {
-            if let Err(error) = io.with_upgrades().await {
-                tracing::trace!("a connection to a pod ended: {error}");
-            }
-        });
+        self.drive(io.with_upgrades());
         Ok(connection)
     }
 
@@ -235,12 +252,28 @@ impl Upstream {
         let window = if self.is_elsewhere() { PASSAGE_WINDOW } else { CONNECTION_WINDOW };
         builder.initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(window);
         let (sender, io) = builder.handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-        tokio::spawn(async move {
-            if let Err(error) = io.await {
+        self.drive(io);
+        Ok(Stream::first_of(sender))
+    }
+
+    /// Until it ends, or the other machine has gone: then whoever waits for something of it hears so.
+    fn drive(&self, connection: impl Future<Output = hyper::Result<()>> + Send + 'static) {
+        let note = |ended| {
+            if let Err(error) = ended {
                 tracing::trace!("a connection to a pod ended: {error}");
             }
-        });
-        Ok(Stream::first_of(sender))
+        };
+        if self.is_elsewhere() {
+            let is_gone = self.is_gone();
+            tokio::spawn(async move {
+                tokio::select! {
+                    ended = connection => note(ended),
+                    () = is_gone => {}
+                }
+            });
+        } else {
+            tokio::spawn(async move { note(connection.await) });
+        }
     }
 
     /// Whether it failed a connection and has not taken one since.
@@ -267,17 +300,43 @@ impl Upstream {
         self.aside.clear();
     }
 
-    /// Closes every connection that is kept, and each busy one after its response.
-    pub(crate) fn forget_connections(&self) {
-        for mut pool in self.pools() {
-            pool.idle.clear();
-            pool.shared.clear();
+    /// Notes whether the engine of the other machine is heard. While it is not, its proxy is looked after.
+    pub(crate) fn doubt(self: &Arc<Self>, is_doubtful: bool) {
+        let Some(other) = &self.other else { return };
+        if other.is_doubtful.swap(is_doubtful, Ordering::Relaxed) == is_doubtful {
+            return;
+        }
+        if is_doubtful {
+            tokio::spawn(self.clone().look_whether_gone());
+        } else {
+            other.is_gone.send_replace(false);
         }
     }
 
-    /// Whether nobody accepts a connection there.
-    pub(crate) async fn is_unreachable(&self) -> bool {
-        let took = Duration::from_micros(self.connecting_took.load(Ordering::Relaxed));
+    async fn look_whether_gone(self: Arc<Self>) {
+        let Some(other) = &self.other else { return };
+        while other.is_doubtful.load(Ordering::Relaxed) && self.pod.may_be_sent_to() {
+            let is_gone = self.is_unreachable(other).await;
+            if other.is_doubtful.load(Ordering::Relaxed) {
+                other.is_gone.send_replace(is_gone);
+            }
+            tokio::time::sleep(PROBE_PAUSE).await;
+        }
+    }
+
+    /// Waits until the machine that is behind it, if there is one, has gone.
+    pub(crate) fn is_gone(&self) -> impl Future<Output = ()> + Send + 'static {
+        let is_gone = self.other.as_ref().map(|other| other.is_gone.subscribe());
+        async move {
+            match is_gone {
+                Some(is_gone) => is_true(is_gone).await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    async fn is_unreachable(&self, other: &Other) -> bool {
+        let took = Duration::from_micros(other.connecting_took.load(Ordering::Relaxed));
         let patience = (took * 2).clamp(SHORTEST_PROBE, LONGEST_PROBE);
         for _ in 0..PROBES {
             if tokio::time::timeout(patience, self.open()).await.is_ok_and(|opened| opened.is_ok()) {
@@ -316,6 +375,13 @@ impl Upstream {
 
     fn pools(&self) -> impl Iterator<Item = MutexGuard<'_, Pool>> {
         self.pools.iter().map(|pool| pool.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Waits until this is true, which it may never be.
+pub(crate) async fn is_true(mut flag: watch::Receiver<bool>) {
+    if flag.wait_for(|flag| *flag).await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 
