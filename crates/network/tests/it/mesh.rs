@@ -151,6 +151,47 @@ async fn a_client_that_pauses_gets_all_of_an_answer_from_another_machine() {
     assert!(rest.len() + 1024 > LENGTH, "only {} bytes came", rest.len());
 }
 
+/// Another machine's proxy that takes two connections, answers half of what is asked for on each, and takes no more.
+async fn half_an_answer_each(at: SocketAddr) -> [TcpStream; 2] {
+    let listener = TcpListener::bind(at).await.unwrap();
+    let mut taken = Vec::new();
+    for half in ["HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nhalf", "half"] {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.read(&mut [0; 4096]).await.unwrap();
+        stream.write_all(b"+").await.unwrap();
+        stream.read(&mut [0; 4096]).await.unwrap();
+        stream.write_all(half.as_bytes()).await.unwrap();
+        taken.push(stream);
+    }
+    taken.try_into().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_begun_ends_once_the_other_machine_has_gone() {
+    let mut here = Plane::start().await;
+    let gone = Plane::start().await;
+    here.elsewhere = vec![on(&gone)];
+    let proxy = tokio::spawn(half_an_answer_each(SocketAddr::new(gone.service_ip(), MESH_PORT)));
+    let mut waiting = Vec::new();
+    for speaks in [Speaks::Http1, Speaks::Opaque] {
+        here.route_speaking(speaks, &[]).await;
+        let mut client = TcpStream::connect(here.service()).await.unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\nhost: demo\r\n\r\n").await.unwrap();
+        let mut got = Vec::new();
+        while !got.ends_with(b"half") {
+            assert_ne!(client.read_buf(&mut got).await.unwrap(), 0);
+        }
+        waiting.push(client);
+    }
+    let _never_ended = proxy.await.unwrap();
+    here.elsewhere[0].state = Doubtful;
+    here.route_speaking(Speaks::Opaque, &[]).await;
+    for mut client in waiting {
+        let ended = tokio::time::timeout(Duration::from_secs(10), client.read(&mut [0])).await;
+        assert!(matches!(ended, Ok(Ok(0) | Err(_))), "{ended:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_can_not_say_that_its_machine_took_nothing() {
     let [mut here, mut there] = two_machines().await;
