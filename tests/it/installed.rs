@@ -49,6 +49,16 @@ fn an_installed_engine_is_restarted_without_a_loss_and_comes_back_with_the_machi
         assert_eq!((&last["reason"], &last["exitCode"]), (&"Completed".into(), &0.into()), "it was not drained: {pod}");
     }
 
+    // Out of service for as long as it is meant to be.
+    let said = segue(&machine, &systemd, "drain", &["--force"]);
+    assert!(said.success, "{}{}", said.stdout, said.stderr);
+    assert_eq!(processes::in_role(machine.namespace(), "up").len(), 0);
+    let is_over = "until ! systemctl is-active --quiet $0; do sleep 0.1; done; ! systemctl is-failed --quiet $0";
+    output_of(systemd.command("timeout").args(["60", "bash", "-c", is_over, unit]));
+    output_of(systemd.command("systemctl").args(["start", unit]));
+    document.rolled_out();
+    assert_eq!(after.keys().collect::<Vec<_>>(), document.standing().keys().collect::<Vec<_>>(), "the same Pod objects");
+
     let said = segue(&machine, &systemd, "uninstall", &[]);
     assert!(said.success && said.stdout.contains("Its pods go on"), "{}{}", said.stdout, said.stderr);
     assert_eq!(processes::in_role(machine.namespace(), "shim").len(), 3);

@@ -21,13 +21,20 @@ use crate::tailnet::LISTENER;
 const LIMIT: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(50);
 /// Uploads a second.
-const UPLOADS: NonZeroU32 = NonZeroU32::new(60).expect("not zero");
+const UPLOADS: NonZeroU32 = NonZeroU32::new(30).expect("not zero");
+/// How long a packet takes from one machine to another where the network is slow.
+const WAY: Duration = Duration::from_millis(20);
 /// Each of the load's 16 workers has one request in flight, for each of the seven times that something is cut, lossy or
 /// killed.
 const MOST_IN_FLIGHT: u64 = 7 * 16;
 
 fn machines<const COUNT: usize>() -> [Machine; COUNT] {
     std::array::from_fn(|_| Machine::without_engine())
+}
+
+/// Between the engines, as one of them has measured it.
+fn round_trip(machine: &Value) -> Duration {
+    serde_json::from_value(machine["round_trip"].clone()).unwrap_or_default()
 }
 
 fn assert_all_answered(report: &Report) {
@@ -132,6 +139,21 @@ fn whoever_has_no_tag_is_no_machine_of_the_mesh() {
     // Pods and users of the other machine have its address, and neither the key nor the ports that only root may use.
     assert_eq!((announce("guessed"), announce("")), ("-".to_owned(), "-".to_owned()));
     assert_eq!(first_line(20_000).trim(), "");
+    // Nor do others that the machine forwards for, as it would for containers of another engine.
+    let outside = machines[1].outside().namespace();
+    output_of(outside.in_network("ip").args(["route", "add", ADDRESSES, "via", outside::MACHINE]));
+    let masquerade = "add table ip other; add chain ip other out { type nat hook postrouting priority srcnat; }; \
+                      add rule ip other out oifname tailnet masquerade";
+    output_of(machines[1].namespace().command("nft").arg(masquerade));
+    let connects = |port: u16| {
+        let connect = format!(
+            "import socket; s = socket.socket(); s.bind(('', {port})); s.settimeout(2); s.connect(('{}', 745))",
+            address(0)
+        );
+        run(outside.in_network("python3").args(["-c", &connect]), "").success
+    };
+    assert_eq!((connects(20_001), connects(1021)), (true, false));
+    output_of(machines[1].namespace().command("nft").arg("delete table ip other"));
 
     // An engine that starts again is trusted again, and what is passed on meanwhile goes on.
     machines[1].kill_engine();
@@ -177,6 +199,16 @@ fn a_name_on_the_tailnet_answers_though_all_pods_are_elsewhere_and_the_app_knows
     assert!(said.contains(&format!("x-forwarded-for: {}", outside::CLIENT)), "{said}");
     assert!(!said.contains("root@example.com") && !said.contains("203.0.113.9"), "{said}");
 
+    // A pod's address is another one's on the other machine, so its machine stands for it.
+    let client = format!("run client --image={SHELL} --restart=Never --command -- sleep 600");
+    entry.run(&client);
+    entry.run("wait pod/client --for=condition=Ready --timeout=60s");
+    entry.run("exec client -- wget -q -O- http://listener/");
+    let said = host.run("logs listener").to_lowercase();
+    let last = said.lines().rfind(|line| line.starts_with("x-forwarded-for: "));
+    assert_eq!(last, Some(&*format!("x-forwarded-for: {}", address(0))));
+    entry.run("delete pod client --now");
+
     // Whoever has no address of the tailnet is known by the machine that passes the request on.
     host.apply(&ONLY.replace("ADDRESS", &address(7)));
     wait_until("the policy holds", || code() == "403");
@@ -196,10 +228,16 @@ fn wait_until(what: &str, is_so: impl Fn() -> bool) {
 #[test]
 fn a_machine_whose_last_pod_goes_is_sent_nothing_more_before_it_does() {
     let machines = machines::<3>();
-    let _router = Router::between(&machines);
+    let router = Router::between(&machines);
     let daemons = daemons(&machines);
     let documents = deployed(&machines, &daemons);
     documents[0].without_pods();
+    // Long enough for much to be sent to a pod of which nobody has said yet that it goes.
+    let _slow = router.delay(WAY);
+    wait_for(&machines[0], "the way is long", |seen| {
+        let machines = seen["machines"].as_array().expect("a list");
+        machines.iter().all(|machine| round_trip(machine) >= 2 * WAY)
+    });
     let plan = Plan { methods: Methods::Upload, requests_per_second: UPLOADS, ..documents[0].plan() };
     let mut load = machines[0].outside().send(&plan);
     load.answered(120);

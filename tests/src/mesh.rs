@@ -1,6 +1,8 @@
 //! Several machines on one tailnet: each with a network of its own, a router between them that can cut them off from each
 //! other, and a stand-in for Tailscale's daemon on each that knows the others.
 
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -9,6 +11,7 @@ use serde_json::{Value, json};
 use crate::document::{Document, NAME as SERVICE};
 use crate::machine::{LISTEN, Machine, SERVICE_CIDR};
 use crate::namespace::Namespace;
+use crate::paths::project;
 use crate::registry::MIRROR;
 use crate::run::output_of;
 use crate::tailnet::{ADDRESSES, DOMAIN, Daemon};
@@ -18,11 +21,17 @@ pub const TAG: &str = "tag:segue";
 
 /// Longer than anything but a hang takes.
 const LIMIT: Duration = Duration::from_secs(60);
+/// The routing table that leads to the relay.
+const DELAYED: u8 = 100;
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// The network between machines.
+/// The network between machines, and how many there are.
 #[derive(Debug)]
-pub struct Router(Namespace);
+pub struct Router(Namespace, usize);
+
+/// The network is slow until this is dropped.
+#[derive(Debug)]
+pub struct Slow(Child);
 
 /// The name of the machine of this number on the tailnet, without the domain.
 #[must_use]
@@ -47,12 +56,9 @@ impl Router {
     #[must_use]
     pub fn between(machines: &[Machine]) -> Self {
         let router = Namespace::network();
-        let run = |namespace: &Namespace, command: String| {
-            let mut words = command.split(' ');
-            let mut command = namespace.in_network(words.next().expect("a command"));
-            output_of(command.args(words));
-        };
-        run(&router, "sysctl -q -w net.ipv4.ip_forward=1".to_owned());
+        for setting in ["ip_forward=1", "conf.all.rp_filter=0", "conf.default.rp_filter=0"] {
+            run(&router, format!("sysctl -q -w net.ipv4.{setting}"));
+        }
         let peer = router.first_process();
         for (number, machine) in machines.iter().enumerate() {
             let (link, own) = (host(number), address(number));
@@ -64,7 +70,7 @@ impl Router {
             run(&router, format!("ip route add {own}/32 dev {link}"));
             run(machine.namespace(), format!("ip route add {ADDRESSES} dev tailnet src {own}"));
         }
-        let router = Self(router);
+        let router = Self(router, machines.len());
         router.nft("add table inet cuts; add chain inet cuts forward { type filter hook forward priority 0; }");
         router
     }
@@ -81,6 +87,24 @@ impl Router {
         self.nft(&format!("add rule inet cuts forward numgen random mod 100 < {of_a_hundred} drop"));
     }
 
+    /// Every packet takes longer by so much.
+    #[must_use]
+    pub fn delay(&self, by: Duration) -> Slow {
+        let mut relay = self.0.in_network_unlimited("python3");
+        relay.arg(project("tests/src/delay.py")).args(["delay", &by.as_millis().to_string()]);
+        let mut relay = relay.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("python3 is installed");
+        let mut line = String::new();
+        let stdout = relay.stdout.take().expect("it was piped");
+        BufReader::new(stdout).read_line(&mut line).expect("a pipe can be read");
+        assert_eq!(line, "ready\n");
+        run(&self.0, "ip link set delay up".to_owned());
+        run(&self.0, format!("ip route add {ADDRESSES} dev delay table {DELAYED}"));
+        for link in (0..self.1).map(host) {
+            run(&self.0, format!("ip rule add iif {link} lookup {DELAYED}"));
+        }
+        Slow(relay)
+    }
+
     /// Everything passes.
     pub fn mend(&self) {
         self.nft("flush chain inet cuts forward");
@@ -89,6 +113,20 @@ impl Router {
     fn nft(&self, rules: &str) {
         output_of(self.0.in_network("nft").arg(rules));
     }
+}
+
+impl Drop for Slow {
+    fn drop(&mut self) {
+        // Its device goes with it, and so do the routes.
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
+}
+
+fn run(namespace: &Namespace, command: String) {
+    let mut words = command.split(' ');
+    let mut command = namespace.in_network(words.next().expect("a command"));
+    output_of(command.args(words));
 }
 
 /// A daemon for each machine that knows all others.

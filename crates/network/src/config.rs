@@ -319,9 +319,21 @@ pub struct Endpoint {
     pub state: EndpointState,
 }
 
-/// A pod's `metadata.uid`; for an endpoint without a pod, its address.
+/// A pod's `metadata.uid`; for an endpoint without a pod, its address; for all pods of a port on another machine, a name that is
+/// neither.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PodUid(pub String);
+
+impl PodUid {
+    /// All pods of a Service's port on another machine of the mesh.
+    pub(crate) fn on_another_machine(machine: &str, service: &str, port: u16) -> Self {
+        Self(format!("{machine}/{service}:{port}"))
+    }
+
+    pub(crate) fn is_on_another_machine(&self) -> bool {
+        self.0.contains('/')
+    }
+}
 
 impl fmt::Display for PodUid {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -353,7 +353,11 @@ impl Routing {
         self.write_ingresses(&snapshot);
         self.tell_fronts(&snapshot);
         if self.settings.machines.is_some() && self.book.is_acknowledged() {
-            self.settings.here.tell(self.book.here());
+            let (here, until) = self.book.here(now);
+            self.settings.here.tell(here);
+            if let Some(time) = until {
+                self.look_again_in(Duration::try_from(time.duration_since(now.steady)).unwrap_or_default());
+            }
         }
         self.tell_certificate_faults(&snapshot);
         if let Some(time) = look_again_at {

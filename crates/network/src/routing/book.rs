@@ -18,6 +18,9 @@ use crate::frames::Drain;
 use crate::kernel::KernelConfig;
 use crate::mesh::Here;
 
+/// What was sent to another machine has arrived there by then.
+const LONGEST_WAY: SignedDuration = SignedDuration::from_secs(2);
+
 /// What the engine remembers of the data plane.
 #[derive(Debug, Default)]
 pub(super) struct Book {
@@ -45,6 +48,10 @@ pub(super) struct Book {
     link: LinkState,
     /// Whether the keeper takes changes of a configuration.
     takes_changes: bool,
+    /// What the mesh was told to be in force of what it knows.
+    heeded: u64,
+    /// Since when more of it is.
+    heeds_more_since: Option<Timestamp>,
     goal: Goal,
 }
 
@@ -196,8 +203,38 @@ impl Book {
         versions.fold(first, |all, some| &all & &some)
     }
 
-    /// What the mesh has to know: what holds under every configuration that may be in use.
-    pub(super) fn here(&self) -> Here {
+    /// What the mesh has to know: what holds under every configuration that may be in use. And when to ask again, if nothing
+    /// happens until then.
+    pub(super) fn here(&mut self, now: Now) -> (Here, Option<Timestamp>) {
+        let mut here = self.everywhere_in_use();
+        let until = self.heed(here.revision, now.steady);
+        here.revision = self.heeded;
+        (here, until)
+    }
+
+    /// What was passed on to another machine before a configuration was in force may arrive there after it: nothing is said to be
+    /// in force while something may be on its way.
+    fn heed(&mut self, revision: u64, now: Timestamp) -> Option<Timestamp> {
+        if revision == self.heeded {
+            return None;
+        }
+        let until = *self.heeds_more_since.get_or_insert(now) + LONGEST_WAY;
+        if self.is_passed_on() && now < until {
+            return Some(until);
+        }
+        self.heeded = revision;
+        self.heeds_more_since = None;
+        None
+    }
+
+    /// Whether requests may have no answer that were passed on to where nothing is passed on any more.
+    fn is_passed_on(&self) -> bool {
+        let Some((version, counts)) = self.drains.get(&Side::Proxy) else { return true };
+        let is_counted = self.acknowledged.is_some_and(|acknowledged| *version >= acknowledged);
+        !is_counted || counts.iter().any(|(uid, in_flight)| uid.is_on_another_machine() && in_flight.requests > 0)
+    }
+
+    fn everywhere_in_use(&self) -> Here {
         let mut in_use = self.sent.iter().map(|sent| sent.plan.here()).filter(|_| self.acknowledged.is_some());
         let Some(mut here) = in_use.next() else { return Here::default() };
         for other in in_use {

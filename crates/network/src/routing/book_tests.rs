@@ -321,11 +321,46 @@ fn the_last_pod_of_a_machine_is_withdrawn_once_the_others_expect_none_there() {
     story.tell(3);
     story.acknowledge(4, &[(2, 0, 0)]);
     assert_eq!(story.tell(4), told(None, &["demo-2 segue.dev/Drained False Deprioritised"]));
-    assert_eq!(story.book.here().services["production/demo"][0].ready, 0, "the others are told");
+    let (here, _) = story.book.here(Now { steady: at(4), wall: at(4) });
+    assert_eq!(here.services["production/demo"][0].ready, 0, "the others are told");
     story.machines.expected.clear();
     assert_eq!(story.tell(5), told(Some(5), &[]));
     story.acknowledge(5, &[(2, 0, 0)]);
     assert_eq!(story.tell(6), told(None, &["demo-2 segue.dev/Drained True Idle"]));
+}
+
+#[test]
+fn other_machines_are_told_what_holds_once_what_was_passed_on_to_them_has_arrived() {
+    let mut story = Story::new(Vec::new());
+    let there = PodUid::on_another_machine("b", "production/demo", 80);
+    let in_force = |story: &mut Story, second: i64| {
+        let (here, until) = story.book.here(Now { steady: at(second), wall: at(second) });
+        (here.revision, until)
+    };
+    let count = |story: &mut Story, version: u64, requests: u32| {
+        let drain = Drain { uid: there.clone(), requests, long: 1 };
+        story.book.count(Side::Proxy, version, vec![drain]);
+    };
+    story.machines.revision = 1;
+    story.tell(0);
+    assert_eq!(in_force(&mut story, 0), (0, None));
+    story.acknowledge_uncounted(1);
+    assert_eq!(in_force(&mut story, 0), (0, Some(at(2))), "nothing was counted yet");
+    count(&mut story, 1, 0);
+    assert_eq!(in_force(&mut story, 0), (1, None));
+    story.machines.revision = 2;
+    story.tell(5);
+    count(&mut story, 1, 3);
+    assert_eq!(in_force(&mut story, 5), (1, Some(at(7))));
+    story.machines.revision = 3;
+    story.tell(6);
+    assert_eq!(in_force(&mut story, 6), (1, Some(at(7))), "what changes all the time is no excuse");
+    assert_eq!(in_force(&mut story, 7), (3, None));
+    story.machines.revision = 4;
+    story.tell(8);
+    assert_eq!(in_force(&mut story, 8), (3, Some(at(10))));
+    count(&mut story, 1, 0);
+    assert_eq!(in_force(&mut story, 8), (4, None));
 }
 
 #[test]

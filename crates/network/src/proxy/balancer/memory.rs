@@ -205,7 +205,7 @@ impl Memory {
 
     /// All pods of a Service's port on another machine are as one.
     fn upstream_elsewhere(&mut self, elsewhere: &Elsewhere, passage: &Passage) -> Arc<Upstream> {
-        let uid = PodUid(format!("{}/{}:{}", elsewhere.machine, passage.service, passage.port));
+        let uid = PodUid::on_another_machine(&elsewhere.machine, &passage.service, passage.port);
         let way = Way { from: elsewhere.from, passage: passage.clone(), key: elsewhere.key.clone() };
         self.upstream(&uid, elsewhere.proxy, Some(way))
     }
