@@ -318,11 +318,12 @@ impl Book {
         self.steps.retain(|uid, _| living.contains(uid));
         self.balanced.retain(|uid| living.contains(uid));
         self.leaving.retain(|uid, _| living.contains(uid));
+        let leaving = snapshot.pods.values().filter(|pod| leaves_since(pod).is_some()).map(|pod| uid_of(pod)).collect();
         for pod in snapshot.pods.values() {
             match self.goal {
                 Goal::DrainAll => drop(self.steps.insert(uid_of(pod), DrainStep::Withdraw)),
                 Goal::Route if leaves_since(pod).is_some() => {
-                    self.drain(pod, &snapshot.machines.expected, now, &mut round);
+                    self.drain(pod, &leaving, &snapshot.machines.expected, now, &mut round);
                 }
                 Goal::Route => {}
             }
@@ -419,7 +420,15 @@ impl Book {
         is_in_force.then(|| written(pod, names::POLICIES_IN_FORCE, "True", "Acknowledged", String::new()))
     }
 
-    fn drain(&mut self, pod: &Pod, expected: &BTreeSet<(String, u16)>, now: Now, round: &mut Round) {
+    /// `leaving` are all pods that go, this one too: none of them is another one for it.
+    fn drain(
+        &mut self,
+        pod: &Pod,
+        leaving: &BTreeSet<PodUid>,
+        expected: &BTreeSet<(String, u16)>,
+        now: Now,
+        round: &mut Round,
+    ) {
         let uid = uid_of(pod);
         if is_true(pod, names::DRAINED) {
             self.steps.insert(uid, DrainStep::Withdraw);
@@ -427,18 +436,21 @@ impl Book {
         }
         let Some(since) = leaves_since(pod) else { return };
         let known = self.leaving.get(&uid).filter(|known| known.since == since).copied();
-        let leaving = known.unwrap_or_else(|| Leaving { since, steady: now.steady_time_of(since) });
-        self.leaving.insert(uid.clone(), leaving);
+        let leaves = known.unwrap_or_else(|| Leaving { since, steady: now.steady_time_of(since) });
+        self.leaving.insert(uid.clone(), leaves);
         let budgets = drain_budgets(pod);
         let snapshot = DrainSnapshot {
-            deleted_at: leaving.steady,
+            deleted_at: leaves.steady,
             budget: budgets.requests,
             long_budget: budgets.long_connections,
             serving: if is_ready(pod) { Serving::Ready } else { Serving::NotReady },
             reach: self.reach(&uid),
             asked: self.steps.get(&uid).copied().or_else(|| asked_before(pod)),
-            without_another: self.without_another(&uid),
-            expected_elsewhere: self.sent.last().map_or_else(Vec::new, |it| it.plan.expected_elsewhere(&uid, expected)),
+            without_another: self.without_another(&uid, leaving),
+            expected_elsewhere: self
+                .sent
+                .last()
+                .map_or_else(Vec::new, |it| it.plan.expected_elsewhere(&uid, leaving, expected)),
             in_flight: self.in_flight(&uid),
         };
         let decision = draining::next(&snapshot, now.steady);
@@ -459,8 +471,9 @@ impl Book {
         most.map_or(Reach::Absent, |state| Reach::Named(*state))
     }
 
-    fn without_another(&self, uid: &PodUid) -> Vec<String> {
-        let mut services: Vec<String> = self.sent.iter().flat_map(|sent| sent.plan.without_another(uid)).collect();
+    fn without_another(&self, uid: &PodUid, leaving: &BTreeSet<PodUid>) -> Vec<String> {
+        let in_use = self.sent.iter().flat_map(|sent| sent.plan.without_another(uid, leaving));
+        let mut services: Vec<String> = in_use.collect();
         services.sort();
         services.dedup();
         services

@@ -364,6 +364,26 @@ fn other_machines_are_told_what_holds_once_what_was_passed_on_to_them_has_arrive
 }
 
 #[test]
+fn pods_that_go_at_the_same_time_are_no_replacement_for_each_other() {
+    let mut story = Story::new(vec![pod("demo", 1, "True"), pod("demo", 2, "True")]);
+    story.tell(0);
+    story.acknowledge(1, &[]);
+    story.tell(0);
+    story.delete(0);
+    story.delete(1);
+    story.tell(1);
+    story.acknowledge(2, &[(1, 0, 0), (2, 0, 0)]);
+    let both = ["demo-1 segue.dev/Drained False Deprioritised", "demo-2 segue.dev/Drained False Deprioritised"];
+    assert_eq!(story.tell(2), told(None, &both));
+    story.pods.push(pod("demo", 3, "True"));
+    assert_eq!(story.tell(4), told(Some(3), &[]));
+    story.acknowledge(3, &[(1, 0, 0), (2, 0, 0)]);
+    assert_eq!(story.tell(5), told(Some(4), &["demo-3 segue.dev/Routed True Acknowledged"]));
+    story.acknowledge(4, &[(1, 0, 0), (2, 0, 0)]);
+    assert_eq!(story.tell(6), told(None, &["demo-1 segue.dev/Drained True Idle", "demo-2 segue.dev/Drained True Idle"]));
+}
+
+#[test]
 fn the_only_pod_is_withdrawn_when_half_its_budget_is_gone() {
     let mut story = Story::new(vec![pod("demo", 1, "True")]);
     story.tell(0);

@@ -147,10 +147,10 @@ impl Plan {
                 && self.mesh == other.mesh
     }
 
-    /// Services that use a pod at a port where nobody else is ready.
-    pub(super) fn without_another(&self, uid: &PodUid) -> Vec<String> {
+    /// Services that use a pod at a port where nobody else is ready who stays.
+    pub(super) fn without_another(&self, uid: &PodUid, leaving: &BTreeSet<PodUid>) -> Vec<String> {
         let is_alone = |port: &config::ServicePort| {
-            let others = port.endpoints.iter().filter(|endpoint| endpoint.pod != *uid);
+            let others = port.endpoints.iter().filter(|endpoint| !leaving.contains(&endpoint.pod));
             let uses_it = port.endpoints.iter().any(|endpoint| endpoint.pod == *uid);
             let is_well = |state: EndpointState| state >= EndpointState::Elsewhere;
             let is_elsewhere = port.elsewhere.iter().any(|elsewhere| is_well(elsewhere.state));
@@ -160,14 +160,20 @@ impl Plan {
         services.filter(|service| service.ports.iter().any(is_alone)).map(|service| service.key()).collect()
     }
 
-    /// Services of the mesh of which a pod is the last here at a port that other machines expect one at.
-    pub(super) fn expected_elsewhere(&self, uid: &PodUid, expected: &BTreeSet<(String, u16)>) -> Vec<String> {
+    /// Services of the mesh that use a pod at a port where no other stays, and where other machines expect one.
+    pub(super) fn expected_elsewhere(
+        &self,
+        uid: &PodUid,
+        leaving: &BTreeSet<PodUid>,
+        expected: &BTreeSet<(String, u16)>,
+    ) -> Vec<String> {
         let in_mesh = self.services.iter().filter(|service| service.is_in_mesh && !expected.is_empty());
         let is_last = |service: &&Arc<config::Service>| {
             service.ports.iter().any(|port| {
-                let is_ready = |endpoint: &config::Endpoint| endpoint.state == EndpointState::Ready;
-                let (own, others): (Vec<_>, Vec<_>) = port.endpoints.iter().partition(|endpoint| endpoint.pod == *uid);
-                !own.is_empty() && !others.into_iter().any(is_ready) && expected.contains(&(service.key(), port.port))
+                let uses_it = port.endpoints.iter().any(|endpoint| endpoint.pod == *uid);
+                let mut others = port.endpoints.iter().filter(|endpoint| !leaving.contains(&endpoint.pod));
+                let is_last = !others.any(|endpoint| endpoint.state == EndpointState::Ready);
+                uses_it && is_last && expected.contains(&(service.key(), port.port))
             })
         };
         in_mesh.filter(is_last).map(|service| service.key()).collect()

@@ -394,7 +394,7 @@ fn a_pod_is_alone_where_nobody_else_is_ready() {
             pods: some.to_vec(),
             ..Cluster::default()
         };
-        plan(&cluster.snapshot(), &BTreeMap::new()).without_another(&uid(number))
+        plan(&cluster.snapshot(), &BTreeMap::new()).without_another(&uid(number), &[uid(number)].into())
     };
     assert_eq!(alone(&pods, 1), Vec::<String>::new());
     assert_eq!(alone(&[pods[0].clone(), pods[2].clone()], 1), ["production/demo"], "a leaving pod is no other");
