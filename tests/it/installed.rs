@@ -57,7 +57,11 @@ fn an_installed_engine_is_restarted_without_a_loss_and_comes_back_with_the_machi
     output_of(systemd.command("timeout").args(["60", "bash", "-c", is_over, unit]));
     output_of(systemd.command("systemctl").args(["start", unit]));
     document.rolled_out();
-    assert_eq!(after.keys().collect::<Vec<_>>(), document.standing().keys().collect::<Vec<_>>(), "the same Pod objects");
+    assert_eq!(
+        after.keys().collect::<Vec<_>>(),
+        document.standing().keys().collect::<Vec<_>>(),
+        "the same Pod objects"
+    );
 
     let said = segue(&machine, &systemd, "uninstall", &[]);
     assert!(said.success && said.stdout.contains("Its pods go on"), "{}{}", said.stdout, said.stderr);

@@ -13,6 +13,7 @@ use end_to_end::document::NAME as SERVICE;
 use end_to_end::machine::{LISTEN, Machine, SERVICE_CIDR};
 use end_to_end::mesh::{Router, TAG, daemons, deployed, seen};
 use end_to_end::namespace::Namespace;
+use end_to_end::processes;
 use end_to_end::run::output_of;
 use end_to_end::tailnet::{ADDRESS, DOMAIN, Daemon};
 use serde_json::{Value, json};
@@ -22,7 +23,7 @@ const NEWS: usize = 20;
 const BEATS: usize = 50;
 const EXPOSED: usize = 100;
 const ROUNDS: usize = 3;
-const SECONDS: &str = "3s";
+const SECONDS: u8 = 3;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -55,39 +56,75 @@ fn hop() {
     let _router = Router::between(&machines);
     let daemons = daemons(&machines);
     let documents = deployed(&machines, &daemons);
-    let local: Vec<_> = (0..ROUNDS).map(|_| asked(&machines[0])).collect();
+    let here = Asked::median((0..ROUNDS).map(|_| asked(&machines)).collect());
     documents[0].without_pods();
-    let remote: Vec<_> = (0..ROUNDS).map(|_| asked(&machines[0])).collect();
+    let there = Asked::median((0..ROUNDS).map(|_| asked(&machines)).collect());
     let round_trip = seen(&machines[0])["machines"][0]["round_trip"].clone();
-    let median = |of: &[(f64, f64)], which: fn(&(f64, f64)) -> f64| {
-        let mut values: Vec<f64> = of.iter().map(which).collect();
-        values.sort_by(f64::total_cmp);
-        values[values.len() / 2]
-    };
-    let [here, there] = [&local, &remote].map(|of| (median(of, |it| it.0), median(of, |it| it.1)));
-    row("one request at a time, p50: here", &format!("{:.2} ms", here.0), "");
-    row("the same over another machine", &format!("{:.2} ms, {:.2} more", there.0, there.0 - here.0), "0.5 ms more");
-    row("requests/s, 64 connections: here", &format!("{:.0}", here.1), "");
-    row("the same over another machine", &format!("{:.0}, {:.2} of it", there.1, there.1 / here.1), "0.8 of it");
+    let more = there.p50 - here.p50;
+    row("one request at a time, p50: here", &format!("{:.2} ms", here.p50), "");
+    row("the same over another machine", &format!("{:.2} ms, {more:.2} more", there.p50), "0.5 ms more");
+    row("requests/s, 64 connections: here", &format!("{:.0}", here.rate), "");
+    row(
+        "the same over another machine",
+        &format!("{:.0}, {:.2} of it", there.rate, there.rate / here.rate),
+        "0.8 of it",
+    );
+    row("of which the proxy takes, each: here", &format!("{:.1} us", here.cpu[0]), "");
+    row("the two proxies over another machine", &format!("{:.1} and {:.1} us", there.cpu[0], there.cpu[1]), "");
     row("round trip between engines", &round_trip.to_string(), "");
     machines.iter().for_each(Machine::down);
 }
 
-/// The median latency of one client in ms, and the rate of 64.
-fn asked(machine: &Machine) -> (f64, f64) {
+/// What a Service does for its clients.
+struct Asked {
+    /// Latency of one client, in ms.
+    p50: f64,
+    /// Requests a second of 64.
+    rate: f64,
+    /// What each machine's proxy uses for one of them, in microseconds.
+    cpu: [f64; 2],
+}
+
+impl Asked {
+    fn median(all: Vec<Self>) -> Self {
+        let median = |which: &dyn Fn(&Self) -> f64| {
+            let mut values: Vec<f64> = all.iter().map(which).collect();
+            values.sort_by(f64::total_cmp);
+            values[values.len() / 2]
+        };
+        let cpu = [0, 1].map(|machine| median(&|it| it.cpu[machine]));
+        Self { p50: median(&|it| it.p50), rate: median(&|it| it.rate), cpu }
+    }
+}
+
+/// Asks the first machine.
+fn asked(machines: &[Machine; 2]) -> Asked {
+    let machine = &machines[0];
+    let cpu = || {
+        machines.each_ref().map(|machine| {
+            let proxies = processes::in_role(machine.namespace(), "proxy");
+            proxies.iter().map(processes::Process::cpu_hundredths).sum::<u64>() as f64 * 1e4
+        })
+    };
     let url = format!("http://{}/", machine.service_address(SERVICE));
     let wrk = |connections: &str| {
         let mut wrk = machine.namespace().command("wrk");
-        let options = ["--threads", "1", "--connections", connections, "--duration", SECONDS, "--latency"];
+        let options =
+            ["--threads", "1", "--connections", connections, "--duration", &format!("{SECONDS}s"), "--latency"];
         output_of(wrk.args(options).arg(&url))
     };
     let one = wrk("1");
     let half = one.lines().find_map(|line| line.trim().strip_prefix("50%")).expect("wrk gives the median").trim();
     let (number, unit) = half.split_at(half.find(|letter: char| letter.is_alphabetic()).expect("a unit"));
     let scale = if unit == "us" { 1e-3 } else { 1.0 };
+    let before = cpu();
     let many = wrk("64");
+    let after = cpu();
     let rate = many.lines().find_map(|line| line.strip_prefix("Requests/sec:")).expect("wrk gives the rate");
-    (number.parse::<f64>().expect("a number") * scale, rate.trim().parse().expect("a number"))
+    let rate: f64 = rate.trim().parse().expect("a number");
+    let answered = rate * SECONDS as f64;
+    let cpu = [0, 1].map(|machine| (after[machine] - before[machine]) / answered);
+    Asked { p50: number.parse::<f64>().expect("a number") * scale, rate, cpu }
 }
 
 /// Engines alone, so many of them, in a network of their own.

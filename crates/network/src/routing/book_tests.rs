@@ -380,7 +380,10 @@ fn pods_that_go_at_the_same_time_are_no_replacement_for_each_other() {
     story.acknowledge(3, &[(1, 0, 0), (2, 0, 0)]);
     assert_eq!(story.tell(5), told(Some(4), &["demo-3 segue.dev/Routed True Acknowledged"]));
     story.acknowledge(4, &[(1, 0, 0), (2, 0, 0)]);
-    assert_eq!(story.tell(6), told(None, &["demo-1 segue.dev/Drained True Idle", "demo-2 segue.dev/Drained True Idle"]));
+    assert_eq!(
+        story.tell(6),
+        told(None, &["demo-1 segue.dev/Drained True Idle", "demo-2 segue.dev/Drained True Idle"])
+    );
 }
 
 #[test]
