@@ -52,7 +52,7 @@ fn loads(documents: &[Document<'_>]) -> Vec<Load> {
 fn a_service_that_is_ready_on_another_machine_is_ready_here() {
     let machines = machines::<2>();
     let _router = Router::between(&machines);
-    let daemons = daemons(&machines);
+    let mut daemons = daemons(&machines);
     let documents = deployed(&machines, &daemons);
     let mut loads = loads(&documents);
 
@@ -76,12 +76,20 @@ fn a_service_that_is_ready_on_another_machine_is_ready_here() {
         loads[0].answered(300);
     }
     wait_for(&machines[0], "the other is heard again", |seen| standing(seen, 1) == "ready");
+    // Nor without Tailscale's daemon, which knows who is there.
+    daemons[0].kill();
+    machines[0].kill_engine();
+    up(&machines[0], &daemons[0]);
+    loads[0].answered(300);
+    daemons[0].start_again();
+    wait_for(&machines[0], "the other is heard again", |seen| standing(seen, 1) == "ready");
 
     // The other has the last pods now, and says so.
     let refused = run(&mut machines[1].segue("drain"), "");
     assert!(!refused.success && refused.stderr.contains(SERVICE), "{}{}", refused.stdout, refused.stderr);
     documents[0].scale(3);
-    wait_for(&machines[1], "pods there", |seen| ready(seen, 0) == 3);
+    // One that was away so often is trusted again only after a while.
+    wait_for(&machines[1], "pods there", |seen| ready(seen, 0) == 3 && standing(seen, 0) == "ready");
     loads[0].answered(500);
     let second = loads.pop().expect("two").stop();
     say(&output_of(&mut machines[1].segue("drain")));
