@@ -428,7 +428,7 @@ impl Engine {
         self.tagged.as_ref().map_or_else(|| self.memory.this.clone(), |tagged| tagged.this.clone())
     }
 
-    /// What another engine has to know is written down before it is used, and so before it is acknowledged.
+    /// What the next engine has to know is written down before it is acknowledged.
     fn tell_routing(&mut self) {
         if self.told.revision == 0 && !self.knows_enough() {
             return;
@@ -437,7 +437,11 @@ impl Engine {
         let this = self.this();
         let at = this.as_ref().map(|(_, address)| SocketAddr::new(*address, port));
         let known = self.view.known();
-        let accepted = known.iter().map(|known| (known.address, key_for(&self.settings.key, known.address))).collect();
+        let key = |machine: IpAddr| {
+            let made = self.told.accepted.get(&machine).cloned();
+            (machine, made.unwrap_or_else(|| key_for(&self.settings.key, machine)))
+        };
+        let accepted = known.iter().map(|known| key(known.address)).collect();
         let (revision, keys) = (self.told.revision, self.keys.clone());
         let expected = self.acknowledged.expected(&self.may_choose());
         let mut machines = Machines { revision, at, accepted, keys, known, expected };
@@ -445,10 +449,10 @@ impl Engine {
             return;
         }
         machines.revision += 1;
-        self.memory.keep(&self.settings.memory, Memory::of(this, &machines));
         self.told = Arc::new(machines);
         self.pending.push(Arc::clone(&self.told));
         self.settings.machines.tell(Arc::clone(&self.told));
+        self.memory.keep(&self.settings.memory, Memory::of(this, &self.told));
     }
 
     /// Machines that listen to this one, or seem well.
