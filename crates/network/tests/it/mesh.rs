@@ -157,9 +157,9 @@ async fn half_an_answer_each(at: SocketAddr) -> [TcpStream; 2] {
     let mut taken = Vec::new();
     for half in ["HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nhalf", "half"] {
         let (mut stream, _) = listener.accept().await.unwrap();
-        stream.read(&mut [0; 4096]).await.unwrap();
+        assert_ne!(stream.read(&mut [0; 4096]).await.unwrap(), 0);
         stream.write_all(b"+").await.unwrap();
-        stream.read(&mut [0; 4096]).await.unwrap();
+        assert_ne!(stream.read(&mut [0; 4096]).await.unwrap(), 0);
         stream.write_all(half.as_bytes()).await.unwrap();
         taken.push(stream);
     }
