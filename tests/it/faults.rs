@@ -148,14 +148,9 @@ fn a_machine_short_of_memory_parts_with_the_pod_that_takes_more_than_it_asked_fo
 #[test]
 fn a_machine_short_of_disk_parts_with_the_pod_that_takes_more_than_it_asked_for_and_with_its_data() {
     let machine = Machine::without_engine();
-    std::fs::create_dir_all(machine.data_dir()).expect("a directory of ours");
-    let mut mount = machine.namespace().command("mount");
-    output_of(mount.args(["-t", "tmpfs", "-o", "size=600m", "data"]).arg(machine.data_dir()));
+    machine.mount_data("600m");
     up_evicting(&machine, "nodefs.available<300Mi");
-    // kubectl has its files elsewhere than the machine.
-    let kubeconfig = machine.data_dir().join("kubeconfig");
-    let content = output_of(machine.namespace().command("cat").arg(&kubeconfig));
-    std::fs::write(kubeconfig, content).expect("a directory of ours");
+    machine.fetch_kubeconfig();
     let document = Document::deployed(&machine, "v1");
     let before = document.standing();
     apply_greedy(&machine, "", "for file in /file /scratch/file; do dd if=/dev/zero of=$file bs=1M count=175; done");
@@ -163,7 +158,5 @@ fn a_machine_short_of_disk_parts_with_the_pod_that_takes_more_than_it_asked_for_
     machine.kubectl().wait_for("pod/greedy", ".status.phase", "Failed");
     let freed = "until [ $(df --output=used --block-size=1M $0 | tail -n 1) -lt 200 ]; do sleep 0.1; done";
     output_of(machine.namespace().command("timeout").args(["20", "sh", "-c", freed]).arg(machine.data_dir()));
-    output_of(&mut machine.segue("down"));
-    output_of(machine.namespace().command("umount").arg(machine.data_dir()));
-    machine.left_behind().assert_nothing();
+    machine.down_and_unmount();
 }

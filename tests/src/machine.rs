@@ -106,6 +106,28 @@ impl Machine {
         self.outside = Outside::beside(&self.namespace, SERVICE_CIDR);
     }
 
+    /// Gives the data directory a disk of its own, of this size as `mount` takes it; what else fills the machine's does not
+    /// matter then.
+    pub fn mount_data(&self, size: &str) {
+        fs::create_dir_all(self.data_dir()).expect("a directory of ours");
+        let mut mount = self.namespace.command("mount");
+        output_of(mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "data"]).arg(self.data_dir()));
+    }
+
+    /// Gives kubectl, which sees no mounts of the machine, the kubeconfig that is on the disk of its own.
+    pub fn fetch_kubeconfig(&self) {
+        let kubeconfig = self.data_dir().join("kubeconfig");
+        let content = output_of(self.namespace.command("cat").arg(&kubeconfig));
+        fs::write(kubeconfig, content).expect("a directory of ours");
+    }
+
+    /// `segue down`, and then the data directory's own disk goes.
+    pub fn down_and_unmount(&self) {
+        output_of(&mut self.segue("down"));
+        output_of(self.namespace.command("umount").arg(self.data_dir()));
+        self.left_behind().assert_nothing();
+    }
+
     /// `segue down`, which must succeed and leave nothing behind but the data directory.
     pub fn down(&self) {
         output_of(&mut self.segue("down"));
