@@ -23,6 +23,7 @@ mod lent;
 mod lingering;
 mod metered;
 mod metrics;
+mod neighbour;
 mod paced;
 mod passage;
 mod prefixed;

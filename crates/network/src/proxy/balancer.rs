@@ -27,8 +27,9 @@ use super::certificates::Certificates;
 use super::clients::Clients;
 use super::connection::Tls;
 use super::counts::{OpenConnection, Registry, Series};
+use super::neighbour::is_true;
 use super::passage::Passage;
-use super::upstream::{Upstream, is_true};
+use super::upstream::Upstream;
 use crate::config::{
     Applied, Backend, Change, DataPlaneConfig, Ingress, Mesh, PodUid, ProxyProtocol, Secret, Speaks, Tailnet,
 };

@@ -3,17 +3,17 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::net::{TcpSocket, TcpStream};
-use tokio::sync::watch;
+use tokio::net::TcpStream;
 
 use super::balancer::Pod;
 use super::lent::{Connection, PodSpeaks, Stream};
+use super::neighbour::Neighbour;
 use super::passage::{self, Announced, Carries, Way};
 use super::request_body::RequestBody;
 use super::workers::WorkerNumber;
@@ -22,12 +22,6 @@ use super::workers::WorkerNumber;
 const LONGEST_CONNECT: Duration = Duration::from_secs(2);
 /// Idle connections that a thread keeps to one port of one pod: what 128 clients that wait for each other's answers need.
 const MOST_IDLE: usize = 128;
-/// Whether a machine that is silent is there at all is asked so often, since one packet may be lost, and each time for so long:
-/// twice what connecting to it took before, within these bounds.
-const PROBES: u32 = 3;
-const SHORTEST_PROBE: Duration = Duration::from_millis(65);
-const LONGEST_PROBE: Duration = Duration::from_millis(650);
-const PROBE_PAUSE: Duration = Duration::from_millis(500);
 /// Servers commonly end connections that were idle for a minute or more.
 const LONGEST_IDLE: Duration = Duration::from_secs(55);
 /// A request that must not be sent twice takes no connection that was idle for longer: the server may be closing it.
@@ -59,17 +53,11 @@ pub(crate) struct Upstream {
     aside: Aside,
 }
 
-/// Another machine's proxy, of which is known what no pod's port tells.
+/// The way to another machine, and that machine.
 #[derive(Debug)]
-struct Other {
-    /// What is asked for there.
-    way: Way,
-    /// How long connecting took last, in microseconds; 0 before the first time.
-    connecting_took: AtomicU64,
-    /// Whether its engine is not heard.
-    is_doubtful: AtomicBool,
-    /// Whether its proxy isn't either: what is in flight there is lost.
-    is_gone: watch::Sender<bool>,
+pub(crate) struct Other {
+    pub(crate) way: Way,
+    pub(crate) neighbour: Arc<Neighbour>,
 }
 
 #[derive(Debug, Default)]
@@ -104,7 +92,7 @@ pub(crate) enum Repeatable {
 impl Upstream {
     pub(crate) fn new(
         address: SocketAddr,
-        way: Option<Way>,
+        other: Option<Other>,
         pod: Arc<Pod>,
         token: u64,
         workers: usize,
@@ -112,18 +100,19 @@ impl Upstream {
     ) -> Self {
         let pools = (0..workers).map(|_| Mutex::default()).collect();
         let sharing = (0..workers).map(|_| tokio::sync::Mutex::default()).collect();
-        let other = way.map(|way| Other {
-            way,
-            connecting_took: AtomicU64::new(0),
-            is_doubtful: AtomicBool::new(false),
-            is_gone: watch::Sender::new(false),
-        });
         Self { address, other, pod, token, pools, sharing, aside }
     }
 
     /// Whether it leads there by this way.
     pub(crate) fn is_by(&self, way: Option<&Way>) -> bool {
         self.other.as_ref().map(|other| &other.way) == way
+    }
+
+    /// Notes whether the engine of the machine behind it, if there is one, is heard.
+    pub(crate) fn doubt(&self, is_doubtful: bool) {
+        if let Some(other) = &self.other {
+            other.neighbour.doubt(is_doubtful);
+        }
     }
 
     /// Whether another machine is behind it, which picks the pod.
@@ -198,17 +187,10 @@ impl Upstream {
 
     async fn open(&self) -> io::Result<TcpStream> {
         let connected = async {
-            let Some(Other { way, connecting_took, .. }) = &self.other else {
-                return TcpStream::connect(self.address).await;
-            };
-            let from = way.from;
-            let began = Instant::now();
-            // Without this address there is no tailnet, and whoever has the other one may be anybody.
-            let socket = if from.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-            socket.bind((from, 0).into())?;
-            let stream = socket.connect(self.address).await?;
-            connecting_took.store(u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
-            Ok(stream)
+            match &self.other {
+                Some(Other { neighbour, .. }) => neighbour.connect().await,
+                None => TcpStream::connect(self.address).await,
+            }
         };
         let stream = tokio::time::timeout(LONGEST_CONNECT, Box::pin(connected)).await??;
         stream.set_nodelay(true)?;
@@ -300,50 +282,15 @@ impl Upstream {
         self.aside.clear();
     }
 
-    /// Notes whether the engine of the other machine is heard. While it is not, its proxy is looked after.
-    pub(crate) fn doubt(self: &Arc<Self>, is_doubtful: bool) {
-        let Some(other) = &self.other else { return };
-        if other.is_doubtful.swap(is_doubtful, Ordering::Relaxed) == is_doubtful {
-            return;
-        }
-        if is_doubtful {
-            tokio::spawn(self.clone().look_whether_gone());
-        } else {
-            other.is_gone.send_replace(false);
-        }
-    }
-
-    async fn look_whether_gone(self: Arc<Self>) {
-        let Some(other) = &self.other else { return };
-        while other.is_doubtful.load(Ordering::Relaxed) && self.pod.may_be_sent_to() {
-            let is_gone = self.is_unreachable(other).await;
-            if other.is_doubtful.load(Ordering::Relaxed) {
-                other.is_gone.send_replace(is_gone);
-            }
-            tokio::time::sleep(PROBE_PAUSE).await;
-        }
-    }
-
     /// Waits until the machine that is behind it, if there is one, has gone.
     pub(crate) fn is_gone(&self) -> impl Future<Output = ()> + Send + 'static {
-        let is_gone = self.other.as_ref().map(|other| other.is_gone.subscribe());
+        let is_gone = self.other.as_ref().map(|other| other.neighbour.is_gone());
         async move {
             match is_gone {
-                Some(is_gone) => is_true(is_gone).await,
+                Some(is_gone) => is_gone.await,
                 None => std::future::pending().await,
             }
         }
-    }
-
-    async fn is_unreachable(&self, other: &Other) -> bool {
-        let took = Duration::from_micros(other.connecting_took.load(Ordering::Relaxed));
-        let patience = (took * 2).clamp(SHORTEST_PROBE, LONGEST_PROBE);
-        for _ in 0..PROBES {
-            if tokio::time::timeout(patience, self.open()).await.is_ok_and(|opened| opened.is_ok()) {
-                return false;
-            }
-        }
-        true
     }
 
     /// Allows connections to be kept.
@@ -375,13 +322,6 @@ impl Upstream {
 
     fn pools(&self) -> impl Iterator<Item = MutexGuard<'_, Pool>> {
         self.pools.iter().map(|pool| pool.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-/// Waits until this is true, which it may never be.
-pub(crate) async fn is_true(mut flag: watch::Receiver<bool>) {
-    if flag.wait_for(|flag| *flag).await.is_err() {
-        std::future::pending::<()>().await;
     }
 }
 

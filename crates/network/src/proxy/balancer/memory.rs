@@ -2,7 +2,7 @@
 //! of configurations.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
@@ -16,10 +16,11 @@ use super::{Entries, Passages, Pod, Standing, Table};
 use crate::config::{Change, DataPlaneConfig, Elsewhere, Endpoint, PodUid, Service, ServicePort};
 use crate::dns::Names;
 use crate::proxy::counts::Registry;
+use crate::proxy::neighbour::Neighbour;
 use crate::proxy::passage::{Passage, Way};
 use crate::proxy::retry_budget::RetryBudget;
 use crate::proxy::sticky;
-use crate::proxy::upstream::{Aside, Upstream};
+use crate::proxy::upstream::{Aside, Other, Upstream};
 
 /// An endpoint on another machine is chosen as often as a pod here would be for each of its pods, up to so many.
 const MOST_SHARES: u32 = 16;
@@ -38,6 +39,8 @@ pub(super) struct Memory {
     pub(super) config: Option<DataPlaneConfig>,
     pub(super) pods: HashMap<PodUid, Arc<Pod>>,
     pub(super) upstreams: HashMap<(PodUid, SocketAddr), Arc<Upstream>>,
+    /// By this machine's address and theirs.
+    neighbours: HashMap<(IpAddr, SocketAddr), Arc<Neighbour>>,
     retries: HashMap<SocketAddr, Arc<RetryBudget>>,
     aside: Arc<AtomicUsize>,
     withdrawn: HashSet<PodUid>,
@@ -58,6 +61,7 @@ impl Memory {
             config: None,
             pods: HashMap::new(),
             upstreams: HashMap::new(),
+            neighbours: HashMap::new(),
             retries: HashMap::new(),
             aside: aside.clone(),
             withdrawn: HashSet::new(),
@@ -217,9 +221,16 @@ impl Memory {
         if self.upstreams.get(&place).is_some_and(|known| !known.is_by(way.as_ref())) {
             self.upstreams.remove(&place);
         }
+        let neighbours = &mut self.neighbours;
+        let other = |way: Way| {
+            let new = || Arc::new(Neighbour::new(way.from, address));
+            let neighbour = neighbours.entry((way.from, address)).or_insert_with(new).clone();
+            Other { way, neighbour }
+        };
         let upstream = self.upstreams.entry(place);
         let (workers, token) = (self.workers, sticky::token(uid, address));
-        let new = || Arc::new(Upstream::new(address, way, pod, token, workers, Aside::new(self.aside.clone())));
+        let new =
+            || Arc::new(Upstream::new(address, way.map(other), pod, token, workers, Aside::new(self.aside.clone())));
         upstream.or_insert_with(new).clone()
     }
 
@@ -261,6 +272,7 @@ impl Memory {
         // What nothing but this memory holds is a port that left the configuration; its idle connections close.
         self.upstreams
             .retain(|_, upstream| upstream.pod.standing() != Standing::Gone && Arc::strong_count(upstream) > 1);
+        self.neighbours.retain(|_, neighbour| Arc::strong_count(neighbour) > 1);
         self.pods.retain(|_, pod| pod.standing() != Standing::Gone || pod.outstanding() > 0);
     }
 }
