@@ -17,6 +17,9 @@ pub const SILENCE: Duration = Duration::from_millis(750);
 /// again soon.
 pub const FIRST_TRIAL: Duration = Duration::from_secs(1);
 pub const LONGEST_TRIAL: Duration = Duration::from_secs(30);
+/// A machine that is not heard may go by what it heard last, and have its proxy send requests here, for so long: the time in which
+/// an engine that starts again is heard again.
+pub const LINGERS: Duration = Duration::from_secs(10);
 /// A machine that was well for so long starts afresh.
 const LONG_WELL: Duration = Duration::from_mins(1);
 
@@ -63,13 +66,17 @@ struct Seen {
     trial: Duration,
     /// Whether it was heard, or could not be reached, since this engine started.
     is_tried: bool,
+    /// Whether it is heard, or was until a short while ago.
+    is_recent: bool,
 }
 
 /// Whether a machine is heard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Link {
     /// Not since it is known, or not any more.
-    Silent,
+    Silent {
+        since: Duration,
+    },
     /// Again, after it was set aside.
     OnTrial {
         since: Duration,
@@ -143,9 +150,7 @@ impl View {
     /// What an engine knew before this one. None of these machines is trusted until it is heard, but they are better than none.
     #[must_use]
     pub fn recalling(known: Vec<Known>) -> Self {
-        let seen = |Known { name, address, said, .. }| {
-            (name, Seen { address, said, link: Link::Silent, trial: Duration::ZERO, is_tried: false })
-        };
+        let seen = |Known { name, address, said, .. }| (name, Seen { said, ..Seen::new(address) });
         Self { machines: known.into_iter().map(seen).collect() }
     }
 
@@ -159,9 +164,7 @@ impl View {
     pub fn are_there(&mut self, machines: &BTreeMap<String, IpAddr>) {
         self.machines.retain(|name, seen| machines.get(name) == Some(&seen.address));
         for (name, address) in machines {
-            let new =
-                || Seen { address: *address, said: None, link: Link::Silent, trial: Duration::ZERO, is_tried: false };
-            self.machines.entry(name.clone()).or_insert_with(new);
+            self.machines.entry(name.clone()).or_insert_with(|| Seen::new(*address));
         }
     }
 
@@ -197,13 +200,27 @@ impl View {
             if seen.silent_at().is_some_and(|time| time <= now) {
                 seen.fails(now);
             }
+            if let Link::Silent { since } = seen.link {
+                seen.is_recent = now < since + LINGERS;
+            }
         }
     }
 
     /// When to [`View::look`] again, if nothing is heard until then.
     #[must_use]
     pub fn look_again_at(&self) -> Option<Duration> {
-        self.machines.values().filter_map(Seen::silent_at).min()
+        let forgotten_at = |seen: &Seen| match seen.link {
+            Link::Silent { since } if seen.is_recent => Some(since + LINGERS),
+            Link::Silent { .. } | Link::OnTrial { .. } | Link::Well { .. } => None,
+        };
+        self.machines.values().flat_map(|seen| [seen.silent_at(), forgotten_at(seen)]).flatten().min()
+    }
+
+    /// Machines that may go by what this one has said: all that are heard, or were until a short while ago. The clock begins with
+    /// the engine, before which all may have been.
+    #[must_use]
+    pub fn recent(&self) -> BTreeSet<String> {
+        self.machines.iter().filter(|(_, seen)| seen.is_recent).map(|(name, _)| name.clone()).collect()
     }
 
     /// All other machines.
@@ -247,15 +264,43 @@ pub fn ready_only_here(services: &BTreeMap<String, Vec<Port>>, others: &[Known])
 /// What the others have in force of what this machine said.
 #[derive(Clone, Debug, Default)]
 pub struct Acknowledgements {
+    has_said: bool,
     last: Number,
     /// Each Service's ports, with the number of what first said that no pod is ready there.
     ports: BTreeMap<(String, u16), Option<Number>>,
     of: BTreeMap<String, Number>,
 }
 
+/// Where other machines may take a pod for ready that is not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Expected {
+    /// Nobody knows: nothing was said yet.
+    Anywhere,
+    /// At these ports of Services.
+    At(BTreeSet<(String, u16)>),
+}
+
+impl Default for Expected {
+    fn default() -> Self {
+        Self::At(BTreeSet::new())
+    }
+}
+
+impl Expected {
+    /// Whether one may be expected there.
+    #[must_use]
+    pub fn is_at(&self, service: &str, port: u16) -> bool {
+        match self {
+            Self::Anywhere => true,
+            Self::At(ports) => ports.contains(&(service.to_owned(), port)),
+        }
+    }
+}
+
 impl Acknowledgements {
     /// This is said to all.
     pub fn say(&mut self, said: &Said) {
+        self.has_said = true;
         let before = std::mem::take(&mut self.ports);
         let ports = said.services.iter().flat_map(|(service, ports)| ports.iter().map(move |port| (service, port)));
         self.ports.extend(ports.map(|(service, Port { port, ready })| {
@@ -266,8 +311,11 @@ impl Acknowledgements {
         self.last = said.number;
     }
 
-    /// This machine has what was said with this number in force.
+    /// This machine has what was said with this number in force. What was never said is no acknowledgement.
     pub fn acknowledge(&mut self, machine: &str, number: Number) {
+        if number > self.last {
+            return;
+        }
         let known = self.of.entry(machine.to_owned()).or_default();
         // Of two connections, the older one may be heard later.
         *known = number.max(*known);
@@ -279,13 +327,17 @@ impl Acknowledgements {
         machines.iter().filter(|machine| self.is_behind(machine, self.last)).cloned().collect()
     }
 
-    /// Ports of Services that one of these machines may take for ready here.
+    /// Where one of these machines may take a pod for ready here.
     #[must_use]
-    pub fn expected(&self, machines: &BTreeSet<String>) -> BTreeSet<(String, u16)> {
+    pub fn expected(&self, machines: &BTreeSet<String>) -> Expected {
+        if !self.has_said {
+            return Expected::Anywhere;
+        }
         let is_expected = |empty_since: Option<Number>| {
             machines.iter().any(|machine| empty_since.is_none_or(|number| self.is_behind(machine, number)))
         };
-        self.ports.iter().filter(|(_, since)| is_expected(**since)).map(|(port, _)| port.clone()).collect()
+        let ports = self.ports.iter().filter(|(_, since)| is_expected(**since));
+        Expected::At(ports.map(|(port, _)| port.clone()).collect())
     }
 
     fn is_behind(&self, machine: &str, number: Number) -> bool {
@@ -294,18 +346,25 @@ impl Acknowledgements {
 }
 
 impl Seen {
+    /// Not heard since the clock began.
+    fn new(address: IpAddr) -> Self {
+        let link = Link::Silent { since: Duration::ZERO };
+        Self { address, said: None, link, trial: Duration::ZERO, is_tried: false, is_recent: true }
+    }
+
     fn standing(&self) -> Standing {
         match self.link {
             _ if self.said.as_ref().is_some_and(|said| said.draining) => Standing::Draining,
             Link::Well { .. } => Standing::Ready,
-            Link::Silent | Link::OnTrial { .. } => Standing::SetAside,
+            Link::Silent { .. } | Link::OnTrial { .. } => Standing::SetAside,
         }
     }
 
     fn lives(&mut self, now: Duration) {
+        self.is_recent = true;
         self.link = match self.link {
-            Link::Silent if self.trial.is_zero() => Link::Well { since: now, last: now },
-            Link::Silent => Link::OnTrial { since: now, last: now },
+            Link::Silent { .. } if self.trial.is_zero() => Link::Well { since: now, last: now },
+            Link::Silent { .. } => Link::OnTrial { since: now, last: now },
             Link::OnTrial { since, .. } if now.saturating_sub(since) >= self.trial => {
                 Link::Well { since: now, last: now }
             }
@@ -318,16 +377,16 @@ impl Seen {
         let was_long_well = match self.link {
             Link::Well { since, .. } => now.saturating_sub(since) >= LONG_WELL,
             Link::OnTrial { .. } => false,
-            Link::Silent => return,
+            Link::Silent { .. } => return,
         };
         self.trial = if was_long_well { FIRST_TRIAL } else { (self.trial * 2).clamp(FIRST_TRIAL, LONGEST_TRIAL) };
-        self.link = Link::Silent;
+        self.link = Link::Silent { since: now };
     }
 
     /// None for a machine that is set aside as it is.
     fn silent_at(&self) -> Option<Duration> {
         match self.link {
-            Link::Silent => None,
+            Link::Silent { .. } => None,
             Link::OnTrial { last, .. } | Link::Well { last, .. } => Some(last + SILENCE),
         }
     }
@@ -385,7 +444,7 @@ mod tests {
         view.look(ms(749));
         assert_eq!(ready(&view), [(1, Standing::Ready)]);
         view.look(ms(750));
-        assert_eq!((ready(&view), view.look_again_at()), (vec![(1, Standing::SetAside)], None));
+        assert_eq!((ready(&view), view.look_again_at()), (vec![(1, Standing::SetAside)], Some(ms(750) + LINGERS)));
         for time in [1000, 1250, 1500, 1750] {
             assert!(!view.beat("b", ms(time)));
             assert_eq!(ready(&view), [(1, Standing::SetAside)], "{time}");
@@ -450,9 +509,10 @@ mod tests {
     fn others_expect_a_pod_until_they_have_acknowledged_that_it_is_gone() {
         let both = BTreeSet::from(["a".to_owned(), "c".to_owned()]);
         let nobody = BTreeSet::new();
-        let port = BTreeSet::from([(WEB.to_owned(), 80)]);
+        let port = Expected::At([(WEB.to_owned(), 80)].into());
+        assert!(port.is_at(WEB, 80) && !port.is_at(WEB, 81) && !Expected::default().is_at(WEB, 80));
         let mut told = Acknowledgements::default();
-        assert_eq!(told.expected(&both), nobody_expects());
+        assert_eq!(told.expected(&nobody), Expected::Anywhere);
         told.say(&said(1, 2));
         assert_eq!((told.expected(&both), told.expected(&nobody)), (port.clone(), nobody_expects()));
         assert_eq!(told.behind(&both), both);
@@ -462,7 +522,9 @@ mod tests {
         assert_eq!((told.expected(&both), told.expected(&nobody)), (port.clone(), nobody_expects()));
         told.acknowledge("c", Number { start: 1, count: 2 });
         assert_eq!(told.expected(&both), port, "a has not said it");
-        told.acknowledge("a", Number { start: 1, count: 3 });
+        told.acknowledge("a", Number { start: 2, count: 0 });
+        assert_eq!(told.expected(&both), port, "that was never said");
+        told.acknowledge("a", Number { start: 1, count: 2 });
         told.acknowledge("a", Number { start: 1, count: 1 });
         assert_eq!((told.expected(&both), told.behind(&both)), (nobody_expects(), nobody.clone()));
         told.say(&said(4, 1));
@@ -470,11 +532,26 @@ mod tests {
         told.say(&said(6, 1));
         told.acknowledge("a", Number { start: 1, count: 6 });
         assert_eq!(told.behind(&both), BTreeSet::from(["c".to_owned()]));
-        assert_eq!(told.expected(&both), BTreeSet::from([(WEB.to_owned(), 80)]));
+        assert_eq!(told.expected(&both), port);
     }
 
-    fn nobody_expects() -> BTreeSet<(String, u16)> {
-        BTreeSet::new()
+    fn nobody_expects() -> Expected {
+        Expected::default()
+    }
+
+    #[test]
+    fn a_machine_that_fell_silent_may_go_by_what_it_heard_for_a_while() {
+        let mut view = view();
+        let b = BTreeSet::from(["b".to_owned()]);
+        assert_eq!((view.recent(), view.look_again_at()), (b.clone(), Some(LINGERS)), "it may have been heard before");
+        view.hear("b", said(1, 1), ms(5000));
+        view.lose("b", ms(5100));
+        view.look(ms(15_000));
+        assert_eq!((view.recent(), view.look_again_at()), (b.clone(), Some(ms(15_100))));
+        view.look(ms(15_100));
+        assert_eq!((view.recent(), view.look_again_at()), (BTreeSet::new(), None));
+        view.beat("b", ms(20_000));
+        assert_eq!(view.recent(), b);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use decide::mesh::{Acknowledgements, Known, Number, Port, Said, Standing, View, ready_only_here};
+use decide::mesh::{Acknowledgements, Expected, Known, Number, Port, Said, Standing, View, ready_only_here};
 use ring::hmac;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
@@ -64,8 +64,8 @@ pub struct Machines {
     pub(crate) accepted: BTreeMap<IpAddr, Secret>,
     pub(crate) keys: BTreeMap<String, Secret>,
     pub known: Vec<Known>,
-    /// Ports of Services that another machine may take for ready here, though they may have no pod any more.
-    pub(crate) expected: BTreeSet<(String, u16)>,
+    /// Where another machine may take a pod for ready here, though there may be none any more.
+    pub(crate) expected: Expected,
 }
 
 /// What routing tells the mesh.
@@ -283,6 +283,10 @@ impl Engine {
                 Ok(()) = drain.changed() => {}
                 () = sleep_until(silence) => {}
             }
+            // After a pause of this task, what came meanwhile is no silence.
+            while let Ok((machine, heard)) = self.heard.try_recv() {
+                self.hear(&machine, heard);
+            }
             self.view.look(self.began.elapsed());
             let known = here.borrow_and_update().clone();
             self.say(known.as_ref(), *drain.borrow_and_update());
@@ -347,7 +351,6 @@ impl Engine {
     fn serve_no_more(&mut self) {
         if let Some((_, task)) = self.serving.take() {
             task.abort();
-            self.listeners.clear();
         }
     }
 
@@ -443,7 +446,8 @@ impl Engine {
         };
         let accepted = known.iter().map(|known| key(known.address)).collect();
         let (revision, keys) = (self.told.revision, self.keys.clone());
-        let expected = self.acknowledged.expected(&self.may_choose());
+        let machines = &self.view.recent() | &self.listeners.values().cloned().collect();
+        let expected = self.acknowledged.expected(&machines);
         let mut machines = Machines { revision, at, accepted, keys, known, expected };
         if revision > 0 && *self.told == machines {
             return;

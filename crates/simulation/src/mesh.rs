@@ -162,7 +162,8 @@ impl Network {
         for at in 0..self.machines.len() {
             let others: BTreeSet<String> = (0..self.machines.len()).filter(|other| *other != at).map(name).collect();
             let machine = &mut self.machines[at];
-            if machine.last_pod == LastPod::Goes && machine.acknowledged.expected(&others).is_empty() {
+            let may_expect = machine.acknowledged.expected(&others).is_at(SERVICE, PORT);
+            if machine.last_pod == LastPod::Goes && !may_expect {
                 machine.last_pod = LastPod::Gone;
             }
         }

@@ -36,6 +36,8 @@ static NEXT_CONNECTION: AtomicU64 = AtomicU64::new(0);
 const MOST_LISTENERS: usize = 1024;
 /// How often the way to a machine is measured.
 const MEASURED_EVERY: Duration = Duration::from_secs(5);
+/// Whoever listens and has not asked that for so long is gone.
+const LONGEST_DEAF: Duration = Duration::from_secs(15);
 /// A hundred thousand Services in one line.
 const LONGEST_LINE: u64 = 64 << 20;
 
@@ -200,6 +202,20 @@ pub(super) struct Telling {
     pub(super) hears: Hears,
 }
 
+/// A machine that listens, until this is dropped, whatever the reason.
+struct Listens {
+    machine: String,
+    connection: u64,
+    hears: Hears,
+}
+
+impl Drop for Listens {
+    fn drop(&mut self) {
+        let machine = std::mem::take(&mut self.machine);
+        let _ = self.hears.send((machine, Heard::ListensNoMore { connection: self.connection }));
+    }
+}
+
 impl Telling {
     /// Tells every machine that has the tag how things are here, until it is dropped.
     pub(super) async fn serve(self, listener: TcpListener) {
@@ -228,10 +244,10 @@ impl Telling {
             );
         };
         let _ = self.hears.send((machine.clone(), Heard::Listens { connection }));
+        let _listens = Listens { machine: machine.clone(), connection, hears: self.hears.clone() };
         if let Err(error) = self.tell(&machine, stream, client).await {
             tracing::debug!("the machine {machine} listens no more: {error}");
         }
-        let _ = self.hears.send((machine, Heard::ListensNoMore { connection }));
     }
 
     /// Which machine's engine is there. Only root connects from such a port, and what pods send leaves their machine by others.
@@ -250,7 +266,8 @@ impl Telling {
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.said.mark_changed();
         self.allowed.mark_unchanged();
-        loop {
+        let mut heard = Instant::now();
+        while heard.elapsed() < LONGEST_DEAF {
             tokio::select! {
                 Ok(()) = self.said.changed() => {
                     let Some(now) = self.said.borrow_and_update().clone() else { continue };
@@ -265,6 +282,7 @@ impl Telling {
                 }
                 line = lines.next_line() => {
                     let Some(line) = line? else { return Ok(()) };
+                    heard = Instant::now();
                     lines.get_mut().get_mut().set_limit(LONGEST_LINE);
                     let Ok(reply) = serde_json::from_str(&line) else { continue };
                     match reply {
@@ -278,6 +296,7 @@ impl Telling {
                 }
             }
         }
+        Err(io::ErrorKind::TimedOut.into())
     }
 }
 

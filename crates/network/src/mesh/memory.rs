@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::net::IpAddr;
+use std::net::{IpAddr, UdpSocket};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -29,6 +29,13 @@ impl Memory {
 
     /// Nothing, if there is none or it can't be read: then machines are known once they are heard.
     pub(super) fn load(path: &Path) -> Self {
+        let mut memory: Self = Self::read(path);
+        // Else it may be another network by now, and what is opened for it fails.
+        memory.this = memory.this.filter(|(_, address)| UdpSocket::bind((*address, 0)).is_ok());
+        memory
+    }
+
+    fn read(path: &Path) -> Self {
         let read = fs::read(path).and_then(|text| serde_json::from_slice(&text).map_err(io::Error::from));
         read.unwrap_or_else(|error| {
             if error.kind() != io::ErrorKind::NotFound {
@@ -66,11 +73,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("mesh.json");
         assert_eq!(Memory::load(&path), Memory::default());
-        let this = Some(("a".to_owned(), [100, 64, 0, 1].into()));
+        let this = Some(("a".to_owned(), [127, 0, 0, 1].into()));
         let machines = Machines { keys: [("b".to_owned(), Secret("k3y".to_owned()))].into(), ..Machines::default() };
         let mut memory = Memory::default();
         memory.keep(&path, Memory::of(this.clone(), &machines));
         assert_eq!(Memory::load(&path), Memory::of(this, &machines));
+        memory.keep(&path, Memory { this: Some(("a".to_owned(), [192, 0, 2, 77].into())), ..Memory::default() });
+        assert_eq!(Memory::load(&path), Memory::default(), "this machine has no such address");
         fs::write(&path, "{").unwrap();
         assert_eq!(Memory::load(&path), Memory::default());
     }

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::balancer::{Balancer, InFlight, NoPick, Work};
 use super::caller::Caller;
+use super::neighbour::Presence;
 use super::passage::is_refusal;
 use super::upstream::Upstream;
 
@@ -64,7 +65,7 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// What comes of connecting to an endpoint: nothing, when that is another machine which turns out to be gone.
+    /// What comes of connecting to an endpoint: nothing, when that is another machine which turns out not to answer.
     pub(crate) async fn connected<T>(
         &self,
         upstream: &Arc<Upstream>,
@@ -75,7 +76,7 @@ impl<'a> Attempts<'a> {
         }
         tokio::select! {
             connected = connecting => connected,
-            () = upstream.is_gone() => Err(io::ErrorKind::TimedOut.into()),
+            () = upstream.is(Presence::Silent) => Err(io::ErrorKind::TimedOut.into()),
         }
     }
 

@@ -27,7 +27,7 @@ use super::certificates::Certificates;
 use super::clients::Clients;
 use super::connection::Tls;
 use super::counts::{OpenConnection, Registry, Series};
-use super::neighbour::is_true;
+use super::neighbour::Presence;
 use super::passage::Passage;
 use super::upstream::Upstream;
 use crate::config::{
@@ -430,11 +430,7 @@ impl Balancer {
             in_force.drains = memory.drains();
         }
         drop(table);
-        for port in self.table.read().unwrap_or_else(PoisonError::into_inner).ports.values() {
-            for (upstream, state) in port.upstreams.iter().zip(&port.states) {
-                upstream.doubt(*state == EndpointState::Doubtful);
-            }
-        }
+        memory.doubt(&self.table.read().unwrap_or_else(PoisonError::into_inner));
         for pod in config.end_long.iter().filter_map(|uid| memory.pods.get(uid)) {
             pod.long_is_over.send_if_modified(|is_over| !std::mem::replace(is_over, true));
         }
@@ -593,10 +589,15 @@ impl InFlight {
 
     /// Waits until this work, if it is long, has to end.
     pub(crate) fn is_over(&self) -> impl Future<Output = ()> + Send + 'static {
-        let (is_over, is_gone) = (self.upstream.pod.long_is_over.subscribe(), self.upstream.is_gone());
+        let (mut is_over, is_gone) = (self.upstream.pod.long_is_over.subscribe(), self.upstream.is(Presence::Gone));
+        let is_over = async move {
+            if is_over.wait_for(|is_over| *is_over).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
         async move {
             tokio::select! {
-                () = is_true(is_over) => {}
+                () = is_over => {}
                 () = is_gone => return,
             }
             let [bits, _] = random();

@@ -13,6 +13,7 @@ use super::balancer::{InFlight, Work};
 use super::counts::{Series, Tally};
 use super::http::Client;
 use super::lent::{self, BoxError, Connection, PodSpeaks, Unanswered as Broken};
+use super::neighbour::Presence;
 use super::passage::NOT_TAKEN;
 use super::request_body::{RequestBody, TooLong};
 use super::upstream::{Repeatable, Upstream};
@@ -69,7 +70,7 @@ pub(crate) async fn exchange(
         tally.belongs_to(&in_flight.series);
         let request = question.request(speaks, &in_flight.series);
         let sent = if in_flight.upstream.is_elsewhere() {
-            Box::pin(send_elsewhere(&mut connection, request, &in_flight.upstream)).await
+            Box::pin(send_elsewhere(&mut connection, request, question, &in_flight.upstream)).await
         } else {
             connection.send(request).await
         };
@@ -105,15 +106,21 @@ pub(crate) async fn exchange(
     }
 }
 
-/// Sends a request to another machine, and waits for the answer no longer than that machine is there.
+/// Sends a request to another machine, and waits for the answer no longer than that machine answers at all. What can't be asked of
+/// others is given up only when it has gone.
 async fn send_elsewhere(
     connection: &mut Connection,
     request: Request<RequestBody>,
+    question: &Question,
     upstream: &Upstream,
 ) -> Result<Response<Incoming>, Broken> {
+    let too_far = match question.repeating() {
+        Repeating::Harmless if !question.body.is_long() => Presence::Silent,
+        Repeating::Harmless | Repeating::Harmful => Presence::Gone,
+    };
     tokio::select! {
         answered = connection.send(request) => answered,
-        () = upstream.is_gone() => {
+        () = upstream.is(too_far) => {
             Err(Broken { broke: Broke::BeforeTheAnswer, source: "the other machine does not answer any more".into() })
         }
     }

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 
 use super::balancer::Pod;
 use super::lent::{Connection, PodSpeaks, Stream};
-use super::neighbour::Neighbour;
+use super::neighbour::{Neighbour, Presence, Tied};
 use super::passage::{self, Announced, Carries, Way};
 use super::request_body::RequestBody;
 use super::workers::WorkerNumber;
@@ -108,11 +108,13 @@ impl Upstream {
         self.other.as_ref().map(|other| &other.way) == way
     }
 
-    /// Notes whether the engine of the machine behind it, if there is one, is heard.
-    pub(crate) fn doubt(&self, is_doubtful: bool) {
-        if let Some(other) = &self.other {
-            other.neighbour.doubt(is_doubtful);
-        }
+    /// The machine behind it, if there is one.
+    pub(crate) fn neighbour(&self) -> Option<&Arc<Neighbour>> {
+        self.other.as_ref().map(|other| &other.neighbour)
+    }
+
+    fn tied(&self, stream: TcpStream) -> Tied {
+        Tied::new(stream, self.neighbour().map(Arc::as_ref))
     }
 
     /// Whether another machine is behind it, which picks the pod.
@@ -221,41 +223,29 @@ impl Upstream {
     }
 
     async fn connect_http1(&self) -> io::Result<http1::SendRequest<RequestBody>> {
-        let stream = self.connect_for(Carries::Requests(PodSpeaks::Http1)).await?;
+        let stream = self.tied(self.connect_for(Carries::Requests(PodSpeaks::Http1)).await?);
         let (connection, io) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-        self.drive(io.with_upgrades());
+        tokio::spawn(async move {
+            if let Err(error) = io.with_upgrades().await {
+                tracing::trace!("a connection to a pod ended: {error}");
+            }
+        });
         Ok(connection)
     }
 
     async fn connect_http2(&self) -> io::Result<Stream> {
-        let stream = self.connect_for(Carries::Requests(PodSpeaks::Http2)).await?;
+        let stream = self.tied(self.connect_for(Carries::Requests(PodSpeaks::Http2)).await?);
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder.timer(TokioTimer::new());
         let window = if self.is_elsewhere() { PASSAGE_WINDOW } else { CONNECTION_WINDOW };
         builder.initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(window);
         let (sender, io) = builder.handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-        self.drive(io);
-        Ok(Stream::first_of(sender))
-    }
-
-    /// Until it ends, or the other machine has gone: then whoever waits for something of it hears so.
-    fn drive(&self, connection: impl Future<Output = hyper::Result<()>> + Send + 'static) {
-        let note = |ended| {
-            if let Err(error) = ended {
+        tokio::spawn(async move {
+            if let Err(error) = io.await {
                 tracing::trace!("a connection to a pod ended: {error}");
             }
-        };
-        if self.is_elsewhere() {
-            let is_gone = self.is_gone();
-            tokio::spawn(async move {
-                tokio::select! {
-                    ended = connection => note(ended),
-                    () = is_gone => {}
-                }
-            });
-        } else {
-            tokio::spawn(async move { note(connection.await) });
-        }
+        });
+        Ok(Stream::first_of(sender))
     }
 
     /// Whether it failed a connection and has not taken one since.
@@ -282,12 +272,12 @@ impl Upstream {
         self.aside.clear();
     }
 
-    /// Waits until the machine that is behind it, if there is one, has gone.
-    pub(crate) fn is_gone(&self) -> impl Future<Output = ()> + Send + 'static {
-        let is_gone = self.other.as_ref().map(|other| other.neighbour.is_gone());
+    /// Waits until the machine that is behind it, if there is one, is at least so far away.
+    pub(crate) fn is(&self, presence: Presence) -> impl Future<Output = ()> + Send + 'static {
+        let is_so = self.neighbour().map(|neighbour| neighbour.is(presence));
         async move {
-            match is_gone {
-                Some(is_gone) => is_gone.await,
+            match is_so {
+                Some(is_so) => is_so.await,
                 None => std::future::pending().await,
             }
         }

@@ -1,11 +1,12 @@
 //! What was sent to the data plane, what it acknowledged, and what follows for pods. Pure: `round` is asked after
 //! every event, with everything that is known, and says what to send and what to write.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use decide::balancing::EndpointState;
 use decide::draining::{self, DrainSnapshot, DrainStep, DrainedReason, InFlight, Reach, Serving};
+use decide::mesh::Expected;
 use decide::safe_to_stop::drain_budgets;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
@@ -50,8 +51,8 @@ pub(super) struct Book {
     takes_changes: bool,
     /// What the mesh was told to be in force of what it knows.
     heeded: u64,
-    /// Since when more of it is.
-    heeds_more_since: Option<Timestamp>,
+    /// What else is, and since when, the oldest first.
+    to_heed: VecDeque<(u64, Timestamp)>,
     goal: Goal,
 }
 
@@ -215,15 +216,18 @@ impl Book {
     /// What was passed on to another machine before a configuration was in force may arrive there after it: nothing is said to be
     /// in force while something may be on its way.
     fn heed(&mut self, revision: u64, now: Timestamp) -> Option<Timestamp> {
-        if revision == self.heeded {
-            return None;
+        if revision != self.to_heed.back().map_or(self.heeded, |(last, _)| *last) {
+            self.to_heed.push_back((revision, now));
         }
-        let until = *self.heeds_more_since.get_or_insert(now) + LONGEST_WAY;
-        if self.is_passed_on() && now < until {
-            return Some(until);
+        let is_passed_on = self.is_passed_on();
+        while let Some((next, since)) = self.to_heed.front().copied() {
+            let until = since + LONGEST_WAY;
+            if is_passed_on && now < until {
+                return Some(until);
+            }
+            self.heeded = next;
+            self.to_heed.pop_front();
         }
-        self.heeded = revision;
-        self.heeds_more_since = None;
         None
     }
 
@@ -421,14 +425,7 @@ impl Book {
     }
 
     /// `leaving` are all pods that go, this one too: none of them is another one for it.
-    fn drain(
-        &mut self,
-        pod: &Pod,
-        leaving: &BTreeSet<PodUid>,
-        expected: &BTreeSet<(String, u16)>,
-        now: Now,
-        round: &mut Round,
-    ) {
+    fn drain(&mut self, pod: &Pod, leaving: &BTreeSet<PodUid>, expected: &Expected, now: Now, round: &mut Round) {
         let uid = uid_of(pod);
         if is_true(pod, names::DRAINED) {
             self.steps.insert(uid, DrainStep::Withdraw);

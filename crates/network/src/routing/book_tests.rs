@@ -306,7 +306,7 @@ fn the_last_pod_of_a_machine_is_withdrawn_once_the_others_expect_none_there() {
     let mut story = Story::new(vec![pod("demo", 1, "True"), pod("demo", 2, "True")]);
     story.service["metadata"]["annotations"] = json!({"segue.dev/mesh": "true"});
     story.machines = another_machine();
-    story.machines.expected = [("production/demo".to_owned(), 80)].into();
+    story.machines.expected = Expected::At([("production/demo".to_owned(), 80)].into());
     story.tell(0);
     story.acknowledge(1, &[]);
     story.tell(0);
@@ -323,7 +323,7 @@ fn the_last_pod_of_a_machine_is_withdrawn_once_the_others_expect_none_there() {
     assert_eq!(story.tell(4), told(None, &["demo-2 segue.dev/Drained False Deprioritised"]));
     let (here, _) = story.book.here(Now { steady: at(4), wall: at(4) });
     assert_eq!(here.services["production/demo"][0].ready, 0, "the others are told");
-    story.machines.expected.clear();
+    story.machines.expected = Expected::default();
     assert_eq!(story.tell(5), told(Some(5), &[]));
     story.acknowledge(5, &[(2, 0, 0)]);
     assert_eq!(story.tell(6), told(None, &["demo-2 segue.dev/Drained True Idle"]));
@@ -354,13 +354,14 @@ fn other_machines_are_told_what_holds_once_what_was_passed_on_to_them_has_arrive
     assert_eq!(in_force(&mut story, 5), (1, Some(at(7))));
     story.machines.revision = 3;
     story.tell(6);
-    assert_eq!(in_force(&mut story, 6), (1, Some(at(7))), "what changes all the time is no excuse");
-    assert_eq!(in_force(&mut story, 7), (3, None));
+    assert_eq!(in_force(&mut story, 6), (1, Some(at(7))));
+    assert_eq!(in_force(&mut story, 7), (2, Some(at(8))), "each has its time");
+    assert_eq!(in_force(&mut story, 8), (3, None));
     story.machines.revision = 4;
-    story.tell(8);
-    assert_eq!(in_force(&mut story, 8), (3, Some(at(10))));
+    story.tell(9);
+    assert_eq!(in_force(&mut story, 9), (3, Some(at(11))));
     count(&mut story, 1, 0);
-    assert_eq!(in_force(&mut story, 8), (4, None));
+    assert_eq!(in_force(&mut story, 9), (4, None));
 }
 
 #[test]

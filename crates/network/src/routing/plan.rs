@@ -13,7 +13,7 @@ use std::sync::Arc;
 use decide::balancing::EndpointState;
 use decide::draining::DrainStep;
 use decide::exposure::front_of;
-use decide::mesh;
+use decide::mesh::{self, Expected};
 use decide::network_policy::{Policies, compile};
 use decide::protocol::speaks_at;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Secret, Service, ServicePort};
@@ -165,15 +165,17 @@ impl Plan {
         &self,
         uid: &PodUid,
         leaving: &BTreeSet<PodUid>,
-        expected: &BTreeSet<(String, u16)>,
+        expected: &Expected,
     ) -> Vec<String> {
-        let in_mesh = self.services.iter().filter(|service| service.is_in_mesh && !expected.is_empty());
+        let in_mesh = self.services.iter().filter(|service| service.is_in_mesh && *expected != Expected::default());
         let is_last = |service: &&Arc<config::Service>| {
             service.ports.iter().any(|port| {
                 let uses_it = port.endpoints.iter().any(|endpoint| endpoint.pod == *uid);
-                let mut others = port.endpoints.iter().filter(|endpoint| !leaving.contains(&endpoint.pod));
-                let is_last = !others.any(|endpoint| endpoint.state == EndpointState::Ready);
-                uses_it && is_last && expected.contains(&(service.key(), port.port))
+                let is_last = || {
+                    let mut others = port.endpoints.iter().filter(|endpoint| !leaving.contains(&endpoint.pod));
+                    !others.any(|endpoint| endpoint.state == EndpointState::Ready)
+                };
+                uses_it && is_last() && expected.is_at(&service.key(), port.port)
             })
         };
         in_mesh.filter(is_last).map(|service| service.key()).collect()

@@ -1,15 +1,22 @@
 //! Two machines that pass requests on to each other.
 
+use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use decide::balancing::EndpointState::{Doubtful, Elsewhere as OnAnother, Ready, Withdrawn};
-use http::Method;
+use futures::{StreamExt, stream};
+use http::{Method, Request, Response};
+use http_body_util::StreamBody;
+use hyper::body::{Frame, Incoming};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use network::config::{Elsewhere, Mesh, ProxyProtocol, Secret, Speaks};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use crate::app::App;
 use crate::load::{Client, Load, get};
@@ -151,19 +158,45 @@ async fn a_client_that_pauses_gets_all_of_an_answer_from_another_machine() {
     assert!(rest.len() + 1024 > LENGTH, "only {} bytes came", rest.len());
 }
 
-/// Another machine's proxy that takes two connections, answers half of what is asked for on each, and takes no more.
-async fn half_an_answer_each(at: SocketAddr) -> [TcpStream; 2] {
-    let listener = TcpListener::bind(at).await.unwrap();
-    let mut taken = Vec::new();
-    for half in ["HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nhalf", "half"] {
-        let (mut stream, _) = listener.accept().await.unwrap();
-        assert_ne!(stream.read(&mut [0; 4096]).await.unwrap(), 0);
-        stream.write_all(b"+").await.unwrap();
-        assert_ne!(stream.read(&mut [0; 4096]).await.unwrap(), 0);
-        stream.write_all(half.as_bytes()).await.unwrap();
-        taken.push(stream);
+/// Takes a connection as another machine's proxy does, and reads what is asked first.
+async fn taken(listener: &TcpListener) -> TcpStream {
+    let (mut stream, _) = listener.accept().await.unwrap();
+    assert_ne!(stream.read(&mut [0; 4096]).await.unwrap(), 0);
+    stream.write_all(b"+").await.unwrap();
+    stream
+}
+
+/// Answers half of what is asked for on each of three connections, over HTTP/1.1, HTTP/2 and as bytes, and takes no more, as a
+/// machine does that is cut off.
+async fn half_an_answer_each(at: SocketAddr) -> Vec<TcpStream> {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_reuseaddr(true).unwrap();
+    socket.bind(at).unwrap();
+    let listener = socket.listen(1).unwrap();
+    let mut kept = Vec::new();
+    for half in ["HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nhalf", "", "half"] {
+        let mut stream = taken(&listener).await;
+        if half.is_empty() {
+            tokio::spawn(async move {
+                let answer = service_fn(async |_: Request<Incoming>| {
+                    let half = stream::iter([Ok::<_, Infallible>(Frame::data(Bytes::from("half")))]);
+                    Ok::<_, Infallible>(Response::new(StreamBody::new(half.chain(stream::pending()))))
+                });
+                let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                let _ = server.serve_connection(TokioIo::new(stream), answer).await;
+            });
+        } else {
+            assert_ne!(stream.read(&mut [0; 4096]).await.unwrap(), 0);
+            stream.write_all(half.as_bytes()).await.unwrap();
+            kept.push(stream);
+        }
     }
-    taken.try_into().unwrap()
+    // Connections that nobody accepts are as good as none once there are enough of them.
+    while let Ok(waiting) = tokio::time::timeout(Duration::from_millis(200), TcpStream::connect(at)).await {
+        kept.push(waiting.unwrap());
+    }
+    std::mem::forget(listener);
+    kept
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -173,22 +206,23 @@ async fn what_has_begun_ends_once_the_other_machine_has_gone() {
     here.elsewhere = vec![on(&gone)];
     let proxy = tokio::spawn(half_an_answer_each(SocketAddr::new(gone.service_ip(), MESH_PORT)));
     let mut waiting = Vec::new();
-    for speaks in [Speaks::Http1, Speaks::Opaque] {
+    for speaks in [Speaks::Http1, Speaks::Http2, Speaks::Opaque] {
         here.route_speaking(speaks, &[]).await;
         let mut client = TcpStream::connect(here.service()).await.unwrap();
         client.write_all(b"GET / HTTP/1.1\r\nhost: demo\r\n\r\n").await.unwrap();
         let mut got = Vec::new();
-        while !got.ends_with(b"half") {
+        while !got.windows(4).any(|part| part == b"half") {
             assert_ne!(client.read_buf(&mut got).await.unwrap(), 0);
         }
-        waiting.push(client);
+        waiting.push((speaks, client));
     }
     let _never_ended = proxy.await.unwrap();
     here.elsewhere[0].state = Doubtful;
     here.route_speaking(Speaks::Opaque, &[]).await;
-    for mut client in waiting {
-        let ended = tokio::time::timeout(Duration::from_secs(10), client.read(&mut [0])).await;
-        assert!(matches!(ended, Ok(Ok(0) | Err(_))), "{ended:?}");
+    for (speaks, mut client) in waiting {
+        let mut rest = Vec::new();
+        let ended = tokio::time::timeout(Duration::from_secs(30), client.read_to_end(&mut rest)).await;
+        assert!(ended.is_ok(), "{speaks:?}: {rest:?}");
     }
 }
 

@@ -253,6 +253,19 @@ impl Memory {
         self.pods.values().map(|pod| (pod.clone(), standing(pod))).collect()
     }
 
+    /// Whose engine is not heard is looked after, and so is whoever is chosen no more: something may be in flight there.
+    pub(super) fn doubt(&self, table: &Table) {
+        if self.neighbours.is_empty() {
+            return;
+        }
+        let upstreams = table.ports.values().flat_map(|port| port.upstreams.iter().zip(&port.states));
+        let trusted = upstreams.filter(|(_, state)| **state != EndpointState::Doubtful);
+        let trusted: HashSet<_> = trusted.filter_map(|(upstream, _)| upstream.neighbour().map(Arc::as_ptr)).collect();
+        for neighbour in self.neighbours.values() {
+            neighbour.doubt(!trusted.contains(&Arc::as_ptr(neighbour)));
+        }
+    }
+
     pub(super) fn drains(&self) -> Vec<Arc<Pod>> {
         let reported = |pod: &&Arc<Pod>| match pod.standing() {
             Standing::Ready => false,
