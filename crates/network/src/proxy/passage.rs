@@ -23,10 +23,11 @@ const LONGEST_LINE: usize = 512;
 const TAKEN: u8 = b'+';
 const REFUSED: u8 = b'-';
 
-/// Whoever waits for a machine that is gone hears of it after so many probes. (`TCP_USER_TIMEOUT` would also end connections to
-/// machines that are well, while a client or a pod is not reading.)
-const PROBED_EVERY: Duration = Duration::from_secs(1);
-const MOST_PROBES: u32 = 2;
+/// Whoever waits for a machine that is gone and in no mesh any more hears of it after so many probes; others hear it sooner
+/// ([`super::neighbour`]), and a link that flaps must not end what goes on when it is back. (`TCP_USER_TIMEOUT` would also end
+/// connections to machines that are well, while a client or a pod is not reading.)
+const PROBED_EVERY: Duration = Duration::from_secs(3);
+const MOST_PROBES: u32 = 5;
 
 /// A Service's port on another machine.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
